@@ -1,0 +1,47 @@
+"""infoq-onnx: mixed-precision quantization of ONNX classifiers by information flow.
+
+The verbs of the command line as functions; everything heavy is imported when one of them is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from infoq_onnx.errors import InfoQError
+    from infoq_onnx.pipeline import allocate, analyze, compress, evaluate, find_analysis, inspect, read_analysis
+    from infoq_onnx.schema import Allocation, Analysis, Network, Preprocessing
+
+__all__ = [
+    "Allocation",
+    "Analysis",
+    "InfoQError",
+    "Network",
+    "Preprocessing",
+    "allocate",
+    "analyze",
+    "compress",
+    "evaluate",
+    "find_analysis",
+    "inspect",
+    "read_analysis",
+]
+
+_HOMES = {
+    "Allocation": "schema",
+    "Analysis": "schema",
+    "InfoQError": "errors",
+    "Network": "schema",
+    "Preprocessing": "schema",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES.get(name, 'pipeline')}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,59 @@
+"""infoq-onnx analyze"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from infoq_onnx.cli.options import BitList, data_options, preprocessing_of
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "--calib",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Class folders, a flat folder, a list file (path,label), or .npy/.npz arrays. Labels are optional.",
+)
+@data_options
+@click.option("--samples", type=click.IntRange(min=1), default=1000, show_default=True, help="Images to use, at most.")
+@click.option("--bits", type=BitList(), default="2,3,4,5,6,7,8", show_default=True, help="Bit-widths to try.")
+@click.option(
+    "--encoder",
+    default="pca",
+    show_default=True,
+    help="What stands for X: pca, self (the model's own features), dinov2, or an ONNX file.",
+)
+@click.option("--projections", type=int, default=128, show_default=True, help="Directions of the sliced estimates.")
+@click.option("--neighbours", type=int, default=3, show_default=True, help="k of the estimators.")
+@click.option("--threshold", type=float, default=0.70, show_default=True, help="Correlation that makes an observer.")
+@click.option("--one-over-b/--no-one-over-b", default=True, help="The factor 1/b of Eq. 4.")
+@click.option("--debias/--no-debias", default=False, help="Subtract the noise level from each difference.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for the analysis [MODEL.infoq].")
+@click.option("--json", "as_json", is_flag=True, help="Print the analysis as JSON instead of a table.")
+def analyze(model: Path, as_json: bool, **options: Any) -> None:
+    """Measure how sensitive every layer of MODEL is at every bit-width.
+
+    The result is a folder, MODEL.infoq. Stopped at any time, the same command goes on where it was.
+
+    \b
+    Example: infoq-onnx analyze model.onnx --calib images/ --preprocess imagenet
+    """
+    preprocessing = preprocessing_of(options)
+    from infoq_onnx import pipeline
+    from infoq_onnx.cli.console import ConsoleReporter, stdout
+    from infoq_onnx.report import tables
+    from infoq_onnx.schema import to_json
+
+    with ConsoleReporter() as reporter:
+        folder = pipeline.analyze(model, options.pop("calib"), preprocessing=preprocessing, reporter=reporter, **options)
+    analysis = pipeline.read_analysis(folder)
+    if as_json:
+        click.echo(to_json(analysis), nl=False)
+        return
+    for table in tables.analysis(analysis):
+        stdout().print(table)
+    click.echo(f"{folder} is ready for: infoq-onnx allocate --bitops uniform:4/4")

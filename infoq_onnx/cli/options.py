@@ -1,0 +1,111 @@
+"""Options that several commands share, and the types of their values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from infoq_onnx.schema import Preprocessing
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+PRESET_NAMES = ("imagenet", "tf", "cifar10", "none")
+
+
+class BitList(click.ParamType):
+    """Bit-widths, as in `2,3,4,8`."""
+
+    name = "bits"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Read the list; each width is checked where it is used."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of bit-widths such as 2,3,4,8", param, ctx)
+
+
+class BitPair(click.ParamType):
+    """Weight and activation bits, as in `3/8`."""
+
+    name = "W/A"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Read the pair."""
+        if isinstance(value, tuple):
+            return value
+        weight, slash, activation = str(value).partition("/")
+        if not (slash and weight.isdigit() and activation.isdigit()):
+            self.fail(f"{value!r} is not W/A such as 4/4 or 3/8", param, ctx)
+        return int(weight), int(activation)
+
+
+class Numbers(click.ParamType):
+    """Numbers with commas between, as in `0.5,0.5,0.5`."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """Read the list."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers such as 0.485,0.456,0.406", param, ctx)
+
+
+def data_options(command: F) -> F:
+    """Add what says how samples become tensors: --classes, --preprocess and its parts, --seed."""
+    for option in reversed(
+        [
+            click.option(
+                "--classes",
+                type=click.Path(path_type=Path),
+                help="File with one class name a line, in label order. Default: class folders sorted by name.",
+            ),
+            click.option(
+                "--preprocess",
+                type=click.Choice(PRESET_NAMES),
+                help="imagenet: short side to 256/224 of the model's size, centre crop, x/255, ImageNet mean and std; "
+                "tf: the same crop, x/127.5-1; cifar10: x/255, CIFAR-10 mean and std; none: 0…255 as they are. Images "
+                "that have the model's size are not resized. Float arrays (.npy, .npz) are never preprocessed.",
+            ),
+            click.option("--resize", type=int, help="Own preprocessing: short side in pixels before the crop."),
+            click.option("--crop/--no-crop", default=True, help="… take the centre, or squeeze the whole image."),
+            click.option("--scale", type=float, help="… divide 0…255 by this (255)."),
+            click.option("--mean", type=Numbers(), help="… then subtract this, one value or one a channel."),
+            click.option("--std", type=Numbers(), help="… then divide by this."),
+            click.option("--color", type=click.Choice(["RGB", "BGR", "L"]), help="… order of the colour channels."),
+            click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="… order of the axes."),
+            click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of every choice."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def preprocessing_of(options: dict[str, Any]) -> str | Callable[[tuple[int, ...]], Preprocessing] | None:
+    """Take the preprocessing out of a command's options: a preset's name, a recipe for the model's shape, or None."""
+    preset: str | None = options.pop("preprocess")
+    names = ("resize", "scale", "mean", "std", "color", "layout")
+    own = {name: value for name in names if (value := options.pop(name)) is not None}
+    crop = options.pop("crop")
+    if not own and crop:
+        return preset
+    if preset is not None:
+        given = ", ".join([f"--{name}" for name in own] or ["--no-crop"])
+        raise click.UsageError(f"--preprocess {preset} is a whole recipe: drop it, or {given}")
+
+    def recipe(input_shape: tuple[int, ...]) -> Preprocessing:
+        from infoq_onnx.data.preprocess import custom
+
+        return custom(input_shape, crop=crop, **own)
+
+    return recipe

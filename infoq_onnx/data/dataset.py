@@ -1,0 +1,358 @@
+"""Chosen samples with their labels, ready to be read in batches any number of times.
+
+Every chosen image is decoded once when the set is loaded, so that a broken file is known before hours of work, and not
+in the middle of them. The pixels stay in memory while they fit the budget; a larger set is decoded again for each pass.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import math
+import os
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from infoq_onnx.data import preprocess
+from infoq_onnx.data.choose import choose
+from infoq_onnx.data.sources import Source, check_classes, open_source
+from infoq_onnx.errors import DataError, SettingsError
+from infoq_onnx.schema import CalibrationRef, Preprocessing
+
+CACHE_BYTES = 1 << 30
+"""Pixels or arrays below this size stay in memory."""
+
+TOLERATED_PERCENT = 1
+"""Share of the chosen images that may be unreadable."""
+
+# not EPS and the like: Pillow hands those to other programs
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "PPM", "TIFF")
+# what Pillow's decoders raise for broken files; its warnings are made errors, but for those about the API
+_WARNINGS = (UserWarning, RuntimeWarning)
+_UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    EOFError,
+    LookupError,
+    ArithmeticError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    *_WARNINGS,
+)
+_THREADS = min(8, os.cpu_count() or 1)
+_AT_ONCE = 256
+
+
+class Skipped(NamedTuple):
+    """An image that was chosen and cannot be read."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Samples of a source as a model's input, in a fixed order."""
+
+    source: Source
+    input_shape: tuple[int, ...]
+    """Of one sample."""
+    preprocessing: Preprocessing | None
+    """None: the samples are arrays that are used as they are."""
+    indices: npt.NDArray[np.int64]
+    """[N], ascending positions in the source of the samples used."""
+    labels: npt.NDArray[np.int64] | None
+    """[N], class indices; None without labels."""
+    sha256: str
+    """Hex digest of the samples' raw bytes, their labels and their order."""
+    skipped: tuple[Skipped, ...]
+    """Chosen images that are left out."""
+    _read: Callable[[int, int], npt.NDArray[Any]] = field(repr=False)
+    """Samples from start to stop: uint8 pixels [n, H, W, C], or with no preprocessing arrays [n, *input_shape]."""
+
+    def __len__(self) -> int:
+        """Count the samples."""
+        return len(self.indices)
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The classes in label order; None when nothing names them."""
+        return self.source.class_names
+
+    @property
+    def layout(self) -> Literal["NCHW", "NHWC"] | None:
+        """Where the channels of a batch are; None when the samples are not images."""
+        if self.preprocessing is not None:
+            return self.preprocessing.layout
+        return preprocess.layout_of(self.input_shape) if preprocess.is_image(self.input_shape) else None
+
+    def batches(self, size: int) -> Iterator[npt.NDArray[np.float32]]:
+        """Yield float32 [n, *input_shape] with n = `size`, less in the last batch.
+
+        Raises
+        ------
+        DataError
+            An image has gone or changed since the set was loaded.
+        SettingsError
+            `size` is less than 1.
+        """
+        if size < 1:
+            raise SettingsError(f"cannot read batches of {size} samples: give 1 or more")
+        for start in range(0, len(self), size):
+            values = self._read(start, min(start + size, len(self)))
+            if self.preprocessing is not None:
+                yield preprocess.normalise(values, self.preprocessing)
+            else:
+                yield np.array(values, dtype=np.float32, order="C")
+
+    def ref(self) -> CalibrationRef:
+        """Describe the set for an analysis; labels are "predicted" where it has none."""
+        return CalibrationRef(
+            path=str(self.source.path),
+            classes_path=str(self.source.classes_path) if self.source.classes_path is not None else None,
+            sha256=self.sha256,
+            samples=len(self),
+            labels="true" if self.labels is not None else "predicted",
+            preprocessing=self.preprocessing or preprocess.AS_IS,
+        )
+
+
+def load_dataset(
+    path: Path,
+    *,
+    classes: Path | None = None,
+    preprocessing: Preprocessing | None,
+    input_shape: tuple[int, ...],
+    samples: int | None = None,
+    seed: int = 0,
+    n_classes: int | None = None,
+    cache_bytes: int = CACHE_BYTES,
+) -> Dataset:
+    """Open a source, choose samples, and check that every one of them can be read.
+
+    Image files, and uint8 arrays that are images ([N, H, W, C], [N, C, H, W] or [N, H, W], in RGB), are preprocessed.
+    Other arrays are cast to float32 and must have the model's shape.
+
+    Parameters
+    ----------
+    path, classes
+        As for `open_source`.
+    preprocessing
+        For images; None uses uint8 arrays, too, as they are.
+    input_shape
+        Of the model, for one sample.
+    samples, seed
+        As for `choose`.
+    n_classes
+        Classes of the model, to check the labels against; None checks nothing.
+    cache_bytes
+        Samples stay in memory when all of them together take no more than this.
+
+    Raises
+    ------
+    DataError
+        The source cannot be used, does not fit the model, or more than 1 % of the chosen images cannot be read.
+    SettingsError
+        `samples` or `seed` makes no sense, or the preprocessing is missing or for another input.
+    """
+    source = open_source(path, classes)
+    if n_classes is not None:
+        check_classes(source, n_classes)
+    chosen = choose(source, samples, seed)
+    if source.array is not None:
+        return _of_array(source, source.array, chosen, preprocessing, input_shape, cache_bytes)
+    if not preprocess.is_image(input_shape):
+        raise DataError(
+            f"{path} holds images but the model takes {input_shape}: give arrays (.npy, .npz) of that shape"
+        )
+    if preprocessing is None:
+        raise SettingsError(f"{path} holds images: choose their preprocessing ({', '.join(preprocess.PRESETS)})")
+    preprocess.check_fits(preprocessing, input_shape)
+    return _of_images(source, chosen, preprocessing, input_shape, cache_bytes)
+
+
+def _in_memory(values: npt.NDArray[Any], start: int, stop: int) -> npt.NDArray[Any]:
+    return values[start:stop]
+
+
+# --------------------------------------------------------------------------------------------------------------- images
+
+
+class _Decoded(NamedTuple):
+    pixels: npt.NDArray[np.uint8]
+    digest: bytes
+
+
+def _of_images(
+    source: Source,
+    chosen: npt.NDArray[np.int64],
+    preprocessing: Preprocessing,
+    input_shape: tuple[int, ...],
+    cache_bytes: int,
+) -> Dataset:
+    files = [source.files[index] for index in chosen]
+    shape = (len(files), *preprocess.image_size(input_shape, preprocessing.layout))
+    pixels = np.empty(shape, np.uint8) if np.prod(shape, dtype=np.int64) <= cache_bytes else None
+    kept: list[int] = []
+    digests: list[bytes] = []
+    skipped: list[Skipped] = []
+    for start in range(0, len(files), _AT_ONCE):
+        decoded = _decode(files[start : start + _AT_ONCE], preprocessing, input_shape)
+        for position, image in enumerate(decoded, start):
+            if isinstance(image, Skipped):
+                skipped.append(image)
+                continue
+            if pixels is not None:
+                pixels[len(kept)] = image.pixels
+            kept.append(position)
+            digests.append(image.digest)
+    if len(skipped) * 100 > len(files) * TOLERATED_PERCENT:
+        raise DataError(
+            f"{len(skipped)} of {len(files)} images cannot be read (first: {skipped[0].path}): {skipped[0].reason}"
+            "; remove or replace them"
+        )
+    if pixels is not None:
+        read = partial(_in_memory, pixels[: len(kept)])
+    else:
+        read = partial(_from_files, [files[position] for position in kept], digests, preprocessing, input_shape)
+    indices = chosen[kept]
+    labels = source.labels[indices] if source.labels is not None else None
+    return Dataset(source, input_shape, preprocessing, indices, labels, _sha256(digests, labels), tuple(skipped), read)
+
+
+def _from_files(
+    files: Sequence[Path],
+    digests: Sequence[bytes],
+    preprocessing: Preprocessing,
+    input_shape: tuple[int, ...],
+    start: int,
+    stop: int,
+) -> npt.NDArray[np.uint8]:
+    pixels: list[npt.NDArray[np.uint8]] = []
+    for image, digest in zip(_decode(files[start:stop], preprocessing, input_shape), digests[start:stop], strict=True):
+        if isinstance(image, Skipped):
+            raise DataError(f"{image.path} could be read at first, and cannot now: {image.reason}; start again")
+        if image.digest != digest:
+            raise DataError(f"{files[start + len(pixels)]} has changed since it was first read: start again")
+        pixels.append(image.pixels)
+    return np.stack(pixels)
+
+
+def _decode(
+    files: Sequence[Path], preprocessing: Preprocessing, input_shape: tuple[int, ...]
+) -> list[_Decoded | Skipped]:
+    # the filters are the process's, so they are set here once and not in the threads, where they would race
+    with warnings.catch_warnings(), ThreadPoolExecutor(_THREADS) as pool:
+        for category in _WARNINGS:
+            warnings.simplefilter("error", category)
+        return list(pool.map(lambda file: _decode_one(file, preprocessing, input_shape), files))
+
+
+def _decode_one(file: Path, preprocessing: Preprocessing, input_shape: tuple[int, ...]) -> _Decoded | Skipped:
+    # opening a pipe would wait for ever
+    if not os.path.isfile(file):
+        return Skipped(str(file), "no such file")
+    try:
+        content = file.read_bytes()
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+            pixels = preprocess.crop(image, preprocessing, input_shape)
+    except UnidentifiedImageError:
+        return Skipped(str(file), "not an image")
+    except _UNREADABLE as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        return Skipped(str(file), reason)
+    return _Decoded(pixels, hashlib.sha256(content).digest())
+
+
+# --------------------------------------------------------------------------------------------------------------- arrays
+
+
+def _of_array(
+    source: Source,
+    array: npt.NDArray[Any],
+    chosen: npt.NDArray[np.int64],
+    preprocessing: Preprocessing | None,
+    input_shape: tuple[int, ...],
+    cache_bytes: int,
+) -> Dataset:
+    read: Callable[[int, int], npt.NDArray[Any]] = partial(_from_array, array, chosen)
+    labels = source.labels[chosen] if source.labels is not None else None
+    header = f"{array.dtype.str} {array.shape[1:]}".encode()
+    starts = range(0, len(chosen), _AT_ONCE)
+    raw = (np.ascontiguousarray(read(start, start + _AT_ONCE)).data for start in starts)
+    sha256 = _sha256(itertools.chain([header], raw), labels)
+
+    shape = array.shape[1:]
+    if preprocessing is not None and array.dtype == np.uint8 and preprocess.is_image(input_shape) and _is_images(shape):
+        preprocess.check_fits(preprocessing, input_shape)
+        read = partial(_from_image_array, array, chosen, preprocessing, input_shape)
+        try:
+            read(0, 1)
+        except ValueError as error:
+            raise DataError(f"{source.path} does not fit the model: {error}") from error
+    elif shape == input_shape:
+        preprocessing = None
+    else:
+        raise DataError(
+            f"{source.path} holds samples of shape {shape} ({array.dtype}) but the model takes {input_shape}"
+        )
+    size = math.prod(input_shape) * (array.itemsize if preprocessing is None else 1)
+    if len(chosen) * size <= cache_bytes:
+        read = partial(_in_memory, read(0, len(chosen)))
+    return Dataset(source, input_shape, preprocessing, chosen, labels, sha256, (), read)
+
+
+def _is_images(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 2 or preprocess.is_image(shape)
+
+
+def _from_array(array: npt.NDArray[Any], chosen: npt.NDArray[np.int64], start: int, stop: int) -> npt.NDArray[Any]:
+    values: npt.NDArray[Any] = array[chosen[start:stop]]
+    return values
+
+
+def _from_image_array(
+    array: npt.NDArray[np.uint8],
+    chosen: npt.NDArray[np.int64],
+    preprocessing: Preprocessing,
+    input_shape: tuple[int, ...],
+    start: int,
+    stop: int,
+) -> npt.NDArray[np.uint8]:
+    values = _from_array(array, chosen, start, stop)
+    shape = values.shape[1:]
+    if shape == input_shape:
+        channels_first = preprocessing.layout == "NCHW"
+    else:
+        channels_first = len(shape) == 3 and shape[-1] not in (1, 3)
+    if channels_first:
+        values = values.transpose(0, 2, 3, 1)
+    if values.shape[-1] == 1:
+        values = values[..., 0]
+    images = (Image.fromarray(np.ascontiguousarray(value)) for value in values)
+    return np.stack([preprocess.crop(image, preprocessing, input_shape) for image in images])
+
+
+def _sha256(parts: Iterable[bytes | memoryview], labels: npt.NDArray[np.int64] | None) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    if labels is not None:
+        digest.update(b"labels" + labels.astype("<i8").tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,166 @@
+"""Any ONNX model as an encoder: its first output, or a named one, flattened.
+
+Image encoders as Hugging Face exports them (input ``pixel_values``) come with conventions that are kept here, so that
+such a file gives the same features however it was obtained: RGB normalised by ImageNet's mean and std, 224 pixels where
+the size is free, and the first token, the class token, of ``last_hidden_state``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from infoq_onnx.data.dataset import Dataset
+from infoq_onnx.data.encoders.resample import resize
+from infoq_onnx.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from infoq_onnx.errors import ModelError
+from infoq_onnx.schema import Preprocessing
+
+_HF_INPUT, _HF_OUTPUT, _HF_SIDE = "pixel_values", "last_hidden_state", 224
+_TYPES: dict[str, npt.DTypeLike] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+}
+_ORT_ERRORS = (
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NoSuchFile,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+)
+
+Shape = Sequence[int | str | None]
+
+
+def encode(
+    model: bytes | str | Path, dataset: Dataset, batch: int, output_name: str | None = None
+) -> npt.NDArray[np.float64]:
+    """Run a model on every sample.
+
+    Samples of the model's shape go in as they are. Images of another one are transposed between NCHW and NHWC, turned
+    from one channel into three (repeated) or three into one (mean), and resized.
+
+    Parameters
+    ----------
+    model
+        An ONNX file, or its bytes.
+    output_name
+        The output to take; None: the first.
+
+    Returns
+    -------
+    features : ndarray of float64, [N, e]
+
+    Raises
+    ------
+    ModelError
+        The model cannot be loaded or run, or does not give finite numbers for every sample.
+    """
+    what = "the encoder" if isinstance(model, bytes) else f"the encoder {model}"
+    session = _session(model, what)
+    (name, shape, dtype), output = _signature(session, output_name, what)
+    # a model of fixed batch size gets batches of that size, the last one filled up
+    fixed = shape[0] if isinstance(shape[0], int) else None
+    features = []
+    for tensors in dataset.batches(fixed or batch):
+        adapted = _adapt(tensors, dataset, name, shape, what).astype(dtype)
+        if fixed is not None and len(adapted) < fixed:
+            adapted = np.concatenate([adapted, np.repeat(adapted[-1:], fixed - len(adapted), axis=0)])
+        try:
+            (result,) = session.run([output], {name: adapted})
+        except _ORT_ERRORS as error:
+            raise ModelError(f"{what} does not run on inputs {adapted.shape}: {_first_line(error)}") from error
+        features.append(_vectors(np.asarray(result), output, len(adapted), what)[: len(tensors)])
+    return np.concatenate(features)
+
+
+def _session(model: bytes | str | Path, what: str) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # errors arrive as exceptions
+    try:
+        return ort.InferenceSession(
+            model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
+        )
+    except _ORT_ERRORS as error:
+        raise ModelError(f"{what} cannot be loaded: {_first_line(error)}") from error
+
+
+def _signature(
+    session: ort.InferenceSession, output_name: str | None, what: str
+) -> tuple[tuple[str, Shape, npt.DTypeLike], str]:
+    inputs, outputs = session.get_inputs(), [value.name for value in session.get_outputs()]
+    if len(inputs) != 1 or inputs[0].type not in _TYPES or not inputs[0].shape:
+        found = ", ".join(f"{value.name}: {value.type} {value.shape}" for value in inputs)
+        raise ModelError(f"{what} must take one batch of floats, [N, ...], and takes {found or 'nothing'}")
+    if output_name is not None and output_name not in outputs:
+        raise ModelError(f"{what} has no output {output_name!r}: it has {', '.join(outputs)}")
+    return (inputs[0].name, inputs[0].shape, _TYPES[inputs[0].type]), output_name or outputs[0]
+
+
+def _adapt(
+    tensors: npt.NDArray[np.float32], dataset: Dataset, name: str, shape: Shape, what: str
+) -> npt.NDArray[np.float32]:
+    """Bring samples to the shape that the model takes."""
+    wanted = [size if isinstance(size, int) else None for size in shape[1:]]
+    conventional = name == _HF_INPUT and len(wanted) == 3
+    if conventional:
+        wanted = [size or default for size, default in zip(wanted, (3, _HF_SIDE, _HF_SIDE), strict=True)]
+    elif _fits(tensors.shape[1:], wanted):
+        return tensors
+    if dataset.layout is None or len(wanted) != 3:
+        raise ModelError(f"{what} takes samples of shape {list(shape[1:])}, and those here have {tensors.shape[1:]}")
+
+    images = tensors if dataset.layout == "NCHW" else tensors.transpose(0, 3, 1, 2)
+    if conventional and dataset.preprocessing is not None:
+        images = _imagenet_rgb(images, dataset.preprocessing)
+    channels_last = wanted[0] not in (1, 3) and wanted[2] in (1, 3)
+    channels, height, width = (wanted[2], wanted[0], wanted[1]) if channels_last else wanted
+    if channels == 3 and images.shape[1] == 1:
+        images = np.repeat(images, 3, axis=1)
+    elif channels == 1 and images.shape[1] == 3:
+        images = images.mean(axis=1, keepdims=True)
+    images = resize(images, height or images.shape[2], width or images.shape[3])
+    if channels_last:
+        images = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+    if not _fits(images.shape[1:], wanted):
+        raise ModelError(f"{what} takes samples of shape {list(shape[1:])}, and those here have {tensors.shape[1:]}")
+    return images
+
+
+def _fits(shape: tuple[int, ...], wanted: Sequence[int | None]) -> bool:
+    return len(shape) == len(wanted) and all(want in (None, size) for size, want in zip(shape, wanted, strict=True))
+
+
+def _imagenet_rgb(images: npt.NDArray[np.float32], preprocessing: Preprocessing) -> npt.NDArray[np.float32]:
+    """Undo the model's preprocessing of [N, C, H, W] and do ImageNet's."""
+
+    def by_channel(values: Sequence[float]) -> npt.NDArray[np.float32]:
+        return np.array(values, np.float32).reshape(-1, 1, 1)
+
+    unit = (images * by_channel(preprocessing.std) + by_channel(preprocessing.mean)) * (preprocessing.scale / 255)
+    if preprocessing.color == "BGR":
+        unit = unit[:, ::-1]
+    return np.asarray((unit - by_channel(IMAGENET_MEAN)) / by_channel(IMAGENET_STD), np.float32)
+
+
+def _vectors(result: npt.NDArray[np.generic], output: str, count: int, what: str) -> npt.NDArray[np.float64]:
+    if result.ndim < 1 or len(result) != count or result.dtype.kind not in "fiu":
+        raise ModelError(f"{what} gives {result.dtype} {result.shape} for {count} samples: expected one row a sample")
+    if output == _HF_OUTPUT and result.ndim == 3:
+        result = result[:, 0]
+    vectors = result.reshape(count, -1).astype(np.float64)
+    if not np.isfinite(vectors).all():
+        raise ModelError(f"{what} gives NaN or infinite features for some of these samples")
+    return vectors
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split("\n", 1)[0].split())

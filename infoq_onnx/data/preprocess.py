@@ -1,0 +1,280 @@
+"""How an image becomes a tensor: orientation, colour, size, then (value / scale − mean) / std.
+
+The work is split where memory matters: `crop` ends at the uint8 pixels the model will see, which are small enough to
+keep, and `normalise` turns a batch of them into float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from infoq_onnx.errors import SettingsError
+from infoq_onnx.schema import Preprocessing
+
+Color = Literal["RGB", "BGR", "L"]
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+
+AS_IS = Preprocessing("array", None, False, 1.0, (0.0,), (1.0,), "RGB", "NCHW")
+"""Stands for no preprocessing at all: arrays that are the model's input already."""
+
+# the usual evaluation resizes to 256 for a model of 224 pixels
+_MARGIN = 256 / 224
+
+
+def is_image(input_shape: tuple[int, ...]) -> bool:
+    """Whether a model's input, [C, H, W] or [H, W, C], is an image: three axes, 1 or 3 channels."""
+    return len(input_shape) == 3 and (input_shape[0] in (1, 3) or input_shape[2] in (1, 3))
+
+
+def layout_of(input_shape: tuple[int, ...]) -> Literal["NCHW", "NHWC"]:
+    """Find where the channels are: NCHW when the first axis could be them, else NHWC."""
+    return "NCHW" if input_shape[0] in (1, 3) else "NHWC"
+
+
+def image_size(input_shape: tuple[int, ...], layout: Literal["NCHW", "NHWC"]) -> tuple[int, int, int]:
+    """Height, width and channels of a model's input shape."""
+    if layout == "NCHW":
+        channels, height, width = input_shape
+    else:
+        height, width, channels = input_shape
+    return height, width, channels
+
+
+def preset(name: str, input_shape: tuple[int, ...]) -> Preprocessing:
+    """Look a named preprocessing up and fit it to the model's input.
+
+    Raises
+    ------
+    SettingsError
+        No such preset, or the input is not an image.
+    """
+    if name not in PRESETS:
+        raise SettingsError(f"unknown preprocessing {name!r}: choose {', '.join(PRESETS)}")
+    return PRESETS[name](input_shape)
+
+
+def custom(
+    input_shape: tuple[int, ...],
+    *,
+    resize: int | None = None,
+    crop: bool = True,
+    mean: Sequence[float] = (0.0,),
+    std: Sequence[float] = (1.0,),
+    scale: float = 255.0,
+    color: Color | None = None,
+    layout: Literal["NCHW", "NHWC"] | None = None,
+    name: str = "custom",
+) -> Preprocessing:
+    """Describe a preprocessing in full.
+
+    Parameters
+    ----------
+    input_shape
+        Of one image, [C, H, W] or [H, W, C].
+    resize
+        Length in pixels that the model's short side has before the crop. None: images are never resized.
+    crop
+        Take the centre of the resized image. False: resize straight to the model's size, aspect ratio not kept.
+    mean, std
+        One value, or one a channel in the tensor's channel order.
+    color
+        Channel order; by default RGB for three channels and L for one.
+    layout
+        By default where 1 or 3 sits in `input_shape`.
+
+    Raises
+    ------
+    SettingsError
+        A value makes no sense for this input.
+    """
+    _require_image(input_shape)
+    layout = layout or layout_of(input_shape)
+    height, width, channels = image_size(input_shape, layout)
+    color = color or ("L" if channels == 1 else "RGB")
+    if channels != (1 if color == "L" else 3):
+        raise SettingsError(f"{color} in {layout} does not fit the model's input {input_shape}")
+    if resize is not None and resize < 1:
+        raise SettingsError(f"cannot resize images to {resize} pixels: give 1 or more")
+    if resize is not None and crop and resize < min(height, width):
+        raise SettingsError(f"images resized to {resize} are too small for a crop of {height}×{width}: resize to more")
+    if not (math.isfinite(scale) and scale > 0):
+        raise SettingsError(f"the scale {scale} cannot divide pixels: give a positive number")
+    for what, values in (("mean", mean), ("std", std)):
+        if len(values) not in (1, channels):
+            raise SettingsError(f"the {what} has {len(values)} values but the model's input has {channels} channels")
+        if not all(map(math.isfinite, values)) or (what == "std" and min(values) <= 0):
+            raise SettingsError(f"the {what} {tuple(values)} cannot normalise pixels: give finite numbers, std above 0")
+    return Preprocessing(
+        name=name,
+        resize=resize,
+        crop=crop,
+        scale=float(scale),
+        mean=_each(mean, channels),
+        std=_each(std, channels),
+        color=color,
+        layout=layout,
+    )
+
+
+def check_fits(preprocessing: Preprocessing, input_shape: tuple[int, ...]) -> None:
+    """Refuse a preprocessing made for another input.
+
+    Raises
+    ------
+    SettingsError
+        The number of channels differs, or the input is not an image.
+    """
+    custom(
+        input_shape,
+        resize=preprocessing.resize,
+        crop=preprocessing.crop,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        scale=preprocessing.scale,
+        color=preprocessing.color,
+        layout=preprocessing.layout,
+    )
+
+
+def apply(image: Image.Image, preprocessing: Preprocessing, input_shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Turn one image into the model's input.
+
+    Returns
+    -------
+    tensor : ndarray of float32, [C, H, W] or [H, W, C] after `preprocessing.layout`
+
+    Raises
+    ------
+    ValueError
+        The image has float pixels, or another size than the model's where no resizing is allowed.
+    """
+    (tensor,) = normalise(crop(image, preprocessing, input_shape)[None], preprocessing)
+    return np.asarray(tensor)
+
+
+def crop(image: Image.Image, preprocessing: Preprocessing, input_shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    """Bring an image to the model's size and colours.
+
+    Resizing is bilinear with antialiasing and keeps the aspect ratio: the image covers a box in which the model's short
+    side measures `preprocessing.resize`. Sizes and offsets round as torchvision's Resize and CenterCrop do.
+
+    Returns
+    -------
+    pixels : ndarray of uint8, [H, W, C]
+
+    Raises
+    ------
+    ValueError
+        As for `apply`.
+    """
+    height, width, channels = image_size(input_shape, preprocessing.layout)
+    image = _in_color(ImageOps.exif_transpose(image), "L" if channels == 1 else "RGB")
+    if image.size != (width, height):
+        if preprocessing.resize is not None:
+            target = (
+                _cover(image.size, (width, height), preprocessing.resize) if preprocessing.crop else (width, height)
+            )
+            image = image.resize(target, Image.Resampling.BILINEAR)
+        if preprocessing.crop and image.width >= width and image.height >= height:
+            left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+            image = image.crop((left, top, left + width, top + height))
+        if image.size != (width, height):
+            raise ValueError(f"{image.width}×{image.height} pixels, the model takes {width}×{height}: allow resizing")
+    pixels = np.asarray(image, np.uint8).reshape(height, width, channels)
+    return pixels[:, :, ::-1] if preprocessing.color == "BGR" else pixels
+
+
+def normalise(pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> npt.NDArray[np.float32]:
+    """Compute (pixels / scale − mean) / std in float32.
+
+    Parameters
+    ----------
+    pixels : ndarray of uint8, [N, H, W, C]
+
+    Returns
+    -------
+    tensors : ndarray of float32, [N, C, H, W] or [N, H, W, C], contiguous
+    """
+    axes = (0, 3, 1, 2) if preprocessing.layout == "NCHW" else (0, 1, 2, 3)
+    shape = (-1, 1, 1) if preprocessing.layout == "NCHW" else (-1,)
+    tensors = np.ascontiguousarray(pixels.transpose(axes), dtype=np.float32)
+    tensors /= np.float32(preprocessing.scale)
+    tensors -= np.array(preprocessing.mean, np.float32).reshape(shape)
+    tensors /= np.array(preprocessing.std, np.float32).reshape(shape)
+    return tensors
+
+
+def _require_image(input_shape: tuple[int, ...]) -> None:
+    if not is_image(input_shape):
+        raise SettingsError(f"the model's input {input_shape} is not an image: give arrays (.npy, .npz) of that shape")
+
+
+def _in_color(image: Image.Image, mode: Literal["RGB", "L"]) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("float pixels have no agreed range: save the image with 8 or 16 bits a channel")
+    if image.mode.startswith("I"):
+        # Pillow would clip 16-bit grey at 255 instead of scaling it
+        grey: npt.NDArray[Any] = np.clip(np.asarray(image, np.int64), 0, 65535) >> 8
+        image = Image.fromarray(grey.astype(np.uint8))
+    # a palette entry marked transparent keeps its colour; Pillow warns when it has to drop the mark itself
+    image.info.pop("transparency", None)
+    return image.convert(mode)
+
+
+def _cover(size: tuple[int, int], model: tuple[int, int], resize: int) -> tuple[int, int]:
+    """Size that an image of `size` takes to cover the model's box enlarged to `resize` on its short side."""
+    (width, height), short = size, min(model)
+    box_width, box_height = round(model[0] * resize / short), round(model[1] * resize / short)
+    if width * box_height <= height * box_width:
+        return box_width, max(box_height, box_width * height // width)
+    return max(box_width, box_height * width // height), box_height
+
+
+def _each(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    return tuple(float(value) for value in (values if len(values) == channels else [values[0]] * channels))
+
+
+# -------------------------------------------------------------------------------------------------------------- presets
+
+
+def _preset(
+    name: str, input_shape: tuple[int, ...], margin: float, scale: float, mean: Sequence[float], std: Sequence[float]
+) -> Preprocessing:
+    _require_image(input_shape)
+    height, width, channels = image_size(input_shape, layout_of(input_shape))
+    if channels == 1:
+        mean, std = [sum(mean) / len(mean)], [sum(std) / len(std)]
+    return custom(input_shape, resize=round(min(height, width) * margin), mean=mean, std=std, scale=scale, name=name)
+
+
+def _imagenet(input_shape: tuple[int, ...]) -> Preprocessing:
+    return _preset("imagenet", input_shape, _MARGIN, 255.0, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def _tf(input_shape: tuple[int, ...]) -> Preprocessing:
+    return _preset("tf", input_shape, _MARGIN, 127.5, (1.0,), (1.0,))
+
+
+def _cifar10(input_shape: tuple[int, ...]) -> Preprocessing:
+    return _preset("cifar10", input_shape, 1.0, 255.0, CIFAR10_MEAN, CIFAR10_STD)
+
+
+def _none(input_shape: tuple[int, ...]) -> Preprocessing:
+    return _preset("none", input_shape, 1.0, 1.0, (0.0,), (1.0,))
+
+
+PRESETS: dict[str, Callable[[tuple[int, ...]], Preprocessing]] = {
+    "imagenet": _imagenet,
+    "tf": _tf,
+    "cifar10": _cifar10,
+    "none": _none,
+}
+"""imagenet: ImageNet mean and std; tf: x/127.5 − 1; cifar10: CIFAR-10 mean and std; none: raw 0 … 255."""

@@ -1,0 +1,348 @@
+"""Where samples come from: class folders, a flat folder, a list file, or an array file.
+
+================  ===================================================  ==============================================
+kind              what it looks like                                   labels
+================  ===================================================  ==============================================
+class folders     ``cat/1.png``, ``dog/2.png``, any depth below        position of the folder's name in the classes
+                                                                       file, else in the sorted list of folders
+flat folder       ``1.png``, ``2.png``                                 none
+list file         .txt or .csv, a line ``path,label`` or ``path``      an index, or a name of the classes file
+array             .npy, [N, ...]                                       none
+arrays            .npz, ``x`` or ``images``                            ``y`` or ``labels``, if there
+================  ===================================================  ==============================================
+
+Opening looks at names and arrays only; no image is read.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from infoq_onnx.errors import DataError
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".ppm", ".tif", ".tiff"})
+LIST_SUFFIXES = frozenset({".txt", ".csv"})
+
+_CHUNK_BYTES = 1 << 26
+_NAMED = 3  # how many offenders an error names
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Samples in a fixed order, not read yet: image files or one array."""
+
+    path: Path
+    classes_path: Path | None
+    files: tuple[Path, ...]
+    """The image files; empty when the samples are in `array`."""
+    array: npt.NDArray[Any] | None
+    """[N, ...], unsigned, signed or floating, finite; memory-mapped for .npy."""
+    labels: npt.NDArray[np.int64] | None
+    """[N], class indices; None without labels."""
+    class_names: tuple[str, ...] | None
+    """In label order; None when nothing names the classes."""
+    missing_classes: tuple[str, ...] = ()
+    """Names of the classes that have no sample here."""
+    ignored: int = 0
+    """Hidden files, files that are not images, and folders that lead back into the set."""
+
+    def __len__(self) -> int:
+        """Count the samples."""
+        return len(self.files) if self.array is None else len(self.array)
+
+
+def open_source(path: Path, classes: Path | None = None) -> Source:
+    """Find the samples under `path`.
+
+    Parameters
+    ----------
+    path
+        A folder, a .txt or .csv list, a .npy or a .npz file.
+    classes
+        A text file with one class name a line, in label order.
+
+    Raises
+    ------
+    DataError
+        Nothing there, nothing usable there, or labels that make no sense; the message names the culprit.
+    """
+    path = Path(path)
+    names = _read_classes(Path(classes)) if classes is not None else None
+    classes_path = Path(classes) if classes is not None else None
+    if not os.path.exists(path):
+        raise DataError(f"no such file or folder: {path}")
+    suffix = path.suffix.lower()
+    if os.path.isdir(path):
+        return _from_folder(path, classes_path, names)
+    if suffix in LIST_SUFFIXES:
+        return _from_list(path, classes_path, names)
+    if suffix == ".npy":
+        return _from_npy(path, classes_path, names)
+    if suffix == ".npz":
+        return _from_npz(path, classes_path, names)
+    raise DataError(f"{path} is no data set: expected a folder of images, a list (.txt, .csv) or arrays (.npy, .npz)")
+
+
+def check_classes(source: Source, count: int) -> None:
+    """Refuse labels that a model with `count` classes cannot have.
+
+    Raises
+    ------
+    DataError
+        The number of names or folders differs from `count`, or a label is `count` or more.
+    """
+    if source.class_names is not None and len(source.class_names) != count:
+        named = len(source.class_names)
+        if source.classes_path is None:
+            raise DataError(
+                f"{source.path} has {named} class folders but the model has {count} classes: "
+                "name all of them in label order with --classes"
+            )
+        raise DataError(
+            f"{source.classes_path} names {named} classes but the model has {count}: give one a line, in label order"
+        )
+    if source.labels is not None and (wrong := np.flatnonzero(source.labels >= count)).size:
+        first = int(wrong[0])
+        raise DataError(
+            f"{source.path}: sample {first} has label {source.labels[first]} but the model has {count} classes "
+            f"(0 to {count - 1})"
+        )
+
+
+# -------------------------------------------------------------------------------------------------------------- folders
+
+
+def _from_folder(path: Path, classes_path: Path | None, names: tuple[str, ...] | None) -> Source:
+    flat: list[Path] = []
+    classes: dict[str, list[Path]] = {}
+    ignored = 0
+    for entry in _entries(path):
+        if _is_folder(entry) and not path.resolve().is_relative_to(entry.resolve()):
+            classes[entry.name], others = _images_below(entry)
+            ignored += others
+        elif _is_image(entry):
+            flat.append(entry)
+        else:
+            ignored += 1
+    labelled = any(classes.values())
+    if flat and labelled:
+        raise DataError(f"{path} holds both images and folders of images: keep one of them, or write a list file")
+    if flat:
+        return Source(path, classes_path, tuple(flat), None, None, names, ignored=ignored)
+    if not labelled:
+        what = f"{len(classes)} folders but no image" if classes else "no image"
+        raise DataError(f"{path} holds {what} ({ignored} other files): expected {', '.join(sorted(IMAGE_SUFFIXES))}")
+    if names is not None and (unknown := sorted(set(classes) - set(names))):
+        raise DataError(f"{path}: the folders {_some(unknown)} are not named in {classes_path}: rename or remove them")
+    names = names or tuple(sorted(classes))
+    index = {name: label for label, name in enumerate(names)}
+    files = tuple(file for name in sorted(classes) for file in classes[name])
+    labels = np.repeat([index[name] for name in sorted(classes)], [len(classes[name]) for name in sorted(classes)])
+    labels = labels.astype(np.int64)
+    return Source(path, classes_path, files, None, labels, names, _missing(names, labels), ignored)
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"cannot read the folder {folder}: {error.strerror}") from error
+
+
+def _images_below(folder: Path) -> tuple[list[Path], int]:
+    """Images of a class folder at any depth, sorted, and how many other files there are; links to folders are left."""
+    images: list[Path] = []
+    others = 0
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error
+
+    for parent, subfolders, files in os.walk(folder, onerror=refuse):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        for name in files:
+            if _is_image(file := Path(parent, name)):
+                images.append(file)
+            else:
+                others += 1
+    return sorted(images), others
+
+
+def _is_folder(path: Path) -> bool:
+    return os.path.isdir(path) and not path.name.startswith(".")
+
+
+def _is_image(path: Path) -> bool:
+    # a dangling link counts: it is an image that the user meant to be there, and loading will say what is wrong with it
+    return (
+        path.suffix.lower() in IMAGE_SUFFIXES
+        and not path.name.startswith(".")
+        and (os.path.isfile(path) or (os.path.islink(path) and not os.path.isdir(path)))
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------- lists
+
+
+def _from_list(path: Path, classes_path: Path | None, names: tuple[str, ...] | None) -> Source:
+    files: list[Path] = []
+    labels: list[int] = []
+    index = {name: label for label, name in enumerate(names or ())}
+    for number, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
+        where = f"{path} line {number}"
+        try:
+            (fields,) = csv.reader([line], strict=True)
+        except csv.Error as error:
+            raise DataError(f"{where}: {error}; expected path,label or path") from error
+        fields = [field.strip() for field in fields]
+        if len(fields) > 2 or not all(fields):
+            raise DataError(f"{where}: expected path,label or path, found {line.strip()!r}")
+        file = path.parent / fields[0]
+        if not os.path.isfile(file):
+            raise DataError(f"{where}: no such file: {file}")
+        if files and (len(fields) == 2) != bool(labels):
+            here, before = ("a", "none") if len(fields) == 2 else ("no", "one")
+            raise DataError(f"{where} has {here} label but the lines before have {before}: label all lines or none")
+        files.append(file)
+        if len(fields) == 2:
+            labels.append(_label(fields[1], index, where, classes_path))
+    if not files:
+        raise DataError(f"{path} lists no file: expected lines of path,label or path")
+    array = np.array(labels, np.int64) if labels else None
+    return Source(path, classes_path, tuple(files), None, array, names, _missing(names, array))
+
+
+def _label(text: str, index: dict[str, int], where: str, classes_path: Path | None) -> int:
+    if text in index:
+        return index[text]
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        known = f"a name in {classes_path}, nor an index" if classes_path else "an index (names need --classes)"
+        raise DataError(f"{where}: the label {text!r} is not {known}")
+    if index and int(text) >= len(index):
+        raise DataError(f"{where}: the label {text} is out of range: {classes_path} names {len(index)} classes")
+    return int(text)
+
+
+def _read_classes(path: Path) -> tuple[str, ...]:
+    if not os.path.isfile(path):
+        raise DataError(f"no such classes file: {path}")
+    names = [line.strip() for line in _lines(path)]
+    while names and not names[-1]:
+        names.pop()
+    if not names:
+        raise DataError(f"the classes file {path} is empty: expected one name a line, in label order")
+    if "" in names:
+        raise DataError(f"{path} line {names.index('') + 1} is blank: expected one class name a line, in label order")
+    first: dict[str, int] = {}
+    for number, name in enumerate(names, 1):
+        if name in first:
+            raise DataError(f"{path} line {number}: {name!r} was already named in line {first[name]}")
+        first[name] = number
+    return tuple(names)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        # utf-8-sig, because spreadsheets write a byte order mark
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text: byte {error.start} cannot be decoded") from error
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    return text.split("\n")
+
+
+# --------------------------------------------------------------------------------------------------------------- arrays
+
+
+def _from_npy(path: Path, classes_path: Path | None, names: tuple[str, ...] | None) -> Source:
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path} is not a numeric .npy array: {_one_line(error)}") from error
+    return Source(path, classes_path, (), _checked(array, str(path)), None, names)
+
+
+def _from_npz(path: Path, classes_path: Path | None, names: tuple[str, ...] | None) -> Source:
+    try:
+        # opened here, because numpy leaves a file open that turns out to be no archive
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
+                raise DataError(f"{path} holds a single array: name it .npy")
+            keys = list(archive.files)
+            label_key = next((key for key in ("y", "labels") if key in keys), None)
+            others = [key for key in keys if key not in ("y", "labels")]
+            key = next((key for key in ("x", "images") if key in keys), others[0] if len(others) == 1 else None)
+            if key is None:
+                raise DataError(f"{path} holds {_some(keys)}: name the samples x and the labels y")
+            # asarray, because a member that is no .npy comes as bytes
+            array = _checked(np.asarray(archive[key]), f"{key!r} of {path}")
+            labels = np.asarray(archive[label_key]) if label_key is not None else None
+    except (OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} is not an archive of numeric arrays: {_one_line(error)}") from error
+    if labels is not None:
+        labels = _checked_labels(labels, len(array), names, f"{label_key!r} of {path}")
+    return Source(path, classes_path, (), array, labels, names, _missing(names, labels))
+
+
+def _checked(array: npt.NDArray[Any], where: str) -> npt.NDArray[Any]:
+    if array.dtype.kind not in "uif":
+        raise DataError(f"{where} holds {array.dtype} values: expected integers or floats")
+    if array.ndim < 2 or array.size == 0:
+        raise DataError(f"{where} has shape {array.shape}: expected samples along the first axis, [N, ...], and some")
+    if array.dtype.kind == "f":
+        step = max(1, _CHUNK_BYTES // max(1, array[0].nbytes))
+        for start in range(0, len(array), step):
+            # in float32, as the model will see it: a float64 too large for it is as bad as an infinity
+            with np.errstate(over="ignore"):
+                finite = np.isfinite(array[start : start + step].astype(np.float32))
+            if not finite.all():
+                bad = start + int(np.flatnonzero(~finite.reshape(len(finite), -1).all(axis=1))[0])
+                raise DataError(f"{where}: sample {bad} holds NaN, infinite or too large values: remove or mend it")
+    return array
+
+
+def _checked_labels(
+    labels: npt.NDArray[Any], count: int, names: tuple[str, ...] | None, where: str
+) -> npt.NDArray[np.int64]:
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.dtype.kind not in "ui" or labels.ndim != 1:
+        raise DataError(f"{where} is {labels.dtype} of shape {labels.shape}: expected one integer a sample, ({count},)")
+    if len(labels) != count:
+        raise DataError(f"{where} has {len(labels)} labels for {count} samples: expected as many of both")
+    limit = len(names) if names is not None else np.iinfo(np.int64).max
+    if (wrong := np.flatnonzero((labels < 0) | (labels >= limit))).size:
+        expected = f"0 to {limit - 1}" if names is not None else "0 or more"
+        raise DataError(f"{where}: sample {wrong[0]} has label {labels[wrong[0]]}, out of range: expected {expected}")
+    return labels.astype(np.int64)
+
+
+def _missing(names: tuple[str, ...] | None, labels: npt.NDArray[np.int64] | None) -> tuple[str, ...]:
+    if names is None or labels is None:
+        return ()
+    present = set(labels.tolist())
+    return tuple(name for label, name in enumerate(names) if label not in present)
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return (", ".join(map(repr, names[:_NAMED])) + more) or "nothing"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

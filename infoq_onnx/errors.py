@@ -1,0 +1,61 @@
+"""Every error that a user can cause or mend, in one tree.
+
+::
+
+    InfoQError                    exit code 1
+    ├── ModelError                the ONNX file cannot be used
+    ├── DataError                 the images, arrays or labels cannot be used
+    ├── SettingsError             an option's value makes no sense here             (exit code 2)
+    ├── AnalysisError             the analysis is missing, in use, or of something else
+    ├── InfeasibleBudgetError     no allocation meets the bounds                    (exit code 3)
+    ├── VerificationError         the emitted model disagrees with the simulation   (exit code 4)
+    ├── OutputError               a result cannot be written
+    └── MissingDependencyError    an optional package or download is not there
+
+The message is one line: what was found, where, and what to do about it. The command line prints it and exits with the
+code; the library raises it. Anything else that escapes is a defect of infoq-onnx.
+"""
+
+
+class InfoQError(Exception):
+    """Base of every error this package raises on purpose."""
+
+    exit_code = 1
+
+
+class ModelError(InfoQError):
+    """The ONNX file is missing, broken, or not something infoq-onnx can quantize."""
+
+
+class DataError(InfoQError):
+    """The images, arrays or labels are missing, broken, or do not fit the model."""
+
+
+class SettingsError(InfoQError):
+    """An option has a value that makes no sense for this model or this data."""
+
+    exit_code = 2
+
+
+class AnalysisError(InfoQError):
+    """The analysis is missing, in use by another process, or was made of something else."""
+
+
+class InfeasibleBudgetError(InfoQError):
+    """No choice of bit-widths meets every bound; the message names the smallest reachable value."""
+
+    exit_code = 3
+
+
+class VerificationError(InfoQError):
+    """The emitted model does not compute what the simulation computes; no file is left."""
+
+    exit_code = 4
+
+
+class OutputError(InfoQError):
+    """A result cannot be written where it was asked for."""
+
+
+class MissingDependencyError(InfoQError):
+    """An optional package, or a file that would have to be downloaded, is not there."""

@@ -1,0 +1,97 @@
+"""Cut pieces out of a graph, and show tensors inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import onnx
+from onnx import NodeProto, ValueInfoProto, helper
+
+from infoq_onnx.graph.editing import expose, reads
+from infoq_onnx.graph.graph import Graph
+
+__all__ = ["cut", "expose", "extract"]
+
+
+def extract(graph: Graph, inputs: Sequence[str], outputs: Sequence[str]) -> onnx.ModelProto:
+    """Build the model that computes `outputs` from `inputs`.
+
+    Parameters
+    ----------
+    graph : Graph
+        The whole.
+    inputs : sequence of str
+        Activation tensors (the graph input, or tensors inside) or initializers to be fed. All become inputs, in this
+        order, whether the outputs depend on them or not. The batch axis of activations is free when the graph's is.
+    outputs : sequence of str
+        Activation tensors to compute, in this order; one that is among `inputs` is passed through.
+
+    Returns
+    -------
+    ModelProto
+        With the nodes in between, and the initializers those use.
+
+    Raises
+    ------
+    ValueError
+        An output depends on the graph input, which is not among `inputs`, or a name is not a tensor of the graph.
+    """
+    fed = [name for name in inputs if name not in graph.initializers]
+    if unknown := [name for name in (*fed, *outputs) if name not in graph.shapes]:
+        raise ValueError(f"{unknown[0]!r} is not a tensor of the graph")
+    nodes = _between(graph, set(inputs), outputs)
+    used = dict.fromkeys(name for node in nodes for name in reads(node))
+    part = helper.make_graph(
+        nodes,
+        graph.model.graph.name,
+        [_declared(graph, name) for name in inputs],
+        [graph.value_info(name) for name in outputs],
+        [graph.initializers[name] for name in used if name in graph.initializers and name not in inputs],
+    )
+    return helper.make_model(part, opset_imports=graph.model.opset_import, ir_version=graph.model.ir_version)
+
+
+def _declared(graph: Graph, name: str) -> ValueInfoProto:
+    tensor = graph.initializers.get(name)
+    if tensor is None:
+        return graph.value_info(name)
+    return helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims))
+
+
+def _between(graph: Graph, inputs: set[str], outputs: Sequence[str]) -> list[NodeProto]:
+    needed = set(outputs) - inputs
+    nodes = []
+    for node in reversed(graph.nodes):
+        if needed.intersection(node.output):
+            nodes.append(node)
+            needed.update(name for name in reads(node) if name not in inputs)
+    if graph.input in needed:
+        raise ValueError(f"the outputs depend on {graph.input!r}, which is not among the inputs {sorted(inputs)}")
+    return nodes[::-1]
+
+
+def cut(graph: Graph, start: Iterable[str]) -> tuple[str, ...]:
+    """Find what must be kept to rerun only the part of the graph behind some tensors.
+
+    Let D be the nodes that read a tensor of `start` or anything computed from one.
+
+    Parameters
+    ----------
+    graph : Graph
+        The whole.
+    start : iterable of str
+        Activation tensors that are about to change.
+
+    Returns
+    -------
+    tuple of str
+        The activation tensors that D reads and does not write, and those of `start` that D reads, in topological
+        order. ``extract(graph, cut(graph, start), outputs)`` reruns D.
+    """
+    changed = set(start)
+    behind = graph.descendants(changed)
+    nodes = [node for node in graph.nodes if not behind.isdisjoint(reads(node))]
+    written = {name for node in nodes for name in node.output} - changed
+    read = {name for node in nodes for name in reads(node) if name not in graph.initializers} - written
+    order = (graph.input, *(name for node in graph.nodes for name in node.output))
+    return tuple(name for name in order if name in read)

@@ -1,0 +1,216 @@
+"""Read an ONNX file and make sure that it is a float classifier onnxruntime can run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper
+
+from infoq_onnx.errors import ModelError
+from infoq_onnx.graph.editing import opset_of, stamp_ir_version, subgraphs, to_array, walk
+from infoq_onnx.graph.ort import ORT_ERRORS, first_line
+from infoq_onnx.graph.session import open_session
+
+OLDEST_OPSET = 7
+
+_QUANTIZED = frozenset(
+    [
+        "BipolarQuant",
+        "ConvInteger",
+        "DequantizeLinear",
+        "DynamicQuantizeLinear",
+        "DynamicQuantizeLSTM",
+        "DynamicQuantizeMatMul",
+        "IntQuant",
+        "MatMulInteger",
+        "MatMulInteger16",
+        "MatMulIntegerToFloat",
+        "MatMulBnb4",
+        "MatMulNBits",
+        "QAttention",
+        "QEmbedLayerNormalization",
+        "QGemm",
+        "Quant",
+        "QuantizeLinear",
+        "QuantizeWithOrder",
+    ]
+)
+_TOO_LARGE = "is larger than 2 GiB with its weights, more than onnx can check; use a smaller model"
+_FLOATS = frozenset([TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16])
+
+
+def load_model(path: Path) -> ModelProto:
+    """Load and check a float model, its external data included.
+
+    Infinite values are allowed in tensors of one element only: bounds of Clip and values of Pad may be infinite,
+    weights may not. The IR version is lowered to what the operator sets need, for onnxruntime refuses newer ones.
+
+    Parameters
+    ----------
+    path : Path
+        The .onnx file; tensors stored outside it are looked for beside it.
+
+    Returns
+    -------
+    ModelProto
+        Complete, of opset 7 or newer, with one float32 input. onnxruntime loads it.
+
+    Raises
+    ------
+    ModelError
+        Anything else; the message says what was found and what to do.
+    """
+    path = Path(path)
+    model = _read(path)
+    _check_version(path, model)
+    _check_ends(path, model.graph)
+    _check_float(path, model)
+    _load_external_data(path, model)
+    _check_finite(path, model.graph)
+    stamp_ir_version(model)
+    _check_valid(path, model)
+    return model
+
+
+def _read(path: Path) -> ModelProto:
+    if not path.exists():
+        raise ModelError(f"no such file: {path}; give the path of an ONNX model")
+    if path.is_dir():
+        raise ModelError(f"{path} is a folder; give the path of an ONNX model")
+    try:
+        if path.stat().st_size > onnx.checker.MAXIMUM_PROTOBUF:
+            raise ModelError(f"{path} {_TOO_LARGE}")
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
+    if not content:
+        raise ModelError(f"{path} is empty; download or export the model again")
+    model = ModelProto()
+    try:
+        model.ParseFromString(content)
+    except DecodeError as error:
+        # every exporter writes the IR version first, as field 1: a file that starts so was ONNX once
+        if content[:1] == b"\x08":
+            raise ModelError(f"{path} is truncated or damaged; download or export the model again") from error
+        raise ModelError(f"{path} is not an ONNX model; give the path of an .onnx file") from error
+    if not model.ir_version and not model.opset_import:
+        raise ModelError(f"{path} is not an ONNX model; give the path of an .onnx file")
+    if not model.HasField("graph") or not model.opset_import:
+        raise ModelError(f"{path} is truncated or damaged: it has no graph; download or export the model again")
+    return model
+
+
+def _check_version(path: Path, model: ModelProto) -> None:
+    opset, newest = opset_of(model), onnx.defs.onnx_opset_version()
+    if opset == 0:
+        raise ModelError(f"{path} does not import ONNX's own operators; export the model with opset 13 or newer")
+    if opset < OLDEST_OPSET:
+        raise ModelError(f"{path} has opset {opset}, older than {OLDEST_OPSET}; export it with opset 13 or newer")
+    if opset <= newest and not _onnxruntime_knows(opset):
+        raise ModelError(
+            f"{path} has opset {opset}, which the installed onnxruntime {onnxruntime.__version__} does not know; "
+            "upgrade onnxruntime, or export the model with a lower opset"
+        )
+    if opset > newest:
+        raise ModelError(
+            f"{path} has opset {opset}, but the installed onnx {onnx.__version__} knows up to {newest}; upgrade onnx "
+            "and onnxruntime, or export the model with a lower opset"
+        )
+
+
+def _onnxruntime_knows(opset: int) -> bool:
+    """Whether onnxruntime loads a graph of one Identity; it does not tell its newest operator set otherwise."""
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "probe", ends[:1], ends[1:])
+    probe = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    stamp_ir_version(probe)
+    try:
+        open_session(probe, optimize=False)
+    except ORT_ERRORS:
+        return False
+    return True
+
+
+def _check_ends(path: Path, graph: GraphProto) -> None:
+    if not graph.output:
+        raise ModelError(f"{path} has no outputs; export the model so that it returns its class scores")
+    constants = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in constants]
+    if len(inputs) != 1:
+        names = f" ({', '.join(value.name for value in inputs)})" if inputs else ""
+        raise ModelError(
+            f"{path} has {len(inputs) or 'no'} inputs{names}: only models with one input are supported; export the "
+            "model with the image batch as its only input"
+        )
+    _check_input(path, inputs[0])
+
+
+def _check_input(path: Path, value: ValueInfoProto) -> None:
+    if not value.type.HasField("tensor_type"):
+        raise ModelError(f"{path}: input {value.name!r} is not a tensor; export the model with a float32 input")
+    kind = value.type.tensor_type.elem_type
+    if kind in (TensorProto.FLOAT16, TensorProto.BFLOAT16):
+        raise ModelError(
+            f"{path} is a half-precision model (input {value.name!r} is {TensorProto.DataType.Name(kind).lower()}); "
+            "export it in float32"
+        )
+    if kind != TensorProto.FLOAT:
+        raise ModelError(
+            f"{path}: input {value.name!r} is {TensorProto.DataType.Name(kind).lower()}, not float32; export the model "
+            "with a float32 input"
+        )
+
+
+def _check_float(path: Path, model: ModelProto) -> None:
+    functions = (node for function in model.functions for node in walk(function.node))
+    for node in (*walk(model.graph.node), *functions):
+        if node.op_type in _QUANTIZED or node.op_type.startswith("QLinear"):
+            raise ModelError(f"{path} is already quantized (it has {node.op_type} nodes); give the float model")
+
+
+def _load_external_data(path: Path, model: ModelProto) -> None:
+    try:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise ModelError(
+            f"cannot read the weights that {path} keeps in another file: {first_line(error)}; put that file beside it"
+        ) from error
+
+
+def _check_finite(path: Path, graph: GraphProto) -> None:
+    for tensor in graph.initializer:
+        if tensor.data_type not in _FLOATS:
+            continue
+        try:
+            values = to_array(tensor)
+        except ValueError as error:
+            raise ModelError(
+                f"{path}: tensor {tensor.name!r} does not have the data its shape asks for ({first_line(error)}); "
+                "export the model again"
+            ) from error
+        if np.isnan(values).any():
+            raise ModelError(f"{path}: tensor {tensor.name!r} has NaN values; train or export the model again")
+        if values.size > 1 and np.isinf(values).any():
+            raise ModelError(f"{path}: tensor {tensor.name!r} has infinite values; train or export the model again")
+    for node in graph.node:
+        for subgraph in subgraphs(node):
+            _check_finite(path, subgraph)
+
+
+def _check_valid(path: Path, model: ModelProto) -> None:
+    if model.ByteSize() > onnx.checker.MAXIMUM_PROTOBUF:
+        raise ModelError(f"{path} {_TOO_LARGE}")
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ModelError(f"{path} is not a valid ONNX model: {first_line(error)}; export it again") from error
+    try:
+        open_session(model, optimize=False)
+    except ORT_ERRORS as error:
+        raise ModelError(
+            f"onnxruntime cannot load {path}: {first_line(error)}; export the model with operators it knows"
+        ) from error

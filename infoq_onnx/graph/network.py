@@ -1,0 +1,223 @@
+"""Find what there is to quantize: layers with their costs, and the activation groups that feed them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from onnx import NodeProto, TensorProto
+
+from infoq_onnx.errors import ModelError
+from infoq_onnx.graph.editing import input_at, opset_of, subgraphs, walk
+from infoq_onnx.graph.graph import Graph
+from infoq_onnx.schema import ActivationGroup, Layer, Network, SkippedNode
+
+QUANTIZABLE = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul"])
+
+ACTIVATIONS = frozenset(
+    [
+        "Celu",
+        "Clip",
+        "Elu",
+        "Gelu",
+        "HardSigmoid",
+        "HardSwish",
+        "LeakyRelu",
+        "Mish",
+        "PRelu",
+        "Relu",
+        "Selu",
+        "Sigmoid",
+        "Softplus",
+        "Softsign",
+        "Swish",
+        "Tanh",
+        "ThresholdedRelu",
+    ]
+)
+"""Functions of one activation, applied element by element."""
+
+_FLOAT_OPERATORS = {
+    "Attention": "attention in one operator is kept in float",
+    "BiasGelu": "fused operators are kept in float",
+    "DeformConv": "deformable convolution is kept in float",
+    "Einsum": "Einsum is kept in float; export it as MatMul to quantize it",
+    "EmbedLayerNormalization": "embeddings are kept in float",
+    "FusedConv": "fused operators are kept in float; export the model without onnxruntime's optimisations",
+    "FusedGemm": "fused operators are kept in float; export the model without onnxruntime's optimisations",
+    "FusedMatMul": "fused operators are kept in float; export the model without onnxruntime's optimisations",
+    "GRU": "recurrent operators are kept in float",
+    "GroupQueryAttention": "attention in one operator is kept in float",
+    "LSTM": "recurrent operators are kept in float",
+    "MultiHeadAttention": "attention in one operator is kept in float",
+    "NhwcConv": "fused operators are kept in float; export the model without onnxruntime's optimisations",
+    "RNN": "recurrent operators are kept in float",
+}
+
+
+def find_network(graph: Graph) -> Network:
+    """Find the quantizable layers of a normalised graph, the groups that feed them, and what is left in float.
+
+    MACs are counted for one image: outputs × (Cin/g · kernel) for Conv, inputs × (Cout/g · kernel) for ConvTranspose,
+    outputs × K for Gemm and MatMul.
+
+    Raises
+    ------
+    ModelError
+        There is no quantizable layer, or the first output is not one score a class.
+    """
+    classes = _classes(graph)
+    layers: list[Layer] = []
+    skipped: list[SkippedNode] = []
+    for node in graph.nodes:
+        if reason := _obstacle(graph, node):
+            skipped.append(SkippedNode(node.name, node.op_type, reason))
+        elif node.op_type in QUANTIZABLE and not node.domain:
+            layers.append(_layer(graph, node))
+    if not layers:
+        found = ", ".join(sorted({node.op_type for node in graph.nodes})) or "no operators"
+        raise ModelError(
+            f"nothing to quantize: no Conv, ConvTranspose, Gemm or MatMul with float32 weights among {found}"
+        )
+    return Network(
+        input=graph.input,
+        input_shape=graph.shapes[graph.input],
+        output=graph.output,
+        classes=classes,
+        batch=graph.batch,
+        opset=opset_of(graph.model),
+        layers=tuple(layers),
+        groups=_groups(graph, layers),
+        skipped=tuple(skipped),
+    )
+
+
+def _classes(graph: Graph) -> int:
+    shape, kind = graph.shapes[graph.output], graph.dtypes[graph.output]
+    wide = [size for size in shape if size != 1]
+    if graph.output not in graph.batched or len(wide) != 1 or kind != np.float32:
+        rank = "batch, " * (graph.output in graph.batched)
+        raise ModelError(
+            f"output {graph.output!r} is {kind} [{rank}{', '.join(map(str, shape))}], not float32 [batch, classes]: "
+            "infoq-onnx quantizes classifiers that give one score a class"
+        )
+    return wide[0]
+
+
+def _groups(graph: Graph, layers: list[Layer]) -> tuple[ActivationGroup, ...]:
+    fed: dict[str, list[str]] = {}
+    for layer in layers:
+        for name in dict.fromkeys(layer.groups):
+            fed.setdefault(name, []).append(layer.name)
+    return tuple(
+        ActivationGroup(name, tuple(names), graph.shapes[name], graph.elements(name)) for name, names in fed.items()
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ skipping
+
+
+def _obstacle(graph: Graph, node: NodeProto) -> str | None:
+    """Return why a node that multiplies stays in float; None for layers, and for nodes that do not multiply."""
+    if node.op_type in _FLOAT_OPERATORS:
+        return _FLOAT_OPERATORS[node.op_type]
+    if any(inner.op_type in QUANTIZABLE for subgraph in subgraphs(node) for inner in walk(subgraph.node)):
+        return f"its layers are inside the subgraph of {node.op_type}"
+    if node.domain:
+        return None
+    if node.op_type == "Gather":
+        return _embedding(graph, node)
+    if node.op_type not in QUANTIZABLE:
+        return None
+    return _untyped(graph, node) or _unsuited(graph, node)
+
+
+def _embedding(graph: Graph, node: NodeProto) -> str | None:
+    table = graph.initializers.get(node.input[0])
+    if table is not None and table.data_type == TensorProto.FLOAT and len(table.dims) > 1:
+        return "embedding tables are kept in float"
+    return None
+
+
+def _untyped(graph: Graph, node: NodeProto) -> str | None:
+    for name in node.input[:2]:
+        kind = graph.constant(name).dtype if name in graph.initializers else graph.dtypes.get(name)
+        if kind != np.float32:
+            return f"its input {name!r} is {kind}, not float32"
+    return None
+
+
+def _unsuited(graph: Graph, node: NodeProto) -> str | None:
+    data, weight = (name in graph.initializers for name in node.input[:2])
+    if node.op_type != "MatMul":
+        if data:
+            return "its data input is a constant"
+        return None if weight else "its weight is computed at run time"
+    ranks = [
+        len(graph.initializers[name].dims) if name in graph.initializers else _rank(graph, name) for name in node.input
+    ]
+    return "one of its inputs is a vector, not a matrix" if min(ranks) < 2 else None
+
+
+def _rank(graph: Graph, name: str) -> int:
+    return len(graph.shapes[name]) + (name in graph.batched)
+
+
+# -------------------------------------------------------------------------------------------------------------- layers
+
+
+def _layer(graph: Graph, node: NodeProto) -> Layer:
+    slot = next((index for index in (1, 0) if node.input[index] in graph.initializers), None)
+    weight = None if slot is None else node.input[slot]
+    shape = () if weight is None else tuple(graph.initializers[weight].dims)
+    bias = input_at(node, 2)
+    return Layer(
+        name=node.name,
+        op_type=node.op_type,
+        groups=tuple(name for index, name in enumerate(node.input[:2]) if index != slot),
+        weight=weight,
+        weight_shape=shape,
+        channel_axis=None if slot is None else _channel_axis(node, slot, len(shape)),
+        bias=bias if bias in graph.initializers else None,
+        output=node.output[0],
+        observed=_observed(graph, node.output[0]),
+        output_shape=graph.shapes[node.output[0]],
+        parameters=math.prod(shape) if shape else 0,
+        macs=_macs(graph, node, shape),
+    )
+
+
+def _channel_axis(node: NodeProto, slot: int, rank: int) -> int:
+    if node.op_type == "MatMul":
+        return rank - 1 if slot == 1 else rank - 2
+    return 1 if node.op_type == "ConvTranspose" else 0
+
+
+def _macs(graph: Graph, node: NodeProto, weight: tuple[int, ...]) -> int:
+    outputs = graph.elements(node.output[0])
+    if node.op_type == "Conv":
+        return outputs * math.prod(weight[1:])
+    if node.op_type == "ConvTranspose":
+        return graph.elements(node.input[0]) * math.prod(weight[1:])
+    if node.op_type == "Gemm":
+        return outputs * weight[1]
+    left = (
+        graph.initializers[node.input[0]].dims if node.input[0] in graph.initializers else graph.shapes[node.input[0]]
+    )
+    return outputs * left[-1]
+
+
+def _observed(graph: Graph, output: str) -> str:
+    """Follow sole consumers through bias, activation functions and one residual Add to what the layer's effect is."""
+    tensor, residual = output, False
+    while tensor not in graph.outputs and len(graph.consumers.get(tensor, [])) == 1:
+        node = graph.consumers[tensor][0]
+        if node.op_type == "Add" and not node.domain and not residual:
+            others = [name for name in node.input if name != tensor]
+            if len(others) != 1:
+                break
+            residual = others[0] not in graph.initializers
+        elif node.op_type not in ACTIVATIONS or node.input[0] != tensor:
+            break
+        tensor = node.output[0]
+    return tensor

@@ -1,0 +1,67 @@
+"""Gemm with constant weights is written in one form: y = A·Wᵀ + b with W of shape [N, K] and b of shape [N].
+
+y = α·A'·B' + β·C, where A' and B' may be transposes. For a constant B, W = α·B' is stored as [N, K] with transB = 1;
+for a constant C that adds the same row to every row of the product, b = β·C. transA stays as it is.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import GraphProto, NodeProto, helper
+
+from infoq_onnx.graph.editing import attribute, initializers_of, input_at, set_constant, to_array
+
+
+def canonical_gemm(model: onnx.ModelProto) -> int:
+    """Rewrite Gemm nodes whose weight is constant.
+
+    Returns
+    -------
+    int
+        Number of nodes rewritten.
+    """
+    return sum(
+        _rewrite(model.graph, node)
+        for node in model.graph.node
+        if node.op_type == "Gemm" and not node.domain and node.input[1] in initializers_of(model.graph)
+    )
+
+
+def _rewrite(graph: GraphProto, node: NodeProto) -> bool:
+    return any([_rewrite_weight(graph, node), _rewrite_bias(graph, node)])
+
+
+def _rewrite_weight(graph: GraphProto, node: NodeProto) -> bool:
+    alpha, transposed = attribute(node, "alpha", 1.0), attribute(node, "transB", 0)
+    if alpha == 1.0 and transposed:
+        return False
+    weight = to_array(initializers_of(graph)[node.input[1]])
+    rows = weight if transposed else weight.T
+    set_constant(graph, node, 1, (alpha * rows.astype(np.float64)).astype(weight.dtype))
+    _set(node, "alpha", 1.0)
+    _set(node, "transB", 1)
+    return True
+
+
+def _rewrite_bias(graph: GraphProto, node: NodeProto) -> bool:
+    constant = initializers_of(graph).get(input_at(node, 2))
+    beta = attribute(node, "beta", 1.0)
+    if constant is None:
+        return False
+    outputs = initializers_of(graph)[node.input[1]].dims[0]
+    bias = to_array(constant)
+    row = bias.size == 1 or (bias.size == outputs and bias.shape[-1] == outputs)
+    if beta == 1.0 and (not row or bias.shape == (outputs,)):
+        return False
+    scaled = (beta * bias.astype(np.float64)).astype(bias.dtype)
+    set_constant(graph, node, 2, np.broadcast_to(scaled.reshape(-1), outputs).copy() if row else scaled)
+    _set(node, "beta", 1.0)
+    return True
+
+
+def _set(node: NodeProto, name: str, value: float) -> None:
+    for index in reversed(range(len(node.attribute))):
+        if node.attribute[index].name == name:
+            del node.attribute[index]
+    node.attribute.append(helper.make_attribute(name, value))

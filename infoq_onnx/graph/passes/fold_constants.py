@@ -1,0 +1,127 @@
+"""Nodes whose inputs are all constant are computed once, by onnxruntime, and replaced by their results.
+
+The constant nodes form a region closed under "needed by"; only what the rest of the graph reads of it (its frontier)
+becomes an initializer, so that intermediate results never reach the file. A result that would make the file grow (over
+16 MiB and larger than what it is computed from) keeps its node.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+
+from infoq_onnx.graph.editing import infer, initializers_of, output_names, reads, remove_nodes, subgraphs, to_array
+from infoq_onnx.graph.ort import run
+
+LARGEST_RESULT = 16 * 2**20
+"""Bytes up to which a result is stored however small its inputs are."""
+
+_RANDOM = frozenset(
+    ["Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Dropout"]
+)
+_QUANTIZING = frozenset(["QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"])
+_STORABLE = frozenset(
+    [
+        TensorProto.FLOAT,
+        TensorProto.DOUBLE,
+        TensorProto.FLOAT16,
+        TensorProto.BOOL,
+        TensorProto.INT8,
+        TensorProto.INT16,
+        TensorProto.INT32,
+        TensorProto.INT64,
+        TensorProto.UINT8,
+        TensorProto.UINT16,
+        TensorProto.UINT32,
+        TensorProto.UINT64,
+    ]
+)
+
+
+def fold_constants(model: ModelProto) -> int:
+    """Compute constant nodes and replace them by initializers.
+
+    Random and (de)quantizing operators, nodes with subgraphs, operators of other domains and nodes that write a graph
+    output stay.
+
+    Returns
+    -------
+    int
+        Number of nodes replaced.
+    """
+    graph = model.graph
+    kept: set[str] = set()
+    while region := _constant_region(model, kept):
+        frontier = _frontier(graph, region)
+        results = _compute(model, region, frontier)
+        too_large = {
+            producer.output[0]
+            for producer in region
+            if any(name in results and _grows(graph, producer, results[name]) for name in producer.output)
+        }
+        if not too_large:
+            remove_nodes(graph, region)
+            graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in results.items())
+            return len(region)
+        kept |= too_large
+    return 0
+
+
+def _constant_region(model: ModelProto, kept: set[str]) -> list[NodeProto]:
+    known = set(initializers_of(model.graph))
+    outputs = output_names(model.graph)
+    candidates = []
+    for node in model.graph.node:
+        barred = node.output[0] in kept or not outputs.isdisjoint(node.output)
+        if not barred and _is_pure(node) and known.issuperset(reads(node)):
+            candidates.append(node)
+            known.update(node.output)
+    if not candidates:
+        return []
+    storable = {name for name, kind in infer(model).types.items() if kind in _STORABLE}
+    region: list[NodeProto] = []
+    known = set(initializers_of(model.graph))
+    for node in candidates:
+        if known.issuperset(reads(node)) and storable.issuperset(filter(None, node.output)):
+            region.append(node)
+            known.update(node.output)
+    return region
+
+
+def _is_pure(node: NodeProto) -> bool:
+    return (
+        not node.domain
+        and node.op_type not in _RANDOM | _QUANTIZING
+        and node.op_type != "Constant"
+        and next(subgraphs(node), None) is None
+    )
+
+
+def _frontier(graph: GraphProto, region: list[NodeProto]) -> list[str]:
+    written = [name for node in region for name in node.output if name]
+    inside = {tuple(node.output) for node in region}
+    read = {name for node in graph.node if tuple(node.output) not in inside for name in reads(node)}
+    return [name for name in written if name in read]
+
+
+def _compute(model: ModelProto, region: list[NodeProto], frontier: list[str]) -> dict[str, NDArray[Any]]:
+    if not frontier:
+        return {}
+    constants = initializers_of(model.graph)
+    used = dict.fromkeys(name for node in region for name in reads(node) if name in constants)
+    graph = helper.make_graph(
+        region, "constants", [], [ValueInfoProto(name=name) for name in frontier], [constants[name] for name in used]
+    )
+    tiny = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+    results = run(tiny, {}, frontier)
+    return {name: np.asarray(result) for name, result in zip(frontier, results, strict=True)}
+
+
+def _grows(graph: GraphProto, producer: NodeProto, result: NDArray[Any]) -> bool:
+    constants = initializers_of(graph)
+    source = sum(to_array(constants[name]).nbytes for name in reads(producer) if name in constants)
+    return result.nbytes > max(LARGEST_RESULT, source)

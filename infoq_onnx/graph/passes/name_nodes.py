@@ -1,0 +1,27 @@
+"""Every node gets a name of its own: reports, allocations and journals speak of layers by name."""
+
+from __future__ import annotations
+
+import onnx
+
+from infoq_onnx.graph.editing import unused_name
+
+
+def name_nodes(model: onnx.ModelProto) -> int:
+    """Name nameless nodes after their operator and first output; of several nodes with one name, number the later ones.
+
+    Returns
+    -------
+    int
+        Number of nodes renamed.
+    """
+    taken: set[str] = set()
+    reserved = {node.name for node in model.graph.node}
+    changes = 0
+    for node in model.graph.node:
+        if not node.name or node.name in taken:
+            base = node.name or f"{node.op_type}_{node.output[0]}"
+            node.name = unused_name(base, taken | reserved)
+            changes += 1
+        taken.add(node.name)
+    return changes

@@ -1,0 +1,86 @@
+"""A classifier written as a 1×1 convolution of a pooled tensor becomes Flatten and Gemm.
+
+On x of shape [N, Cin, 1, 1], Flatten(Conv(x; W, b)) = Flatten(x)·W₂ᵀ + b with W₂ = W reshaped to [Cout, Cin]. A Gemm
+may give float logits from integer inputs, which an integer convolution cannot.
+"""
+
+from __future__ import annotations
+
+import math
+
+import onnx
+from onnx import GraphProto, NodeProto, helper
+
+from infoq_onnx.graph.editing import (
+    Dimension,
+    attribute,
+    consumers_of,
+    fresh_name,
+    infer,
+    initializers_of,
+    output_names,
+    remove_nodes,
+    set_constant,
+    to_array,
+)
+
+
+def pointwise_head(model: onnx.ModelProto) -> int:
+    """Rewrite 1×1 Conv on 1×1 input, read by one Flatten, Reshape or Squeeze to [N, Cout] only.
+
+    The Gemm keeps the Conv's name and writes the flattened tensor's name.
+
+    Returns
+    -------
+    int
+        Number of convolutions rewritten.
+    """
+    graph = model.graph
+    candidates = [
+        node
+        for node in graph.node
+        if node.op_type == "Conv" and not node.domain and _flattener(graph, node) is not None
+    ]
+    if not candidates:
+        return 0
+    shapes = infer(model).shapes
+    return sum(_rewrite(graph, node, shapes) for node in candidates)
+
+
+def _flattener(graph: GraphProto, conv: NodeProto) -> NodeProto | None:
+    consumers = consumers_of(graph).get(conv.output[0], [])
+    if len(consumers) != 1 or conv.output[0] in output_names(graph):
+        return None
+    return consumers[0] if consumers[0].op_type in ("Flatten", "Reshape", "Squeeze") else None
+
+
+def _rewrite(graph: GraphProto, conv: NodeProto, shapes: dict[str, tuple[Dimension, ...]]) -> bool:
+    flatten = _flattener(graph, conv)
+    weight = initializers_of(graph).get(conv.input[1])
+    if flatten is None or weight is None or attribute(conv, "group", 1) != 1:
+        return False
+    outputs, inputs, *kernel = weight.dims
+    source, target = shapes.get(conv.input[0], ()), shapes.get(flatten.output[0], ())
+    if (
+        math.prod(kernel) != 1
+        or any(attribute(conv, "pads", []))
+        or any(s != 1 for s in attribute(conv, "strides", []))
+    ):
+        return False
+    if len(source) != len(kernel) + 2 or any(size != 1 for size in source[2:]):
+        return False
+    if len(target) != 2 or target[1] != outputs:
+        return False
+
+    rows = to_array(weight).reshape(outputs, inputs)
+    flat = fresh_name(graph, f"{conv.input[0]}_flat")
+    place = list(graph.node).index(conv)
+    set_constant(graph, conv, 1, rows)
+    gemm = helper.make_node(
+        "Gemm", [flat, *conv.input[1:]], list(flatten.output), name=conv.name, alpha=1.0, beta=1.0, transA=0, transB=1
+    )
+    reshape = helper.make_node("Flatten", [conv.input[0]], [flat], name=f"{flat}_Flatten", axis=1)
+    remove_nodes(graph, [conv, flatten])
+    graph.node.insert(place, gemm)
+    graph.node.insert(place, reshape)
+    return True

@@ -1,0 +1,35 @@
+"""onnxruntime sessions: the one place that sets their options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import onnxruntime as ort
+
+
+def open_session(
+    model: onnx.ModelProto | bytes | Path, *, integer_kernels: bool = True, optimize: bool = True, threads: int = 0
+) -> ort.InferenceSession:
+    """Open a CPU session.
+
+    Parameters
+    ----------
+    model : the model, its serialised bytes, or its file
+    integer_kernels : let onnxruntime fuse Q/DQ pairs into integer kernels; False computes them in float, one by one
+    optimize : apply onnxruntime's graph optimisations
+    threads : threads within an operator; 0 lets onnxruntime choose
+
+    Returns
+    -------
+    onnxruntime.InferenceSession
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if not integer_kernels:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
+    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])

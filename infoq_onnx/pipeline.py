@@ -1,0 +1,625 @@
+"""The verbs: inspect, analyze, allocate, compress, evaluate. Each reads like the README."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from infoq_onnx.allocate.bounds import Pins, parse_bound, parse_pins
+from infoq_onnx.allocate.costs import Metric, costs, uniform
+from infoq_onnx.allocate.monotone import monotone
+from infoq_onnx.allocate.solve import solve
+from infoq_onnx.data import preprocess
+from infoq_onnx.data.dataset import Dataset, load_dataset
+from infoq_onnx.data.encoders import get_encoder
+from infoq_onnx.data.encoders.onnx_file import encode
+from infoq_onnx.emit.qdq import qdq_model
+from infoq_onnx.emit.verify import Verification, verify
+from infoq_onnx.errors import AnalysisError, DataError, ModelError, OutputError, SettingsError
+from infoq_onnx.evaluate import PREPROCESSING_KEY, Evaluation, evaluate_model, open_classifier
+from infoq_onnx.files import replacing, sha256_of, write_text
+from infoq_onnx.graph.editing import expose
+from infoq_onnx.graph.graph import Graph
+from infoq_onnx.graph.load import load_model
+from infoq_onnx.graph.network import find_network
+from infoq_onnx.graph.normalize import normalize
+from infoq_onnx.graph.session import open_session
+from infoq_onnx.progress import Reporter, Silent
+from infoq_onnx.quantize.table import GridTable, load_table, save_table
+from infoq_onnx.schema import (
+    BASELINE_BITS,
+    BITS,
+    SCHEMA_VERSION,
+    Allocation,
+    Analysis,
+    Bound,
+    Costs,
+    ModelRef,
+    Network,
+    Preprocessing,
+    SweepSettings,
+    from_json,
+    to_json,
+)
+from infoq_onnx.sensitivity.criteria import get_criteria
+from infoq_onnx.sensitivity.journal import locked, open_journal
+from infoq_onnx.sensitivity.sweep import Problem, sweep, trial_count
+from infoq_onnx.simulate.batching import batch_size, logits_of
+from infoq_onnx.simulate.calibrate import calibrate
+from infoq_onnx.simulate.placement import Placement, place
+from infoq_onnx.simulate.simulation import layer_codes, simulation
+
+Recipe = Callable[[tuple[int, ...]], Preprocessing]
+"""Makes a preprocessing for a model's input shape."""
+
+DEFAULT_SAMPLES = 1000
+VERIFICATION_SAMPLES = 128
+MIN_SAMPLES = 16
+"""Below this, neighbours and ranges mean nothing."""
+
+
+@dataclass(frozen=True)
+class PreparedModel:
+    """A model, normalised, with what there is to quantize in it."""
+
+    path: Path
+    sha256: str
+    graph: Graph
+    network: Network
+    placement: Placement
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A finished allocation: what was decided, what was written, and how well the file matches the simulation."""
+
+    allocation: Allocation
+    network: Network
+    before: Costs
+    """Costs of the float model, counted at 32/32."""
+    model_path: Path
+    allocation_path: Path
+    file_bytes: int
+    float_file_bytes: int
+    verification: Verification
+
+
+def prepare(model: Path | str) -> PreparedModel:
+    """Load, check and normalise a model, and find its quantizable layers.
+
+    Raises
+    ------
+    ModelError
+        The file cannot be used.
+    """
+    path = Path(model)
+    loaded = load_model(path)
+    graph = Graph(normalize(loaded))
+    network = find_network(graph)
+    return PreparedModel(path, sha256_of(path), graph, network, place(graph, network))
+
+
+def inspect(model: Path | str) -> Network:
+    """Say what there is to quantize in a model: layers, groups, parameters, MACs, and what was skipped and why."""
+    return prepare(model).network
+
+
+def analyze(
+    model: Path | str,
+    calib: Path | str,
+    *,
+    classes: Path | str | None = None,
+    preprocessing: str | Recipe | Preprocessing | None = None,
+    samples: int | None = DEFAULT_SAMPLES,
+    seed: int = 0,
+    bits: Sequence[int] = BITS,
+    encoder: str = "pca",
+    projections: int = 128,
+    neighbours: int = 3,
+    threshold: float = 0.70,
+    one_over_b: bool = True,
+    debias: bool = False,
+    output: Path | str | None = None,
+    reporter: Reporter | None = None,
+) -> Path:
+    """Measure how sensitive every layer is at every bit-width.
+
+    Parameters
+    ----------
+    model : path of the float ONNX classifier
+    calib : class folders, a flat folder, a list file, .npy or .npz
+    classes : file with the class names in label order
+    preprocessing : preset name, a `Preprocessing`, or a function that makes one for the model's input shape; None takes
+        arrays as they are and refuses images
+    samples : how many images to use; None for all
+    seed : decides the choice of images, the directions and the jitter
+    bits : bit-widths to try; 8 is the baseline
+    encoder : what stands for X: "pca", "self", "dinov2" or an ONNX file
+    projections : directions a sliced mutual information is averaged over
+    neighbours : k of the estimators
+    threshold : correlation above which a candidate becomes an observer
+    one_over_b, debias : see `sensitivity.criteria.infoq`
+    output : folder for the analysis; by default `<model>.infoq` in the working folder
+    reporter : receives progress
+
+    Returns
+    -------
+    Path
+        The analysis folder. An unfinished analysis with the same settings is gone on with.
+
+    Raises
+    ------
+    InfoQError
+        See `infoq_onnx.errors`.
+    """
+    reporter = reporter or Silent()
+    settings = SweepSettings(
+        samples=0,
+        seed=seed,
+        projections=projections,
+        neighbours=neighbours,
+        bits=tuple(sorted({*bits, BASELINE_BITS})),
+        encoder=encoder,
+        threshold=threshold,
+        one_over_b=one_over_b,
+        debias=debias,
+    )
+    _check_settings(settings, bits)
+    prepared = prepare(model)
+    dataset = _load(prepared, calib, classes, preprocessing, samples, seed)
+    if len(dataset) < MIN_SAMPLES:
+        raise DataError(f"{calib} has {len(dataset)} usable samples: give at least {MIN_SAMPLES}")
+    for path, reason in dataset.skipped:
+        reporter.warn(f"{path} is left out: {reason}")
+    settings = dataclasses.replace(settings, samples=len(dataset))
+    folder = Path(output) if output is not None else Path(f"{prepared.path.stem}.infoq")
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot create {folder}: {error.strerror}; choose another folder with -o") from error
+        stack.enter_context(locked(folder))
+        _analyze_into(folder, prepared, dataset, settings, reporter)
+    return folder
+
+
+def _analyze_into(
+    folder: Path, prepared: PreparedModel, dataset: Dataset, settings: SweepSettings, reporter: Reporter
+) -> None:
+    graph, network = prepared.graph, prepared.network
+    logits = logits_of(open_session(graph.model), graph, dataset, batch_size(graph))
+    _check_finite(logits, prepared.path)
+    predicted = logits.argmax(axis=1).astype(np.int64)
+    float_top1 = None if dataset.labels is None else float(np.mean(predicted == dataset.labels))
+    _report_accuracy(float_top1, network.classes, len(dataset), reporter)
+    labels = predicted if dataset.labels is None else dataset.labels
+    calibration = dataset.ref()
+    calibration = dataclasses.replace(
+        calibration,
+        path=str(Path(calibration.path).resolve()),
+        classes_path=None if calibration.classes_path is None else str(Path(calibration.classes_path).resolve()),
+    )
+    versions = {name: importlib.metadata.version(name) for name in ("infoq-onnx", "onnxruntime", "numpy")}
+    fingerprint = hashlib.sha256(
+        "".join(
+            [prepared.sha256, calibration.sha256, to_json(calibration.preprocessing), to_json(settings), str(versions)]
+        ).encode()
+    ).hexdigest()
+    journal = open_journal(folder / "journal.jsonl", fingerprint)
+    if journal.trials:
+        total = trial_count(network, settings.bits)
+        reporter.note(f"going on with {folder}: {len(journal.trials)} of {total} trials are done")
+
+    done = 0
+
+    def advance(images: int) -> None:
+        nonlocal done
+        done += images
+        reporter.progress("ranges", f"{len(dataset)} images, twice", done, 2 * len(dataset))
+
+    table = calibrate(graph, network, prepared.placement, dataset, settings.bits, advance)
+    encoded = _encode(settings.encoder, prepared, dataset)
+    problem = Problem(graph, network, prepared.placement, table, dataset, labels, encoded, settings)
+    result = sweep(problem, journal, lambda unit, n, total: reporter.progress("trials", unit, n, total))
+    analysis = Analysis(
+        schema=SCHEMA_VERSION,
+        versions=versions,
+        model=ModelRef(
+            path=str(prepared.path.resolve()),
+            sha256=prepared.sha256,
+            float_top1=float_top1,
+            baseline_top1=None if dataset.labels is None else result.baseline_top1,
+        ),
+        calibration=calibration,
+        settings=settings,
+        network=network,
+        observers=result.observers,
+        trials=result.trials,
+        scores={
+            name: tuple(criterion(result.trials, result.observers, settings))
+            for name, criterion in sorted(get_criteria().items())
+        },
+    )
+    save_table(table, folder / "ranges.npz")
+    write_text(folder / "analysis.json", to_json(analysis))
+
+
+def read_analysis(folder: Path | str) -> Analysis:
+    """Read a finished analysis.
+
+    Raises
+    ------
+    AnalysisError
+        Missing, unfinished, damaged, or of another schema version.
+    """
+    path = Path(folder) / "analysis.json"
+    if not path.is_file():
+        if (Path(folder) / "journal.jsonl").exists():
+            raise AnalysisError(f"{folder} is not finished; run analyze again, it goes on where it stopped")
+        raise AnalysisError(f"{folder} holds no analysis; make one with: infoq-onnx analyze MODEL --calib IMAGES")
+    try:
+        analysis = from_json(Analysis, path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AnalysisError(f"{path} is damaged ({' '.join(str(error).split())}); run analyze again") from error
+    if analysis.schema != SCHEMA_VERSION:
+        raise AnalysisError(f"{path} has schema {analysis.schema}, expected {SCHEMA_VERSION}; run analyze again")
+    return analysis
+
+
+def find_analysis(folder: Path | str = ".") -> Path:
+    """Return the newest finished analysis in a folder.
+
+    Raises
+    ------
+    AnalysisError
+        There is none.
+    """
+    found = [path.parent for path in Path(folder).glob("*.infoq/analysis.json")]
+    if not found:
+        raise AnalysisError(
+            f"no finished analysis (*.infoq) in {Path(folder).resolve()}; make one with: "
+            "infoq-onnx analyze MODEL --calib IMAGES"
+        )
+    return max(found, key=lambda path: ((path / "analysis.json").stat().st_mtime_ns, path.name))
+
+
+def allocate(
+    analysis: Path | str | None = None,
+    *,
+    bounds: Mapping[Metric, str] | None = None,
+    uniform_bits: tuple[int, int] | None = None,
+    weight_only: bool = False,
+    alpha: float = 1.0,
+    criterion: str = "infoq",
+    bits: Sequence[int] | None = None,
+    pins: Sequence[str] = (),
+    model: Path | str | None = None,
+    calib: Path | str | None = None,
+    output: Path | str | None = None,
+) -> Compressed:
+    """Give every layer its bits within a budget, and write the model.
+
+    Parameters
+    ----------
+    analysis : the analysis folder; None takes the newest in the working folder
+    bounds : metric → limit as the user writes it, e.g. {"bitops": "23.04G"} or {"compression": "10.66"}
+    uniform_bits : (weights, activations): the same bits everywhere, instead of solving anything
+    weight_only : leave activations at 8 bits
+    alpha : factor on activation scores
+    criterion : whose scores to use
+    bits : widths to choose among; None for all that were analysed
+    pins : e.g. "first=8/8", "conv1=4", "last=/8"
+    model, calib : where they are now, when they moved since the analysis
+    output : the ONNX to write; the allocation goes beside it as .json
+
+    Returns
+    -------
+    Compressed
+
+    Raises
+    ------
+    InfeasibleBudgetError
+        The message says what is reachable.
+    VerificationError
+        The written model did not compute what was simulated; it is removed.
+    InfoQError
+        See `infoq_onnx.errors`.
+    """
+    folder = Path(analysis) if analysis is not None else find_analysis()
+    found = read_analysis(folder)
+    network = found.network
+    bounds = dict(bounds or {})
+    if bool(bounds) == (uniform_bits is not None):
+        raise SettingsError("give one or more bounds (such as --bitops 23.04G or --compression 10.66), or --uniform W/A")
+    prepared = _prepare_again(found, model)
+    parsed = tuple(parse_bound(metric, text, network) for metric, text in bounds.items())
+    allocation = (
+        _uniform(found, uniform_bits, weight_only)
+        if uniform_bits is not None
+        else _solve(found, parsed, pins, weight_only, alpha, criterion, bits)
+    )
+    allocation = dataclasses.replace(allocation, analysis_sha256=sha256_of(folder / "analysis.json"))
+    label = budget_label(allocation.bounds, uniform_bits, weight_only)
+    path = Path(output) if output is not None else Path(f"{prepared.path.stem}.{label}.onnx")
+    if path.suffix != ".onnx":
+        raise SettingsError(f"-o {path}: the model's name must end in .onnx")
+    if path.resolve() == prepared.path.resolve():
+        raise SettingsError(f"-o {path} is the float model itself; choose another name")
+    table = load_table(folder / "ranges.npz")
+    dataset = _verification_set(found, prepared, calib)
+    verification = emit(prepared, table, allocation, dataset, path, label)
+    return Compressed(
+        allocation=allocation,
+        network=network,
+        before=costs(network, *uniform(network, 32, 32)),
+        model_path=path,
+        allocation_path=path.with_suffix(".json"),
+        file_bytes=path.stat().st_size,
+        float_file_bytes=prepared.path.stat().st_size,
+        verification=verification,
+    )
+
+
+def emit(
+    prepared: PreparedModel, table: GridTable, allocation: Allocation, dataset: Dataset, path: Path, label: str
+) -> Verification:
+    """Write the model of an allocation and the allocation beside it, both or neither, after checking the model.
+
+    Parameters
+    ----------
+    prepared, table, allocation : what to write
+    dataset : images for the check
+    path : of the ONNX; the allocation gets the suffix .json
+    label : the budget in one word, for the model's metadata
+    """
+    graph, network, placement = prepared.graph, prepared.network, prepared.placement
+    bits = (allocation.weight_bits, allocation.activation_bits)
+    reference = simulation(graph, network, placement, table, *bits)
+    session = open_session(reference, integer_kernels=False)
+    simulated = logits_of(session, graph, dataset, batch_size(graph))
+    metadata = {
+        "infoq_onnx.version": importlib.metadata.version("infoq-onnx"),
+        "infoq_onnx.budget": label,
+        "infoq_onnx.allocation": to_json(allocation),
+        PREPROCESSING_KEY: to_json(dataset.preprocessing or preprocess.AS_IS),
+    }
+    codes = layer_codes(graph, network, table, *bits)
+    model = qdq_model(graph, network, placement, table, allocation.activation_bits, codes, metadata)
+    with replacing(path) as onnx_file, replacing(path.with_suffix(".json")) as json_file:
+        onnx.save(model, onnx_file)
+        json_file.write_text(to_json(allocation), encoding="utf-8")
+        return verify(onnx_file, graph, dataset, simulated, str(path))
+
+
+def compress(
+    model: Path | str, calib: Path | str, *, bounds: Mapping[Metric, str], output: Path | str | None = None, **options: object
+) -> Compressed:
+    """`analyze` and `allocate` in one call; `options` are those of `analyze`."""
+    folder = analyze(model, calib, **options)  # type: ignore[arg-type]
+    return allocate(folder, bounds=bounds, output=output)
+
+
+def evaluate(
+    model: Path | str,
+    data: Path | str,
+    *,
+    against: Path | str | None = None,
+    classes: Path | str | None = None,
+    preprocessing: str | Recipe | Preprocessing | None = None,
+    samples: int | None = None,
+    seed: int = 0,
+) -> Evaluation:
+    """Measure a model on images, alone or against another one.
+
+    Parameters
+    ----------
+    model, against : ONNX files, quantized or not
+    data, classes, preprocessing, samples, seed : as in `analyze`; a model that `allocate` wrote carries its
+        preprocessing
+
+    Returns
+    -------
+    Evaluation
+    """
+    classifier = open_classifier(Path(model))
+    reference = None if against is None else open_classifier(Path(against))
+    if reference is not None and reference.input_shape != classifier.input_shape:
+        raise ModelError(
+            f"{against} takes inputs of {reference.input_shape}, {model} of {classifier.input_shape}: not comparable"
+        )
+    dataset = load_dataset(
+        Path(data),
+        classes=None if classes is None else Path(classes),
+        preprocessing=_preprocessing(preprocessing, classifier.input_shape) or classifier.preprocessing,
+        input_shape=classifier.input_shape,
+        samples=samples,
+        seed=seed,
+        n_classes=classifier.classes,
+    )
+    return evaluate_model(classifier, dataset, reference)
+
+
+def budget_label(bounds: Sequence[Bound], uniform_bits: tuple[int, int] | None, weight_only: bool) -> str:
+    """Name a budget in one word that fits a file name, e.g. "bitops-23.04G" or "compression-10.66-w"."""
+    if uniform_bits is not None:
+        return f"uniform-{uniform_bits[0]}-{uniform_bits[1]}"
+    parts = [f"{bound.metric}-{bound.text}".replace(":", "-").replace("/", "-") for bound in bounds]
+    return "-".join([*parts, *(["weight_only"] if weight_only else [])])
+
+
+# ------------------------------------------------------------------------------------------------------------- details
+
+
+def _check_settings(settings: SweepSettings, bits: Sequence[int]) -> None:
+    if wrong := sorted(set(bits) - set(BITS)):
+        raise SettingsError(f"--bits: {wrong[0]} is not one of {', '.join(map(str, BITS))}")
+    if settings.projections < 2:
+        raise SettingsError(f"--projections {settings.projections}: give at least 2")
+    if not 1 <= settings.neighbours < MIN_SAMPLES:
+        raise SettingsError(f"--neighbours {settings.neighbours}: give 1 to {MIN_SAMPLES - 1}")
+    if not -1 <= settings.threshold <= 1:
+        raise SettingsError(f"--threshold {settings.threshold}: a correlation lies between -1 and 1")
+
+
+def _preprocessing(
+    choice: str | Recipe | Preprocessing | None, input_shape: tuple[int, ...]
+) -> Preprocessing | None:
+    if isinstance(choice, str):
+        return preprocess.preset(choice, input_shape)
+    return choice(input_shape) if callable(choice) else choice
+
+
+def _load(
+    prepared: PreparedModel,
+    data: Path | str,
+    classes: Path | str | None,
+    preprocessing: str | Recipe | Preprocessing | None,
+    samples: int | None,
+    seed: int,
+) -> Dataset:
+    shape = prepared.network.input_shape
+    return load_dataset(
+        Path(data),
+        classes=None if classes is None else Path(classes),
+        preprocessing=_preprocessing(preprocessing, shape),
+        input_shape=shape,
+        samples=samples,
+        seed=seed,
+        n_classes=prepared.network.classes,
+    )
+
+
+def _check_finite(logits: npt.NDArray[np.float32], path: Path) -> None:
+    if not np.isfinite(logits).all():
+        raise ModelError(f"{path} computes NaN or infinite logits on the calibration data; check the preprocessing")
+
+
+def _report_accuracy(top1: float | None, classes: int, images: int, reporter: Reporter) -> None:
+    if top1 is None:
+        reporter.note(f"{images} images without labels: the float model's own predictions stand in for them")
+        return
+    reporter.note(f"float model: {100 * top1:.2f} % top-1 on {images} calibration images")
+    chance = 1 / classes
+    if top1 <= max(chance + 4 * np.sqrt(chance * (1 - chance) / images), min(5 * chance, 0.05)):
+        reporter.warn(
+            f"{100 * top1:.2f} % is near chance ({100 * chance:.2f} %): wrong preprocessing or wrong label order?"
+        )
+
+
+def _encode(name: str, prepared: PreparedModel, dataset: Dataset) -> npt.NDArray[np.float64]:
+    graph = prepared.graph
+    size = batch_size(graph)
+    if name == "self":
+        features = prepared.network.layers[-1].groups[0]
+        return encode(expose(graph.model, [features]).SerializeToString(), dataset, size, features)
+    return get_encoder(name)(dataset, size)
+
+
+def _prepare_again(found: Analysis, model: Path | str | None) -> PreparedModel:
+    """Load the analysed model from where it was, or from where the user says it is, and make sure it is that one."""
+    path = Path(model) if model is not None else Path(found.model.path)
+    if not path.exists():
+        raise ModelError(f"the analysed model {path} is gone; say where it is with --model")
+    if path.is_file() and sha256_of(path) != found.model.sha256:
+        raise AnalysisError(
+            f"the analysis is of another model than {path} (SHA-256 {found.model.sha256[:12]}… then, "
+            f"{sha256_of(path)[:12]}… now); run analyze on it, or give --model"
+        )
+    return prepare(path)
+
+
+def _verification_set(found: Analysis, prepared: PreparedModel, calib: Path | str | None) -> Dataset:
+    reference = found.calibration
+    path = Path(calib) if calib is not None else Path(reference.path)
+    if not path.exists():
+        raise DataError(f"the calibration data {path} is gone; say where it is with --calib")
+    return load_dataset(
+        path,
+        classes=None if reference.classes_path is None else Path(reference.classes_path),
+        preprocessing=None if reference.preprocessing == preprocess.AS_IS else reference.preprocessing,
+        input_shape=prepared.network.input_shape,
+        samples=min(VERIFICATION_SAMPLES, found.settings.samples),
+        seed=found.settings.seed,
+        n_classes=prepared.network.classes,
+    )
+
+
+def _uniform(found: Analysis, uniform_bits: tuple[int, int], weight_only: bool) -> Allocation:
+    weights, activations = uniform_bits[0], BASELINE_BITS if weight_only else uniform_bits[1]
+    for width in (weights, activations):
+        if width not in found.settings.bits:
+            raise SettingsError(
+                f"--uniform {weights}/{activations}: {width} is not among the analysed bits "
+                f"{', '.join(map(str, found.settings.bits))}"
+            )
+    bits = uniform(found.network, weights, activations)
+    return Allocation(
+        schema=SCHEMA_VERSION,
+        model_sha256=found.model.sha256,
+        analysis_sha256="",
+        criterion="uniform",
+        alpha=1.0,
+        bounds=(),
+        pins=(),
+        weight_bits=bits[0],
+        activation_bits=bits[1],
+        costs=costs(found.network, *bits),
+        score=0.0,
+        optimal=False,
+    )
+
+
+def _solve(
+    found: Analysis,
+    bounds: tuple[Bound, ...],
+    pins: Sequence[str],
+    weight_only: bool,
+    alpha: float,
+    criterion: str,
+    bits: Sequence[int] | None,
+) -> Allocation:
+    if criterion not in found.scores:
+        raise SettingsError(f"--criterion {criterion}: the analysis has {', '.join(sorted(found.scores))}")
+    widths = sorted(set(bits)) if bits is not None else list(found.settings.bits)
+    if unknown := sorted(set(widths) - set(found.settings.bits)):
+        raise SettingsError(
+            f"--bits: {unknown[0]} was not analysed; the analysis has {', '.join(map(str, found.settings.bits))}"
+        )
+    scores: dict[str, dict[str, dict[int, float]]] = {"weight": {}, "activation": {}}
+    for score in found.scores[criterion]:
+        scores[score.kind].setdefault(score.unit, {})[score.bits] = score.value
+    # an estimate may say that more bits are worse; they are not, so the score of fewer bits holds for more
+    parsed: Pins = parse_pins(pins, found.network, found.settings.bits)
+    solution = solve(
+        found.network,
+        monotone(scores["weight"]),
+        monotone(scores["activation"]),
+        bounds,
+        parsed,
+        bits=widths,
+        alpha=alpha,
+        weight_only=weight_only,
+    )
+    return Allocation(
+        schema=SCHEMA_VERSION,
+        model_sha256=found.model.sha256,
+        analysis_sha256="",
+        criterion=criterion,
+        alpha=alpha,
+        bounds=bounds,
+        pins=tuple(pins),
+        weight_bits=solution.weight_bits,
+        activation_bits=solution.activation_bits,
+        costs=costs(found.network, solution.weight_bits, solution.activation_bits),
+        score=solution.score,
+        optimal=solution.optimal,
+    )

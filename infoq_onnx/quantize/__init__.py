@@ -1,0 +1,1 @@
+"""3 · the numbers: grids, ranges and scales. numpy and numba only; nothing of models."""

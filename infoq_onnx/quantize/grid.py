@@ -1,0 +1,82 @@
+"""The integer grids: the one place that says which value a code stands for.
+
+Weights are symmetric, one scale an output channel: value = scale · code. Activations are asymmetric and unsigned, one
+scale a tensor: value = scale · (code − zero_point). Rounding is half to even, as ONNX QuantizeLinear does. Simulation,
+trials and emission all call these functions, so they cannot disagree on a code.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from infoq_onnx.schema import Quantizer
+
+FloatArray = npt.NDArray[np.floating]
+
+
+def weight_code_limits(bits: int) -> tuple[int, int]:
+    """Smallest and largest weight code at a bit-width.
+
+    Below 8 bits all 2^bits codes are used: at 2 bits, giving one up would cost a quarter of the grid. At 8 bits −128
+    is left out, as every integer backend expects of a symmetric weight.
+    """
+    return (-127, 127) if bits == 8 else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
+
+
+def per_channel(scales: FloatArray, ndim: int, axis: int) -> FloatArray:
+    """Reshape scales [C] so that they broadcast along `axis` of a weight with `ndim` axes."""
+    shape = [1] * ndim
+    shape[axis] = -1
+    return scales.reshape(shape)
+
+
+def quantize_weight(weight: FloatArray, scales: FloatArray, bits: int, axis: int) -> npt.NDArray[np.int8]:
+    """Nearest codes of a weight.
+
+    Parameters
+    ----------
+    weight : float array, any shape
+    scales : float32 array [C], C = weight.shape[axis]
+    bits : 2 … 8
+    axis : the output-channel axis
+
+    Returns
+    -------
+    int8 array of weight's shape
+    """
+    low, high = weight_code_limits(bits)
+    ratio = weight.astype(np.float64) / per_channel(scales.astype(np.float64), weight.ndim, axis)
+    return np.clip(np.rint(ratio), low, high).astype(np.int8)
+
+
+def dequantize_weight(codes: npt.NDArray[np.int8], scales: FloatArray, axis: int) -> npt.NDArray[np.float32]:
+    """Values of weight codes, in float32 as DequantizeLinear computes them."""
+    return codes.astype(np.float32) * per_channel(scales.astype(np.float32), codes.ndim, axis)
+
+
+def bias_scales(input_scale: float, weight_scales: FloatArray) -> npt.NDArray[np.float32]:
+    """Scales [C] of a bias: integer kernels add it to the int32 sum of products, so it is in units of their scale."""
+    return np.float32(input_scale) * weight_scales.astype(np.float32)
+
+
+def quantize_bias(bias: FloatArray, scales: FloatArray) -> npt.NDArray[np.int32]:
+    """Nearest int32 codes of a bias [C] under `bias_scales`."""
+    limits = np.iinfo(np.int32)
+    return np.clip(np.rint(bias.astype(np.float64) / scales), limits.min, limits.max).astype(np.int32)
+
+
+def dequantize_bias(codes: npt.NDArray[np.int32], scales: FloatArray) -> npt.NDArray[np.float32]:
+    """Values of bias codes, in float32 as DequantizeLinear computes them."""
+    return codes.astype(np.float32) * scales.astype(np.float32)
+
+
+def quantize_activation(values: FloatArray, quantizer: Quantizer) -> npt.NDArray[np.uint8]:
+    """Codes of activation values under QuantizeLinear (float32 division, half to even) and a Clip to 2^bits − 1."""
+    ratio = np.rint(values.astype(np.float32) / np.float32(quantizer.scale))
+    return np.clip(ratio + quantizer.zero_point, 0, (1 << quantizer.bits) - 1).astype(np.uint8)
+
+
+def dequantize_activation(codes: npt.NDArray[np.uint8], quantizer: Quantizer) -> npt.NDArray[np.float32]:
+    """Values of activation codes."""
+    return (codes.astype(np.float32) - np.float32(quantizer.zero_point)) * np.float32(quantizer.scale)

@@ -1,0 +1,70 @@
+"""Every grid of a network, at every bit-width, and its file: `ranges.npz` of an analysis."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from infoq_onnx.errors import AnalysisError
+from infoq_onnx.files import write_bytes
+from infoq_onnx.schema import Quantizer
+
+
+@dataclass(frozen=True)
+class GridTable:
+    """Grids found from the float model; each bit-width has its own, none is derived from the 8-bit one."""
+
+    activations: dict[str, dict[int, Quantizer]]
+    """Tensor → bits → quantizer."""
+    weights: dict[str, dict[int, npt.NDArray[np.float32]]]
+    """Layer → bits → scales [C]."""
+
+
+def save_table(table: GridTable, path: Path) -> None:
+    """Write a table; the same table gives the same bytes."""
+    arrays: dict[str, npt.NDArray[np.generic]] = {
+        "tensors": np.array(list(table.activations), dtype=np.str_),
+        "layers": np.array(list(table.weights), dtype=np.str_),
+    }
+    # one row a quantizer: index of the tensor, bits, scale, zero point; every value is exact in float64
+    rows = [
+        (index, quantizer.bits, quantizer.scale, quantizer.zero_point)
+        for index, grids in enumerate(table.activations.values())
+        for quantizer in grids.values()
+    ]
+    arrays["activations"] = np.array(rows, dtype=np.float64).reshape(-1, 4)
+    for index, scales in enumerate(table.weights.values()):
+        for bits, values in scales.items():
+            arrays[f"weight_{index}_{bits}"] = values
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    write_bytes(path, buffer.getvalue())
+
+
+def load_table(path: Path) -> GridTable:
+    """Read a table.
+
+    Raises
+    ------
+    AnalysisError
+        The file is missing or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            tensors, layers = [str(t) for t in arrays["tensors"]], [str(n) for n in arrays["layers"]]
+            activations: dict[str, dict[int, Quantizer]] = {tensor: {} for tensor in tensors}
+            for index, bits, scale, zero_point in arrays["activations"]:
+                activations[tensors[int(index)]][int(bits)] = Quantizer(int(bits), float(scale), int(zero_point))
+            weights: dict[str, dict[int, npt.NDArray[np.float32]]] = {layer: {} for layer in layers}
+            for name in arrays.files:
+                if name.startswith("weight_"):
+                    _, index, bits = name.split("_")
+                    weights[layers[int(index)]][int(bits)] = arrays[name]
+    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
+        raise AnalysisError(f"{path} is missing or damaged ({error}); run analyze again") from error
+    return GridTable(activations, weights)

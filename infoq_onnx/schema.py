@@ -1,0 +1,345 @@
+"""The vocabulary: frozen dataclasses that every stage shares, and their JSON form.
+
+Nothing here computes. Tensors are named as in the normalised graph; shapes are those of one image (no batch axis);
+sizes are in elements, MACs are multiply-accumulates for one image.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+SCHEMA_VERSION = 1
+
+BITS: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8)
+"""The bit-widths the method knows. 8 is the baseline."""
+
+BASELINE_BITS = 8
+
+Kind = Literal["weight", "activation"]
+
+
+# --------------------------------------------------------------------------------------------------------------- network
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A quantizable node: Conv, ConvTranspose, Gemm, MatMul with a constant side, or MatMul of two activations."""
+
+    name: str
+    op_type: str
+    groups: tuple[str, ...]
+    """The activation groups (tensor names) that feed it: one, or two for a MatMul of two activations."""
+    weight: str | None
+    """Its weight initializer; None for a MatMul of two activations."""
+    weight_shape: tuple[int, ...]
+    channel_axis: int | None
+    """Axis of the weight that counts output channels: one scale for each index along it."""
+    bias: str | None
+    output: str
+    """The tensor the node writes."""
+    observed: str
+    """Where the layer's effect is observed: its output after the activation function (and residual Add) behind it."""
+    output_shape: tuple[int, ...]
+    parameters: int
+    """Weight elements; biases are not counted (they stay in float or int32)."""
+    macs: int
+
+
+@dataclass(frozen=True)
+class ActivationGroup:
+    """The layers fed by one tensor. They share one activation quantizer, hence one bit-width."""
+
+    name: str
+    """The tensor."""
+    layers: tuple[str, ...]
+    shape: tuple[int, ...]
+    elements: int
+
+
+@dataclass(frozen=True)
+class SkippedNode:
+    """A node that has weights or multiplies, and that is left in float, with the reason."""
+
+    name: str
+    op_type: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Network:
+    """What there is to quantize in a normalised graph, in topological order."""
+
+    input: str
+    input_shape: tuple[int, ...]
+    output: str
+    classes: int
+    batch: int | None
+    """The batch size the graph is fixed to; None when it is free."""
+    opset: int
+    layers: tuple[Layer, ...]
+    groups: tuple[ActivationGroup, ...]
+    skipped: tuple[SkippedNode, ...]
+
+
+# --------------------------------------------------------------------------------------------------------- quantization
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """An asymmetric unsigned per-tensor grid: codes 0 … 2^bits − 1, value = scale · (code − zero_point)."""
+
+    bits: int
+    scale: float
+    """Exactly representable in float32: the emitted graph stores it so."""
+    zero_point: int
+
+
+# ------------------------------------------------------------------------------------------------------------- analysis
+
+
+@dataclass(frozen=True)
+class Delta:
+    """How one observer's mutual information differs between a trial and the baseline, in nats."""
+
+    xl: float
+    """SMI(X_E; L) of the baseline minus that of the trial."""
+    xl_se: float
+    """Standard error of `xl` over the projections (paired)."""
+    ly: float
+    """SMI(L; Y) of the baseline minus that of the trial."""
+    ly_se: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The baseline with one layer's weights, or one group's activations, at `bits` bits."""
+
+    unit: str
+    """Layer name (weights) or group name (activations)."""
+    kind: Kind
+    bits: int
+    top1_drop: float
+    """Share of images classified right by the baseline minus that of the trial."""
+    kl: float
+    """Mean over images of KL(softmax of the baseline's logits ‖ softmax of the trial's), in nats."""
+    deltas: dict[str, Delta]
+    """By observed tensor; only observers that the unit can reach."""
+
+
+@dataclass(frozen=True)
+class Observer:
+    """A tensor at which trials are compared with the baseline, with its standing as a measure of harm."""
+
+    tensor: str
+    baseline_xl: float
+    baseline_ly: float
+    correlation_xl: float | None
+    """Pearson r of |ΔSMI(X;L)| against the top-1 drop of low-bit trials; None with too few trials to tell."""
+    correlation_ly: float | None
+    trials: int
+    """Trials the correlations rest on."""
+    selected_xl: bool
+    selected_ly: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """How much worse the network is with one unit at `bits` bits; 0 at 8 bits."""
+
+    unit: str
+    kind: Kind
+    bits: int
+    value: float
+    se: float
+    """Standard error, in the units of `value`."""
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """The model an analysis was made of."""
+
+    path: str
+    sha256: str
+    float_top1: float | None
+    """Accuracy of the float model on the calibration images; None without labels."""
+    baseline_top1: float | None
+    """The same for the 8/8 baseline."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image file becomes a tensor. Resizing is skipped when the image has the model's size already."""
+
+    name: str
+    """The preset it came from, or "custom"."""
+    resize: int | None
+    """Short side in pixels before the crop; None: no resizing."""
+    crop: bool
+    """Take the centre crop of the model's size."""
+    scale: float
+    """Divide the 0…255 values by this …"""
+    mean: tuple[float, ...]
+    """… subtract this per channel …"""
+    std: tuple[float, ...]
+    """… and divide by this per channel."""
+    color: Literal["RGB", "BGR", "L"]
+    layout: Literal["NCHW", "NHWC"]
+
+
+@dataclass(frozen=True)
+class CalibrationRef:
+    """The images an analysis was made with."""
+
+    path: str
+    classes_path: str | None
+    sha256: str
+    """Of the chosen samples' bytes and labels, in order."""
+    samples: int
+    labels: Literal["true", "predicted"]
+    """"predicted": no labels were given, the float model's argmax stands in for Y."""
+    preprocessing: Preprocessing
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """What decides the numbers of an analysis, besides the model and the images."""
+
+    samples: int
+    seed: int
+    projections: int
+    neighbours: int
+    bits: tuple[int, ...]
+    encoder: str
+    """"pca", "self", "dinov2", or the path of an ONNX file."""
+    threshold: float
+    """Correlation above which an observer is kept (the paper's 0.70)."""
+    one_over_b: bool
+    """The 1/b factor of Eq. 4."""
+    debias: bool
+    """Use max(0, |Δ| − σ) for |Δ|."""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Everything `analyze` found out; `allocate` needs nothing else but the model and ranges.npz."""
+
+    schema: int
+    versions: dict[str, str]
+    model: ModelRef
+    calibration: CalibrationRef
+    settings: SweepSettings
+    network: Network
+    observers: tuple[Observer, ...]
+    trials: tuple[Trial, ...]
+    scores: dict[str, tuple[Score, ...]]
+    """By criterion."""
+
+
+# ----------------------------------------------------------------------------------------------------------- allocation
+
+
+@dataclass(frozen=True)
+class Bound:
+    """One upper (compression: lower) limit on an allocation."""
+
+    metric: Literal["bitops", "size", "compression", "avg_weight_bits", "avg_act_bits"]
+    limit: float
+    text: str
+    """As the user wrote it, e.g. "uniform:3/3"."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What an allocation costs, counted exactly."""
+
+    bitops: int
+    """Σ MACs · b_w · b_a for one image (b_a · b_a' for a MatMul of two activations)."""
+    weight_bytes: float
+    """Σ parameters · b_w / 8."""
+    compression: float
+    """32 · Σ parameters / Σ parameters · b_w."""
+    avg_weight_bits: float
+    """Mean of b_w weighted by parameters."""
+    avg_act_bits: float
+    """Mean of b_a weighted by the elements of each group's tensor."""
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """b_w for every layer with weights and b_a for every group: the lock file of a compression."""
+
+    schema: int
+    model_sha256: str
+    analysis_sha256: str
+    criterion: str
+    alpha: float
+    bounds: tuple[Bound, ...]
+    pins: tuple[str, ...]
+    weight_bits: dict[str, int]
+    activation_bits: dict[str, int]
+    costs: Costs
+    score: float
+    optimal: bool
+    """The solver proved that no allocation scores lower within the bounds; False for a uniform one."""
+
+
+# ----------------------------------------------------------------------------------------------------------------- JSON
+
+T = TypeVar("T")
+
+
+def to_json(value: Any) -> str:
+    """Serialise a dataclass as JSON: sorted keys, one-space indent, a final newline; the same value, the same bytes."""
+    return json.dumps(dataclasses.asdict(value), sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def from_json(cls: type[T], text: str) -> T:
+    """Rebuild a dataclass from `to_json`'s text.
+
+    Raises
+    ------
+    ValueError
+        Not JSON, or not of this class: the message names the field.
+    """
+    return typing.cast(T, _build(cls, json.loads(text), cls.__name__))
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        if not isinstance(value, dict):
+            raise ValueError(f"{where}: expected an object, found {type(value).__name__}")
+        hints = typing.get_type_hints(kind)
+        names = {f.name for f in dataclasses.fields(kind)}
+        if unknown := sorted(set(value) - names):
+            raise ValueError(f"{where}: unknown field {unknown[0]!r}")
+        if missing := sorted(names - set(value)):
+            raise ValueError(f"{where}: field {missing[0]!r} is missing")
+        return kind(**{name: _build(hints[name], value[name], f"{where}.{name}") for name in sorted(names)})
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _build(next(a for a in args if a is not type(None)), value, where)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise ValueError(f"{where}: expected a list, found {type(value).__name__}")
+        return tuple(_build(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ValueError(f"{where}: expected an object, found {type(value).__name__}")
+        return {key: _build(args[1], item, f"{where}[{key!r}]") for key, item in value.items()}
+    if origin is Literal:
+        if value not in args:
+            raise ValueError(f"{where}: expected one of {', '.join(map(str, args))}, found {value!r}")
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ValueError(f"{where}: expected {kind.__name__}, found {type(value).__name__}")
+    return value

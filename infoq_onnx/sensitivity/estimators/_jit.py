@@ -1,0 +1,37 @@
+"""How kernels are compiled: at their first call, parallel over projections, kept on disk where that is possible."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from numba import njit
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# numba's workqueue threading layer, the only one on some machines, ends the process when two Python threads enter
+# parallel kernels at once. A kernel uses every core by itself, so nothing is lost by taking turns.
+_TURN = threading.Lock()
+
+
+def compiled(function: F, *, parallel: bool = False) -> F:
+    """Compile `function` with numba when it is first called; it then runs without the interpreter lock."""
+    try:
+        return cast(F, njit(nogil=True, parallel=parallel, cache=True)(function))
+    except RuntimeError:
+        # numba found no folder it may write machine code to (read-only install, no home): compile in every process
+        return cast(F, njit(nogil=True, parallel=parallel)(function))
+
+
+def compiled_parallel(function: F) -> F:
+    """Compile `function`, whose `prange` loop runs on numba's threads, and let one caller in at a time."""
+    kernel = compiled(function, parallel=True)
+
+    @functools.wraps(function)
+    def in_turn(*arguments: Any) -> Any:
+        with _TURN:
+            return kernel(*arguments)
+
+    return cast(F, in_turn)

@@ -1,0 +1,176 @@
+"""The compiled kernels behind KSG and Ross: sorted arrays in, one estimate a projection out.
+
+They share a file because numba's cache notices changes only in the file of the kernel it caches: a helper edited
+elsewhere would leave stale machine code behind.
+
+A *radius* below is the largest float under the distance to the k-th neighbour, so that `<= radius` is the strict
+`< distance` of the papers, and ties at distance 0 still count each other, as in scikit-learn. Distances are always
+differences of two values, never compared as `value ± radius`: that sum may round onto the boundary point.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import prange
+from numpy.typing import NDArray
+
+from infoq_onnx.sensitivity.estimators._jit import compiled, compiled_parallel
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+
+@compiled
+def _count_within(values: FloatArray, at: int, low: int, high: int, radius: float) -> int:
+    """Count the entries of sorted `values[low:high]` within `radius` of `values[at]`, itself included."""
+    value = values[at]
+    first, stop = low, at
+    while first < stop:
+        middle = (first + stop) >> 1
+        if value - values[middle] <= radius:
+            stop = middle
+        else:
+            first = middle + 1
+    last, stop = at, high - 1
+    while last < stop:
+        middle = (last + stop + 1) >> 1
+        if values[middle] - value <= radius:
+            last = middle
+        else:
+            stop = middle - 1
+    return last - first + 1
+
+
+@compiled
+def _scan(
+    xs: FloatArray, ys: FloatArray, x: float, y: float, start: int, stop: int, step: int, nearest: FloatArray
+) -> None:
+    """Take the points `start`, `start + step`, … before `stop` into `nearest`, the sorted k smallest distances.
+
+    The points lie ever farther from `y`, so the scan ends at the first that is too far in y alone.
+    """
+    last = nearest.size - 1
+    for point in range(start, stop, step):
+        distance_y = abs(ys[point] - y)
+        if distance_y >= nearest[last]:
+            break
+        distance = max(abs(xs[point] - x), distance_y)
+        if distance < nearest[last]:
+            slot = last
+            while slot > 0 and nearest[slot - 1] > distance:
+                nearest[slot] = nearest[slot - 1]
+                slot -= 1
+            nearest[slot] = distance
+
+
+@compiled
+def _ksg(
+    x_sorted: FloatArray, x_rank: IntArray, y: FloatArray, y_order: IntArray, k: int, psi: FloatArray, width: int
+) -> float:
+    """KSG-1 of one projection pair, by strips: `width` points adjacent in x each, sorted by y inside.
+
+    A point's neighbours lie in few strips, and near its own height in each; a strip's cursor only climbs, since the
+    points that ask come in the order of their y.
+    """
+    n = y.size
+    if x_sorted[0] == x_sorted[n - 1] or y[y_order[0]] == y[y_order[n - 1]]:
+        return 0.0
+    strips = (n + width - 1) // width
+    cursor = np.empty(strips, np.int64)
+    for strip in range(strips):
+        cursor[strip] = strip * width
+    y_sorted = np.empty(n)
+    xs, ys = np.empty(n), np.empty(n)
+    x_ranks, y_ranks = np.empty(n, np.int64), np.empty(n, np.int64)
+    for rank in range(n):
+        sample = y_order[rank]
+        y_sorted[rank] = y[sample]
+        strip = x_rank[sample] // width
+        point = cursor[strip]
+        cursor[strip] += 1
+        xs[point], ys[point] = x_sorted[x_rank[sample]], y[sample]
+        x_ranks[point], y_ranks[point] = x_rank[sample], rank
+
+    nearest = np.empty(k)
+    total = 0.0
+    for home in range(strips):
+        for strip in range(strips):
+            cursor[strip] = strip * width
+        home_start, home_stop = home * width, min(n, (home + 1) * width)
+        for point in range(home_start, home_stop):
+            x_i, y_i = xs[point], ys[point]
+            nearest[:] = np.inf
+            _scan(xs, ys, x_i, y_i, point + 1, home_stop, 1, nearest)
+            _scan(xs, ys, x_i, y_i, point - 1, home_start - 1, -1, nearest)
+            # low … high becomes the range of x ranks that may lie within the k-th distance
+            low, high = home_start, home_stop
+            for step in (-1, 1):
+                strip = home + step
+                while 0 <= strip < strips:
+                    start, stop = strip * width, min(n, (strip + 1) * width)
+                    gap = x_i - x_sorted[stop - 1] if step < 0 else x_sorted[start] - x_i
+                    if gap > nearest[k - 1]:
+                        break
+                    low, high = min(low, start), max(high, stop)
+                    middle = cursor[strip]
+                    while middle < stop and ys[middle] < y_i:
+                        middle += 1
+                    cursor[strip] = middle
+                    _scan(xs, ys, x_i, y_i, middle, stop, 1, nearest)
+                    _scan(xs, ys, x_i, y_i, middle - 1, start - 1, -1, nearest)
+                    strip += step
+            radius = np.nextafter(nearest[k - 1], 0.0)
+            total += psi[_count_within(x_sorted, x_ranks[point], low, high, radius)]
+            total += psi[_count_within(y_sorted, y_ranks[point], 0, n, radius)]
+    information: float = psi[k] + psi[n] - total / n
+    return information
+
+
+@compiled_parallel
+def ksg_kernel(
+    x_sorted: FloatArray, x_rank: IntArray, y: FloatArray, y_order: IntArray, k: int, psi: FloatArray, width: int
+) -> FloatArray:
+    """Run `_ksg` on every row of arrays [m, n]; each row is summed by one thread, in one order."""
+    estimates = np.empty(y.shape[0])
+    for row in prange(y.shape[0]):
+        estimates[row] = _ksg(x_sorted[row], x_rank[row], y[row], y_order[row], k, psi, width)
+    return estimates
+
+
+@compiled
+def _ross(
+    x_sorted: FloatArray, x_order: IntArray, codes: IntArray, starts: IntArray, ks: IntArray, psi: FloatArray
+) -> float:
+    """⟨ψ(m_i)⟩ of one projection: samples within the distance to the k-th neighbour of one's own class."""
+    n = x_sorted.size
+    cursor = starts[:-1].copy()
+    members, ranks = np.empty(n), np.empty(n, np.int64)
+    for rank in range(n):
+        code = codes[x_order[rank]]
+        members[cursor[code]] = x_sorted[rank]
+        ranks[cursor[code]] = rank
+        cursor[code] += 1
+
+    total = 0.0
+    for code in range(ks.size):
+        k, stop = ks[code], starts[code + 1]
+        # the k nearest classmates and the sample itself are adjacent: slide that window along with the sample
+        left = starts[code]
+        for member in range(starts[code], stop):
+            x_i = members[member]
+            while left + k + 1 < stop and members[left + k + 1] - x_i < x_i - members[left]:
+                left += 1
+            distance = max(x_i - members[left], members[left + k] - x_i)
+            total += psi[_count_within(x_sorted, ranks[member], 0, n, np.nextafter(distance, 0.0))]
+    return total / n
+
+
+@compiled_parallel
+def ross_kernel(
+    x_sorted: FloatArray, x_order: IntArray, codes: IntArray, starts: IntArray, ks: IntArray, psi: FloatArray
+) -> FloatArray:
+    """Run `_ross` on every row of arrays [m, n]; each row is summed by one thread, in one order."""
+    means = np.empty(x_sorted.shape[0])
+    for row in prange(x_sorted.shape[0]):
+        means[row] = _ross(x_sorted[row], x_order[row], codes, starts, ks, psi)
+    return means

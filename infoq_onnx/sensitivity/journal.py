@@ -1,0 +1,118 @@
+"""The journal of a sweep: one line a finished trial, on disk before the next begins.
+
+A killed run leaves whole lines and perhaps one torn one; a new run with the same settings reads the whole ones, drops
+the torn one, and does only what is missing. The first line names what the trials belong to, so that a journal of other
+images or settings is never mixed in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from infoq_onnx.errors import AnalysisError, OutputError
+from infoq_onnx.schema import Trial, from_json
+
+Key = tuple[str, str, int, str]
+"""(unit, kind, bits, stage)"""
+
+
+class Journal:
+    """Finished trials of one sweep, by key. Use `open_journal`."""
+
+    def __init__(self, path: Path, trials: dict[Key, Trial]) -> None:
+        self._path = path
+        self.trials = trials
+
+    def add(self, stage: str, trials: Iterable[Trial]) -> None:
+        """Append trials and force them to disk.
+
+        Raises
+        ------
+        OutputError
+            The disk is full or the folder is gone.
+        """
+        trials = list(trials)
+        lines = [json.dumps({"stage": stage, "trial": dataclasses.asdict(trial)}, sort_keys=True) for trial in trials]
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write("".join(line + "\n" for line in lines))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise OutputError(
+                f"cannot write {self._path}: {error.strerror}; the trials so far are kept, run analyze again to go on"
+            ) from error
+        self.trials.update({(trial.unit, trial.kind, trial.bits, stage): trial for trial in trials})
+
+
+def open_journal(path: Path, fingerprint: str) -> Journal:
+    """Read a journal, or start one.
+
+    Parameters
+    ----------
+    path : the file
+    fingerprint : hash of everything that decides the trials; a journal with another one is started anew
+    """
+    trials: dict[Key, Trial] = {}
+    head = json.dumps({"fingerprint": fingerprint})
+    whole = 0
+    if path.exists():
+        lines = path.read_bytes().split(b"\n")
+        # what follows the last newline is a torn line, or empty
+        if lines[:-1] and lines[0].decode(errors="replace") == head:
+            whole = len(lines[0]) + 1
+            for line in lines[1:-1]:
+                try:
+                    record = json.loads(line)
+                    trial = from_json(Trial, json.dumps(record["trial"]))
+                except (ValueError, KeyError, TypeError):
+                    break
+                trials[trial.unit, trial.kind, trial.bits, record["stage"]] = trial
+                whole += len(line) + 1
+    try:
+        if whole:
+            os.truncate(path, whole)
+        else:
+            path.write_text(head + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}; choose another folder with -o") from error
+    return Journal(path, trials)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold an analysis folder for this process.
+
+    Raises
+    ------
+    AnalysisError
+        Another process holds it; its process id is named.
+    OutputError
+        The folder cannot be written.
+    """
+    path = folder / ".lock"
+    try:
+        file = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write in {folder}: {error.strerror}; choose another folder with -o") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise AnalysisError(
+                f"{folder} is in use by process {holder}; wait for it, stop it, or choose another folder with -o"
+            ) from error
+        # the kernel drops the lock with the process, so a killed run leaves nothing to clean up
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+        path.unlink(missing_ok=True)

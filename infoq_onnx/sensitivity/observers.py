@@ -1,0 +1,93 @@
+"""Which tensors tell harm: candidates, and their selection by correlation with the accuracy drop (InfoQ §3).
+
+A candidate is kept as an observer of SMI(X;L), or of SMI(L;Y), when over the low-bit trials of the units in front of
+it |ΔSMI| and the drop of top-1 accuracy have a Pearson correlation above the threshold (0.70 in the paper).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from infoq_onnx.graph.graph import Graph
+from infoq_onnx.schema import Network, Observer, Trial
+
+SELECTION_BITS = (2, 3, 4)
+"""Widths whose trials enter the correlation: higher ones move neither accuracy nor information."""
+MIN_TRIALS = 8
+"""Fewer points say nothing about a correlation."""
+
+
+def candidates(graph: Graph, network: Network) -> tuple[str, ...]:
+    """Tensors worth observing, in topological order: every layer's output (after its activation function and residual
+    Add), what the last layer reads (the pooled features), and the logits."""
+    tensors = {layer.observed for layer in network.layers}
+    tensors |= {network.layers[-1].groups[0], network.output}
+    order = {tensor: index for index, node in enumerate(graph.nodes) for tensor in node.output}
+    return tuple(sorted(tensors & order.keys(), key=lambda tensor: order[tensor]))
+
+
+def pearson(x: Sequence[float], y: Sequence[float]) -> float | None:
+    """Pearson's r; None for fewer than MIN_TRIALS points or where one side does not vary."""
+    if len(x) < MIN_TRIALS:
+        return None
+    a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    a, b = a - a.mean(), b - b.mean()
+    norm = np.sqrt((a @ a) * (b @ b))
+    return float(a @ b / norm) if norm > 0 else None
+
+
+def select(
+    tensors: Sequence[str],
+    baseline_xl: Mapping[str, float],
+    baseline_ly: Mapping[str, float],
+    trials: Sequence[Trial],
+    threshold: float,
+    output: str,
+) -> tuple[Observer, ...]:
+    """Judge every candidate and select the observers.
+
+    Parameters
+    ----------
+    tensors : candidates
+    baseline_xl, baseline_ly : SMI of the baseline at each, in nats
+    trials : low-bit trials of weights and activations, pooled
+    threshold : correlation above which a candidate is kept
+    output : the logits; kept for SMI(L;Y) when nothing else is, so that every unit has an observer
+
+    Returns
+    -------
+    tuple of Observer
+        One for each candidate, whether selected or not, with the reason.
+    """
+    correlations = {}
+    for tensor in tensors:
+        seen = [trial for trial in trials if tensor in trial.deltas]
+        drops = [trial.top1_drop for trial in seen]
+        xl = pearson([abs(trial.deltas[tensor].xl) for trial in seen], drops)
+        ly = pearson([abs(trial.deltas[tensor].ly) for trial in seen], drops)
+        correlations[tensor] = (len(seen), xl, ly)
+    none_kept = not any(_kept(r, threshold) for _, *pair in correlations.values() for r in pair)
+    observers = []
+    for tensor in tensors:
+        count, xl, ly = correlations[tensor]
+        fallback = none_kept and tensor == output
+        keep_xl, keep_ly = _kept(xl, threshold), _kept(ly, threshold) or fallback
+        reason = (
+            f"fewer than {MIN_TRIALS} trials in front of it"
+            if count < MIN_TRIALS
+            else "the logits, as no candidate correlates"
+            if fallback
+            else f"r above {threshold:g}"
+            if keep_xl or keep_ly
+            else f"r not above {threshold:g}"
+        )
+        observers.append(
+            Observer(tensor, baseline_xl[tensor], baseline_ly[tensor], xl, ly, count, keep_xl, keep_ly, reason)
+        )
+    return tuple(observers)
+
+
+def _kept(correlation: float | None, threshold: float) -> bool:
+    return correlation is not None and correlation > threshold

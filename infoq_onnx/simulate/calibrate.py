@@ -1,0 +1,88 @@
+"""Grids for a network from calibration data: activation ranges in two passes over the float model, weights at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from infoq_onnx.data.dataset import Dataset
+from infoq_onnx.graph.editing import expose
+from infoq_onnx.graph.graph import Graph
+from infoq_onnx.graph.session import open_session
+from infoq_onnx.quantize.ranges import Histogram, activation_quantizer
+from infoq_onnx.quantize.table import GridTable
+from infoq_onnx.quantize.weights import weight_scales
+from infoq_onnx.schema import BASELINE_BITS, Network, Quantizer
+from infoq_onnx.simulate.batching import batch_size, run_batches
+from infoq_onnx.simulate.insert import Quantizers
+from infoq_onnx.simulate.placement import Placement
+
+Advance = Callable[[int], None]
+
+
+def calibrate(
+    graph: Graph, network: Network, placement: Placement, dataset: Dataset, bits: Sequence[int], advance: Advance
+) -> GridTable:
+    """Find every grid the network may need.
+
+    Parameters
+    ----------
+    graph, network, placement : the normalised float network and where its quantizers stand
+    dataset : calibration data
+    bits : bit-widths wanted besides 8
+    advance : called with the number of images done, twice for each image
+
+    Returns
+    -------
+    GridTable
+        Storage tensors at 8 bits; groups at every width in `bits`; weights at every width in `bits` and 8.
+    """
+    widths = sorted({*bits, BASELINE_BITS})
+    groups = [group.name for group in network.groups]
+    tensors = list(dict.fromkeys([*placement.storage, *groups]))
+    histograms = observe(graph, tensors, dataset, advance)
+    grids: dict[str, dict[int, Quantizer]] = {}
+    for tensor in tensors:
+        wanted = widths if tensor in groups else [BASELINE_BITS]
+        grids[tensor] = {b: activation_quantizer(histograms[tensor], b) for b in wanted}
+    for group in groups:
+        # an inherited tensor has its root's grid at 8 bits, so that nothing is rounded twice
+        grids[group][BASELINE_BITS] = grids[placement.root(group)][BASELINE_BITS]
+    weights = {}
+    for layer in network.layers:
+        if layer.weight is not None and layer.channel_axis is not None:
+            weight = graph.constant(layer.weight)
+            weights[layer.name] = {b: weight_scales(weight, b, layer.channel_axis) for b in widths}
+    return GridTable(grids, weights)
+
+
+def observe(graph: Graph, tensors: Sequence[str], dataset: Dataset, advance: Advance) -> dict[str, Histogram]:
+    """Histogram tensors of the float model over a dataset, whole (no sampling), in two passes: extremes, then counts."""
+    size = batch_size(graph, tensors)
+    inner = [tensor for tensor in tensors if tensor != graph.input]
+    session = open_session(expose(graph.model, inner))
+
+    def passes() -> Iterable[dict[str, np.ndarray]]:
+        for batch, outputs in run_batches(session, graph, inner, dataset, size):
+            advance(len(batch))
+            yield {graph.input: batch, **dict(zip(inner, outputs, strict=True))}
+
+    low = dict.fromkeys(tensors, 0.0)
+    high = dict.fromkeys(tensors, 0.0)
+    for values in passes():
+        for tensor in tensors:
+            low[tensor] = min(low[tensor], float(values[tensor].min()))
+            high[tensor] = max(high[tensor], float(values[tensor].max()))
+    histograms = {tensor: Histogram.empty(low[tensor], high[tensor]) for tensor in tensors}
+    for values in passes():
+        for tensor in tensors:
+            histograms[tensor].add(values[tensor])
+    return histograms
+
+
+def quantizers_of(table: GridTable, placement: Placement, activation_bits: dict[str, int]) -> Quantizers:
+    """Pick the activation quantizers of one configuration from a table."""
+    storage = {tensor: table.activations[tensor][BASELINE_BITS] for tensor in placement.storage}
+    groups = {group: table.activations[group][bits] for group, bits in activation_bits.items()}
+    return Quantizers(storage, groups)

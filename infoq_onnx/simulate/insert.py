@@ -1,0 +1,127 @@
+"""Put quantizers into a graph: QuantizeLinear → Clip → DequantizeLinear at the places that `placement` chose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from infoq_onnx.graph.graph import Graph
+from infoq_onnx.schema import BASELINE_BITS, Network, Quantizer
+from infoq_onnx.simulate.placement import Placement
+
+
+@dataclass(frozen=True)
+class Quantizers:
+    """The activation quantizers of one configuration of the network."""
+
+    storage: dict[str, Quantizer]
+    """By storage tensor, 8 bits each."""
+    groups: dict[str, Quantizer]
+    """By activation group; at 8 bits the same as the storage quantizer of its tensor."""
+
+
+@dataclass(frozen=True)
+class QuantizerNames:
+    """The initializers of one inserted quantizer: feeding others changes its grid."""
+
+    scale: str
+    zero_point: str
+    largest: str
+
+
+def group_names(group: str) -> QuantizerNames:
+    """Names of the initializers of a group's own quantizer, where it has one."""
+    return QuantizerNames(f"{group}/group/scale", f"{group}/group/zero_point", f"{group}/group/largest")
+
+
+def insert_quantizers(
+    graph: Graph, network: Network, placement: Placement, quantizers: Quantizers, *, own_group_quantizers: bool = False
+) -> onnx.ModelProto:
+    """Copy the model with quantizers on its activations.
+
+    Parameters
+    ----------
+    graph : the normalised float graph
+    network, placement : from `find_network` and `place`
+    quantizers : the grids
+    own_group_quantizers : give every group quantizer nodes of its own, named by `group_names`, even where it repeats
+        the storage quantizer (which changes no value): trials feed them other grids
+
+    Returns
+    -------
+    onnx.ModelProto
+        The tensors of `graph` keep their names: under its old name a tensor is what it was *before* its quantizer.
+    """
+    builder = _Builder()
+    seen_as: dict[str, str] = {}
+    for tensor in (*placement.storage, *placement.inherited):
+        direct = tensor in placement.direct
+        if direct:
+            builder.add(tensor, tensor, f"{tensor}/group", quantizers.groups[tensor], clip=own_group_quantizers)
+            seen_as[tensor] = f"{tensor}/group/dequantized"
+        else:
+            root = placement.root(tensor)
+            builder.add(tensor, tensor, f"{tensor}/storage", quantizers.storage[root], shared=f"{root}/storage")
+            seen_as[tensor] = f"{tensor}/storage/dequantized"
+    group_seen_as = {name: seen_as[name] for name in quantizers.groups}
+    for name, quantizer in quantizers.groups.items():
+        if name not in placement.direct and (own_group_quantizers or quantizer.bits < BASELINE_BITS):
+            builder.add(name, seen_as[name], f"{name}/group", quantizer, clip=own_group_quantizers)
+            group_seen_as[name] = f"{name}/group/dequantized"
+
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.model)
+    del model.graph.node[:]
+    layers = {layer.name: layer for layer in network.layers}
+    model.graph.node.extend(builder.nodes_of.get(graph.input, []))
+    for original in graph.nodes:
+        node = onnx.NodeProto()
+        node.CopyFrom(original)
+        layer = layers.get(node.name)
+        for index, tensor in enumerate(node.input):
+            if layer is not None and tensor in layer.groups:
+                node.input[index] = group_seen_as[tensor]
+            elif tensor in seen_as:
+                node.input[index] = seen_as[tensor]
+        model.graph.node.append(node)
+        for output in node.output:
+            model.graph.node.extend(builder.nodes_of.get(output, []))
+    model.graph.initializer.extend(builder.initializers.values())
+    return model
+
+
+class _Builder:
+    """Collects the nodes and initializers to be inserted behind each tensor."""
+
+    def __init__(self) -> None:
+        self.nodes_of: dict[str, list[onnx.NodeProto]] = {}
+        self.initializers: dict[str, onnx.TensorProto] = {}
+
+    def add(
+        self, behind: str, source: str, prefix: str, quantizer: Quantizer, *, clip: bool = False, shared: str = ""
+    ) -> None:
+        """Quantize `source` under names that start with `prefix`; grid constants are named after `shared`."""
+        constants = shared or prefix
+        scale = self._constant(f"{constants}/scale", np.float32(quantizer.scale))
+        zero_point = self._constant(f"{constants}/zero_point", np.uint8(quantizer.zero_point))
+        codes = f"{prefix}/codes"
+        nodes = self.nodes_of.setdefault(behind, [])
+        nodes.append(_node("QuantizeLinear", [source, scale, zero_point], codes))
+        if clip or quantizer.bits < BASELINE_BITS:
+            # uint8 saturates at 255 by itself; fewer bits need the Clip, which stays on the integer path
+            smallest = self._constant("quantizer/smallest", np.uint8(0))
+            largest = self._constant(f"{constants}/largest", np.uint8((1 << quantizer.bits) - 1))
+            nodes.append(_node("Clip", [codes, smallest, largest], f"{prefix}/clipped"))
+            codes = f"{prefix}/clipped"
+        nodes.append(_node("DequantizeLinear", [codes, scale, zero_point], f"{prefix}/dequantized"))
+
+    def _constant(self, name: str, value: np.generic) -> str:
+        self.initializers[name] = numpy_helper.from_array(np.asarray(value), name)
+        return name
+
+
+def _node(op_type: str, inputs: list[str], output: str) -> onnx.NodeProto:
+    return helper.make_node(op_type, inputs, [output], name=output)

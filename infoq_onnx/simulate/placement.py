@@ -1,0 +1,163 @@
+"""Where quantizers stand in a graph.
+
+Two kinds of quantizer exist. A *storage* quantizer (always 8 bits) stands on every tensor that has to be uint8 for its
+neighbours to run as integer kernels. A *group* quantizer (2 to 8 bits, what the allocation decides) stands in front of
+the layers of one activation group.
+
+Storage tensors are, in topological order:
+
+a. the input of every layer;
+b. the output of every convolution, since onnxruntime only builds a QLinearConv between two quantizers. A Relu or Clip
+   behind the convolution is absorbed: the quantizer stands after it and clips in its place. Gemm and MatMul need none,
+   because their integer kernels may write float;
+c. the output of every operator with an integer kernel whose inputs are all quantized (residual Add, pooling, Concat …).
+
+An operator that only moves values (Reshape, MaxPool, Slice …) keeps the grid of its input: its output *inherits* the
+input's quantizer and nothing is rounded twice.
+
+Where the layers of a group are the only readers of their tensor, the group quantizer takes the storage quantizer's
+place (the group is *direct*). Elsewhere, as where a shortcut reads the same tensor, the tensor is stored at 8 bits and
+only the layers see it requantized, so that low-bit inputs do not wear down the residual stream.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from infoq_onnx.graph.graph import Graph
+from infoq_onnx.schema import Network
+
+_KEEPS_GRID = frozenset(
+    "DepthToSpace Expand Flatten Gather MaxPool Reshape Slice SpaceToDepth Split Squeeze Tile Transpose Unsqueeze".split()
+)
+_INTEGER = frozenset("Add AveragePool Concat GlobalAveragePool LeakyRelu Mul Sigmoid Softmax".split())
+"""Operators with an integer kernel in onnxruntime whose output has a grid of its own."""
+_CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
+_SHAPE_READERS = frozenset({"Shape", "Size"})
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Quantizer positions of one graph. Tensors are named as in the normalised graph."""
+
+    storage: tuple[str, ...]
+    """Tensors with an 8-bit quantizer of their own, in topological order."""
+    inherited: dict[str, str]
+    """Tensor → the storage tensor whose quantizer it keeps."""
+    direct: frozenset[str]
+    """Groups whose quantizer replaces the storage quantizer of their tensor."""
+    absorbed: dict[str, str]
+    """Output of a Relu or Clip behind which a quantizer stands → the tensor in front of it."""
+
+    def root(self, tensor: str) -> str:
+        """Return the storage tensor whose 8-bit quantizer `tensor` has."""
+        return self.inherited.get(tensor, tensor)
+
+
+def place(graph: Graph, network: Network) -> Placement:
+    """Decide where quantizers stand.
+
+    Parameters
+    ----------
+    graph : the normalised graph
+    network : its layers and groups, from `find_network`
+
+    Returns
+    -------
+    Placement
+    """
+    groups = {group.name for group in network.groups}
+    layer_of = {layer.name: layer for layer in network.layers}
+    storage: list[str] = [graph.input] if graph.input in groups else []
+    inherited: dict[str, str] = {}
+    absorbed: dict[str, str] = {}
+    wanted: set[str] = set()
+
+    def quantized(tensor: str) -> bool:
+        return tensor in inherited or tensor in stored
+
+    stored = set(storage)
+    for node in graph.nodes:
+        output = node.output[0]
+        if not _is_activation(graph, output):
+            continue
+        if output in graph.outputs:
+            continue
+        source = node.input[0] if node.input else ""
+        if _keeps_grid(graph, node) and quantized(source):
+            for tensor in node.output:
+                if tensor and tensor not in graph.outputs:
+                    inherited[tensor] = inherited.get(source, source)
+            continue
+        is_convolution = node.op_type in _CONVOLUTIONS and node.name in layer_of
+        if is_convolution or (node.op_type in _INTEGER and all(quantized(tensor) for tensor in node.input if tensor)):
+            wanted.add(_behind_activation(graph, output))
+        if output in groups or output in wanted:
+            storage.append(output)
+            stored.add(output)
+            if _is_absorbable(graph, node) and len(_readers(graph, source)) == 1 and source not in graph.outputs:
+                absorbed[output] = source
+
+    def is_direct(name: str) -> bool:
+        return name in stored and all(
+            reader.name in layer_of and name in layer_of[reader.name].groups for reader in _readers(graph, name)
+        )
+
+    direct = frozenset(name for name in groups if is_direct(name))
+    return Placement(tuple(storage), inherited, direct, absorbed)
+
+
+def _is_activation(graph: Graph, tensor: str) -> bool:
+    return tensor in graph.batched and graph.dtypes[tensor] == np.float32
+
+
+def _readers(graph: Graph, tensor: str) -> list[onnx.NodeProto]:
+    """Nodes that read a tensor's values, not just its shape."""
+    return [node for node in graph.consumers.get(tensor, []) if node.op_type not in _SHAPE_READERS]
+
+
+def _keeps_grid(graph: Graph, node: onnx.NodeProto) -> bool:
+    """Whether every output value is one of the (first) input's values, or 0."""
+    if node.op_type == "Pad":
+        mode = next((a.s for a in node.attribute if a.name == "mode"), b"constant")
+        if mode != b"constant" or len(node.input) < 3 or not node.input[2]:
+            return True
+        return node.input[2] in graph.initializers and not np.any(graph.constant(node.input[2]))
+    if node.op_type == "Gather":
+        return node.input[0] not in graph.initializers
+    return node.op_type in _KEEPS_GRID
+
+
+def _is_absorbable(graph: Graph, node: onnx.NodeProto) -> bool:
+    """Whether a quantizer with zero point 0 may do this node's clipping."""
+    if node.op_type == "Relu":
+        return True
+    if node.op_type != "Clip":
+        return False
+    low, high = clip_bounds(graph, node)
+    return low == 0.0 and high > 0.0
+
+
+def clip_bounds(graph: Graph, node: onnx.NodeProto) -> tuple[float, float]:
+    """Bounds of a Relu or Clip node; NaN where a bound is computed at run time."""
+    if node.op_type == "Relu":
+        return 0.0, float("inf")
+    bounds = []
+    for index, default in ((1, -np.inf), (2, np.inf)):
+        name = node.input[index] if len(node.input) > index else ""
+        if not name:
+            bounds.append(float(default))
+        else:
+            bounds.append(graph.constant(name).item() if name in graph.initializers else float("nan"))
+    return bounds[0], bounds[1]
+
+
+def _behind_activation(graph: Graph, tensor: str) -> str:
+    """Return the output of the Relu or Clip that is the only reader of `tensor`; else `tensor` itself."""
+    readers = _readers(graph, tensor)
+    if len(readers) == 1 and _is_absorbable(graph, readers[0]) and readers[0].output[0] not in graph.outputs:
+        return readers[0].output[0]
+    return tensor

@@ -1,0 +1,105 @@
+"""The whole network at given bit-widths, in float: what every other representation of it is checked against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import numpy_helper
+
+from infoq_onnx.graph.graph import Graph
+from infoq_onnx.quantize.grid import (
+    bias_scales,
+    dequantize_bias,
+    dequantize_weight,
+    quantize_bias,
+    quantize_weight,
+)
+from infoq_onnx.quantize.table import GridTable
+from infoq_onnx.schema import Network
+from infoq_onnx.simulate.calibrate import quantizers_of
+from infoq_onnx.simulate.insert import insert_quantizers
+from infoq_onnx.simulate.placement import Placement
+
+_INTEGER_BIAS = frozenset({"Conv", "Gemm"})
+"""Operators whose integer kernels take an int32 bias."""
+
+
+@dataclass(frozen=True)
+class LayerCodes:
+    """A layer's constants as integers. `scales` are those of its weight, [C]."""
+
+    weight: npt.NDArray[np.int8]
+    scales: npt.NDArray[np.float32]
+    bias: npt.NDArray[np.int32] | None
+    """None where there is none, or where it stays in float."""
+    bias_scales: npt.NDArray[np.float32] | None
+
+
+def layer_codes(
+    graph: Graph,
+    network: Network,
+    table: GridTable,
+    weight_bits: Mapping[str, int],
+    activation_bits: Mapping[str, int],
+) -> dict[str, LayerCodes]:
+    """Nearest codes of every layer's weight and bias, by layer."""
+    codes = {}
+    for layer in network.layers:
+        if layer.weight is None or layer.channel_axis is None:
+            continue
+        bits = weight_bits[layer.name]
+        scales = table.weights[layer.name][bits]
+        weight = quantize_weight(graph.constant(layer.weight), scales, bits, layer.channel_axis)
+        bias = units = None
+        if layer.bias is not None and layer.op_type in _INTEGER_BIAS:
+            group = layer.groups[0]
+            units = bias_scales(table.activations[group][activation_bits[group]].scale, scales)
+            bias = quantize_bias(graph.constant(layer.bias), units)
+        codes[layer.name] = LayerCodes(weight, scales, bias, units)
+    return codes
+
+
+def simulation(
+    graph: Graph,
+    network: Network,
+    placement: Placement,
+    table: GridTable,
+    weight_bits: Mapping[str, int],
+    activation_bits: Mapping[str, int],
+    *,
+    own_group_quantizers: bool = False,
+) -> onnx.ModelProto:
+    """Build the float model that computes what the quantized network computes.
+
+    Weights and biases are float values on their grids; activations pass QuantizeLinear and DequantizeLinear. It is meant to be
+    run without integer kernels (`open_session(..., integer_kernels=False)`).
+
+    Parameters
+    ----------
+    graph, network, placement, table : the network and its grids
+    weight_bits, activation_bits : bits of every layer's weights and of every group
+    own_group_quantizers : see `insert_quantizers`
+    """
+    quantizers = quantizers_of(table, placement, dict(activation_bits))
+    model = insert_quantizers(graph, network, placement, quantizers, own_group_quantizers=own_group_quantizers)
+    codes = layer_codes(graph, network, table, weight_bits, activation_bits)
+    values: dict[str, npt.NDArray[np.float32]] = {}
+    for layer in network.layers:
+        if layer.weight is not None and layer.channel_axis is not None:
+            held = codes[layer.name]
+            values[layer.weight] = dequantize_weight(held.weight, held.scales, layer.channel_axis)
+            if layer.bias is not None and held.bias is not None and held.bias_scales is not None:
+                values[layer.bias] = dequantize_bias(held.bias, held.bias_scales)
+    set_initializers(model, values)
+    return model
+
+
+def set_initializers(model: onnx.ModelProto, values: Mapping[str, npt.NDArray[np.generic]]) -> None:
+    """Replace initializers of a model, in place."""
+    for initializer in model.graph.initializer:
+        if initializer.name in values:
+            initializer.CopyFrom(numpy_helper.from_array(values[initializer.name], initializer.name))

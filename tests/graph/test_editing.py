@@ -1,0 +1,101 @@
+"""Helpers that look into subgraphs."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from infoq_onnx.graph.editing import (
+    add_initializer,
+    consumers_of,
+    fresh_name,
+    initializers_of,
+    reads,
+    rename_uses,
+    set_constant,
+    to_array,
+    uses_of,
+)
+from tests.networks import Builder, mlp
+
+
+def with_loop() -> onnx.ModelProto:
+    """Return a net whose Loop body reads `scale`, `fc_out` and, in a nested If, `deep` from outside."""
+    b = Builder()
+    hidden = b.gemm("x", "fc", 4, 4)
+    end = helper.make_tensor_value_info("inner", TensorProto.FLOAT, None)
+    deep = helper.make_graph([helper.make_node("Add", ["state", "deep"], ["inner"])], "deep", [], [end])
+    nodes = [
+        helper.make_node("Identity", ["go"], ["go_out"]),
+        helper.make_node("If", ["go"], ["changed"], then_branch=deep, else_branch=deep),
+        helper.make_node("Mul", ["changed", "scale"], ["scaled"]),
+        helper.make_node("Add", ["scaled", hidden], ["state_out"]),
+    ]
+    body = helper.make_graph(
+        nodes,
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("state", TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("go_out", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("state_out", TensorProto.FLOAT, None),
+        ],
+    )
+    b.constant("scale", 0.5)
+    b.constant("deep", 1.0)
+    y = b.op("Loop", [b.constant("trips", 2, np.int64), "", "x"], "loop", body=body)
+    return b.model(y, (4,), (4,))
+
+
+def test_reads_what_subgraphs_take_from_outside() -> None:
+    model = with_loop()
+    loop = model.graph.node[1]
+    assert set(reads(loop)) == {"trips", "x", "scale", "deep", "fc_out"}
+    assert [node.name for node in consumers_of(model.graph)["fc_out"]] == ["loop"]
+    assert uses_of(model.graph)["deep"] == 1
+
+
+def test_rename_reaches_nested_subgraphs() -> None:
+    model = with_loop()
+    rename_uses(model.graph, "deep", "deeper")
+    assert "deeper" in reads(model.graph.node[1])
+    assert "deep" not in reads(model.graph.node[1])
+
+
+def test_fresh_names_avoid_every_tensor() -> None:
+    model = with_loop()
+    assert fresh_name(model.graph, "new") == "new"
+    assert fresh_name(model.graph, "x") == "x_2"
+    assert fresh_name(model.graph, "scaled") == "scaled_2"
+    assert add_initializer(model.graph, "deep", np.ones(1, np.float32)) == "deep_2"
+    assert add_initializer(model.graph, "deep", np.ones(1, np.float32)) == "deep_3"
+
+
+def test_set_constant_spares_other_readers() -> None:
+    model = mlp()
+    first, second = model.graph.node[0], model.graph.node[2]
+    second.input[2] = "fc1_b"
+    set_constant(model.graph, first, 2, np.zeros(16, np.float32))
+    constants = initializers_of(model.graph)
+    assert to_array(constants["fc1_b"]).any()
+    assert not to_array(constants[first.input[2]]).any()
+    set_constant(model.graph, second, 2, np.ones(16, np.float32))
+    np.testing.assert_array_equal(to_array(initializers_of(model.graph)["fc1_b"]), np.ones(16))
+
+
+def test_set_constant_in_an_empty_place() -> None:
+    model = mlp()
+    node = model.graph.node[0]
+    del node.input[2]
+    set_constant(model.graph, node, 2, np.ones(16, np.float32), "bias")
+    assert list(node.input) == ["x", "fc1_w", "bias"]
+
+
+def test_initializers_are_stored_raw() -> None:
+    model = mlp()
+    name = add_initializer(model.graph, "codes", np.full(1000, 127, np.int8))
+    assert initializers_of(model.graph)[name].ByteSize() < 1050
