@@ -17,7 +17,7 @@ from infoq_onnx.data.preprocess import AS_IS
 from infoq_onnx.errors import ModelError
 from infoq_onnx.graph.ort import ORT_ERRORS, first_line
 from infoq_onnx.graph.session import open_session
-from infoq_onnx.schema import Preprocessing, from_json
+from infoq_onnx.schema import Evaluation, Preprocessing, from_json
 from infoq_onnx.simulate.batching import padded
 
 PREPROCESSING_KEY = "infoq_onnx.preprocessing"
@@ -92,34 +92,7 @@ def open_classifier(path: Path) -> Classifier:
         preprocessing = None
     if preprocessing == AS_IS:
         preprocessing = None
-    return Classifier(
-        path, session, value.name, tuple(shape), fixed, classes, path.stat().st_size, preprocessing
-    )
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What `evaluate` found. Accuracies are shares of 1."""
-
-    images: int
-    top1: float | None
-    """None without labels."""
-    top1_interval: tuple[float, float] | None
-    """95 % confidence interval of top-1 (Wilson)."""
-    top5: float | None
-    agreement: float | None
-    """Share of images on which the model predicts what the reference predicts; None without a reference."""
-    reference_top1: float | None
-    top1_difference: float | None
-    """Top-1 minus the reference's, on the same images …"""
-    top1_difference_interval: tuple[float, float] | None
-    """… with its 95 % confidence interval from the pairs that differ."""
-    file_bytes: int
-    reference_bytes: int | None
-    latency_ms: float
-    """Median over single-batch runs of the smallest batch the model takes."""
-    reference_latency_ms: float | None
-    latency_batch: int
+    return Classifier(path, session, value.name, tuple(shape), fixed, classes, path.stat().st_size, preprocessing)
 
 
 def wilson(successes: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -158,9 +131,12 @@ def evaluate_model(model: Classifier, dataset: Dataset, reference: Classifier | 
     predictions = logits.argmax(axis=1)
     other = reference.logits(dataset).argmax(axis=1) if reference is not None else None
     labels = dataset.labels
-    right = predictions == labels if labels is not None else None
-    other_right = other == labels if other is not None and labels is not None else None
-    paired = right is not None and other_right is not None
+    right: npt.NDArray[np.bool_] | None = None if labels is None else predictions == labels
+    other_right: npt.NDArray[np.bool_] | None = None if labels is None or other is None else other == labels
+    difference = interval = None
+    if right is not None and other_right is not None:
+        difference = float(right.mean() - other_right.mean())
+        interval = paired_interval(right, other_right)
     latencies = _latencies([m for m in (model, reference) if m is not None], dataset)
     return Evaluation(
         images=len(dataset),
@@ -169,8 +145,8 @@ def evaluate_model(model: Classifier, dataset: Dataset, reference: Classifier | 
         top5=None if labels is None else top_k(logits, labels, 5),
         agreement=None if other is None else float(np.mean(predictions == other)),
         reference_top1=None if other_right is None else float(other_right.mean()),
-        top1_difference=float(right.mean() - other_right.mean()) if paired else None,
-        top1_difference_interval=paired_interval(right, other_right) if paired else None,
+        top1_difference=difference,
+        top1_difference_interval=interval,
         file_bytes=model.file_bytes,
         reference_bytes=None if reference is None else reference.file_bytes,
         latency_ms=latencies[0],
@@ -180,7 +156,7 @@ def evaluate_model(model: Classifier, dataset: Dataset, reference: Classifier | 
 
 
 def top_k(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], k: int) -> float | None:
-    """Share of images whose label is among the k largest logits [N, C]; None for a model with no more than k classes."""
+    """Share of images whose label is among the k largest logits [N, C]; None with no more than k classes."""
     if logits.shape[1] <= k:
         return None
     best = np.argpartition(-logits, k - 1, axis=1)[:, :k]

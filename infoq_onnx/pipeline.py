@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +23,11 @@ from infoq_onnx.data import preprocess
 from infoq_onnx.data.dataset import Dataset, load_dataset
 from infoq_onnx.data.encoders import get_encoder
 from infoq_onnx.data.encoders.onnx_file import encode
+from infoq_onnx.demo import demo_calibration_path, demo_model_path, demo_test_path
 from infoq_onnx.emit.qdq import qdq_model
-from infoq_onnx.emit.verify import Verification, verify
+from infoq_onnx.emit.verify import verify
 from infoq_onnx.errors import AnalysisError, DataError, ModelError, OutputError, SettingsError
-from infoq_onnx.evaluate import PREPROCESSING_KEY, Evaluation, evaluate_model, open_classifier
+from infoq_onnx.evaluate import PREPROCESSING_KEY, evaluate_model, open_classifier
 from infoq_onnx.files import replacing, sha256_of, write_text
 from infoq_onnx.graph.editing import expose
 from infoq_onnx.graph.graph import Graph
@@ -42,11 +44,14 @@ from infoq_onnx.schema import (
     Allocation,
     Analysis,
     Bound,
-    Costs,
+    Compressed,
+    DemoRow,
+    Evaluation,
     ModelRef,
     Network,
     Preprocessing,
     SweepSettings,
+    Verification,
     from_json,
     to_json,
 )
@@ -76,21 +81,6 @@ class PreparedModel:
     graph: Graph
     network: Network
     placement: Placement
-
-
-@dataclass(frozen=True)
-class Compressed:
-    """A finished allocation: what was decided, what was written, and how well the file matches the simulation."""
-
-    allocation: Allocation
-    network: Network
-    before: Costs
-    """Costs of the float model, counted at 32/32."""
-    model_path: Path
-    allocation_path: Path
-    file_bytes: int
-    float_file_bytes: int
-    verification: Verification
 
 
 def prepare(model: Path | str) -> PreparedModel:
@@ -339,7 +329,9 @@ def allocate(
     network = found.network
     bounds = dict(bounds or {})
     if bool(bounds) == (uniform_bits is not None):
-        raise SettingsError("give one or more bounds (such as --bitops 23.04G or --compression 10.66), or --uniform W/A")
+        raise SettingsError(
+            "give one or more bounds (such as --bitops 23.04G or --compression 10.66), or --uniform W/A"
+        )
     prepared = _prepare_again(found, model)
     parsed = tuple(parse_bound(metric, text, network) for metric, text in bounds.items())
     allocation = (
@@ -401,7 +393,12 @@ def emit(
 
 
 def compress(
-    model: Path | str, calib: Path | str, *, bounds: Mapping[Metric, str], output: Path | str | None = None, **options: object
+    model: Path | str,
+    calib: Path | str,
+    *,
+    bounds: Mapping[Metric, str],
+    output: Path | str | None = None,
+    **options: object,
 ) -> Compressed:
     """`analyze` and `allocate` in one call; `options` are those of `analyze`."""
     folder = analyze(model, calib, **options)  # type: ignore[arg-type]
@@ -448,6 +445,37 @@ def evaluate(
     return evaluate_model(classifier, dataset, reference)
 
 
+def demo(output: Path | str | None = None, *, reporter: Reporter | None = None) -> list[DemoRow]:
+    """Run the whole path on the embedded model and images: analyze, then allocate uniform 4/4 and mixed bits that cost
+    the same, then evaluate on images that were not used before.
+
+    Parameters
+    ----------
+    output : folder to keep the files in; None works in a temporary one
+    reporter : receives progress
+    """
+    reporter = reporter or Silent()
+    with contextlib.ExitStack() as stack:
+        if output is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        else:
+            folder = Path(output)
+            try:
+                folder.mkdir(exist_ok=True)
+            except OSError as error:
+                raise OutputError(f"cannot create {folder}: {error.strerror}; choose another folder with -o") from error
+        model = stack.enter_context(demo_model_path())
+        images, test = stack.enter_context(demo_calibration_path()), stack.enter_context(demo_test_path())
+        analysis = analyze(model, images, output=folder / "demo.infoq", reporter=reporter)
+        uniform_model = allocate(analysis, uniform_bits=(4, 4), output=folder / "uniform.onnx")
+        mixed_model = allocate(analysis, bounds={"bitops": "uniform:4/4"}, output=folder / "mixed.onnx")
+        return [
+            DemoRow("float", uniform_model.before, evaluate(model, test)),
+            DemoRow("uniform 4/4", uniform_model.allocation.costs, evaluate(uniform_model.model_path, test)),
+            DemoRow("mixed, same BitOps", mixed_model.allocation.costs, evaluate(mixed_model.model_path, test)),
+        ]
+
+
 def budget_label(bounds: Sequence[Bound], uniform_bits: tuple[int, int] | None, weight_only: bool) -> str:
     """Name a budget in one word that fits a file name, e.g. "bitops-23.04G" or "compression-10.66-w"."""
     if uniform_bits is not None:
@@ -470,9 +498,7 @@ def _check_settings(settings: SweepSettings, bits: Sequence[int]) -> None:
         raise SettingsError(f"--threshold {settings.threshold}: a correlation lies between -1 and 1")
 
 
-def _preprocessing(
-    choice: str | Recipe | Preprocessing | None, input_shape: tuple[int, ...]
-) -> Preprocessing | None:
+def _preprocessing(choice: str | Recipe | Preprocessing | None, input_shape: tuple[int, ...]) -> Preprocessing | None:
     if isinstance(choice, str):
         return preprocess.preset(choice, input_shape)
     return choice(input_shape) if callable(choice) else choice

@@ -11,6 +11,7 @@ import json
 import types
 import typing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 SCHEMA_VERSION = 1
@@ -23,7 +24,7 @@ BASELINE_BITS = 8
 Kind = Literal["weight", "activation"]
 
 
-# --------------------------------------------------------------------------------------------------------------- network
+# -------------------------------------------------------------------------------------------------------------- network
 
 
 @dataclass(frozen=True)
@@ -287,6 +288,74 @@ class Allocation:
     score: float
     optimal: bool
     """The solver proved that no allocation scores lower within the bounds; False for a uniform one."""
+
+
+# -------------------------------------------------------------------------------------------------------------- results
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How far an emitted model is from its simulation, on some images."""
+
+    images: int
+    max_difference: float
+    """Largest absolute difference of a logit, integer kernels against the simulation."""
+    relative_rms: float
+    """Root mean square of the differences over the standard deviation of the simulation's logits."""
+    agreement: float
+    """Share of images with the same top-1 class."""
+    max_difference_unfused: float
+    """The same as `max_difference` with every node computed as written."""
+    relative_rms_unfused: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found. Accuracies are shares of 1."""
+
+    images: int
+    top1: float | None
+    """None without labels."""
+    top1_interval: tuple[float, float] | None
+    """95 % confidence interval of top-1 (Wilson)."""
+    top5: float | None
+    agreement: float | None
+    """Share of images on which the model predicts what the reference predicts; None without a reference."""
+    reference_top1: float | None
+    top1_difference: float | None
+    """Top-1 minus the reference's, on the same images …"""
+    top1_difference_interval: tuple[float, float] | None
+    """… with its 95 % confidence interval from the pairs that differ."""
+    file_bytes: int
+    reference_bytes: int | None
+    latency_ms: float
+    """Median over single-batch runs of the smallest batch the model takes."""
+    reference_latency_ms: float | None
+    latency_batch: int
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A finished allocation: what was decided, what was written, and how well the file matches the simulation."""
+
+    allocation: Allocation
+    network: Network
+    before: Costs
+    """Costs of the float model, counted at 32/32."""
+    model_path: Path
+    allocation_path: Path
+    file_bytes: int
+    float_file_bytes: int
+    verification: Verification
+
+
+@dataclass(frozen=True)
+class DemoRow:
+    """One model of the demo's table."""
+
+    name: str
+    costs: Costs
+    evaluation: Evaluation
 
 
 # ----------------------------------------------------------------------------------------------------------------- JSON

@@ -15,7 +15,7 @@ from infoq_onnx.cli.inspect import inspect
 @click.group(cls=InfoQGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="infoq-onnx", prog_name="infoq-onnx")
 def main() -> None:
-    """Make an exported ONNX classifier small and cheap while it keeps its accuracy.
+    r"""Make an exported ONNX classifier small and cheap while it keeps its accuracy.
 
     \b
     infoq-onnx analyze model.onnx --calib images/     once: how sensitive is each layer, at each bit-width?

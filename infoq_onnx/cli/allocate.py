@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from infoq_onnx.cli.options import BitList, BitPair
 
-METRICS = ("bitops", "size", "compression", "avg_weight_bits", "avg_act_bits")
+if TYPE_CHECKING:
+    from infoq_onnx.allocate.costs import Metric
+
+METRICS: tuple[Metric, ...] = ("bitops", "size", "compression", "avg_weight_bits", "avg_act_bits")
 
 
 @click.command()
 @click.argument("analysis", type=click.Path(path_type=Path), required=False)
-@click.option("--bitops", help="At most this many BitOps an image: 23.04G, or uniform:3/3 for those of all layers at 3/3.")
+@click.option(
+    "--bitops", help="At most this many BitOps an image: 23.04G, or uniform:3/3 for those of all layers at 3/3."
+)
 @click.option("--size", help="At most this many bytes of weights: 1.5MiB, 900KB, or uniform:3.")
 @click.option("--compression", help="Weights at least this many times smaller than in float: 10.66.")
 @click.option("--avg-weight-bits", help="At most this mean of weight bits over all weights: 3.5.")
 @click.option("--avg-act-bits", help="At most this mean of activation bits over all activations: 5.")
 @click.option("--uniform", "uniform_bits", type=BitPair(), help="The same bits everywhere, as a yardstick: 3/8.")
 @click.option("--weight-only", is_flag=True, help="Leave all activations at 8 bits.")
-@click.option("--alpha", type=float, default=1.0, show_default=True, help="Weight of activation scores against weights'.")
+@click.option(
+    "--alpha", type=float, default=1.0, show_default=True, help="Weight of activation scores against weights'."
+)
 @click.option("--criterion", default="infoq", show_default=True, help="Whose scores to use: infoq, kl, …")
 @click.option("--bits", type=BitList(), help="Widths to choose among, as 2,4,8 [all that were analysed].")
 @click.option(
@@ -36,7 +43,7 @@ METRICS = ("bitops", "size", "compression", "avg_weight_bits", "avg_act_bits")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The ONNX to write [MODEL.BUDGET.onnx].")
 @click.option("--json", "as_json", is_flag=True, help="Print the allocation as JSON instead of a table.")
 def allocate(analysis: Path | None, as_json: bool, **options: Any) -> None:
-    """Give every layer its bits within a budget and write the mixed-precision model.
+    r"""Give every layer its bits within a budget and write the mixed-precision model.
 
     ANALYSIS is the folder that analyze made; by default the newest one here. Several bounds hold together.
 
@@ -52,7 +59,7 @@ def allocate(analysis: Path | None, as_json: bool, **options: Any) -> None:
     if analysis is None:
         analysis = pipeline.find_analysis()
         click.echo(f"using the analysis {analysis}", err=True)
-    bounds = {metric: text for metric in METRICS if (text := options.pop(metric)) is not None}
+    bounds: dict[Metric, str] = {metric: text for metric in METRICS if (text := options.pop(metric)) is not None}
     result = pipeline.allocate(analysis, bounds=bounds, **options)
     if as_json:
         click.echo(to_json(result.allocation), nl=False)

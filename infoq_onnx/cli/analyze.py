@@ -35,7 +35,7 @@ from infoq_onnx.cli.options import BitList, data_options, preprocessing_of
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for the analysis [MODEL.infoq].")
 @click.option("--json", "as_json", is_flag=True, help="Print the analysis as JSON instead of a table.")
 def analyze(model: Path, as_json: bool, **options: Any) -> None:
-    """Measure how sensitive every layer of MODEL is at every bit-width.
+    r"""Measure how sensitive every layer of MODEL is at every bit-width.
 
     The result is a folder, MODEL.infoq. Stopped at any time, the same command goes on where it was.
 
@@ -49,7 +49,9 @@ def analyze(model: Path, as_json: bool, **options: Any) -> None:
     from infoq_onnx.schema import to_json
 
     with ConsoleReporter() as reporter:
-        folder = pipeline.analyze(model, options.pop("calib"), preprocessing=preprocessing, reporter=reporter, **options)
+        folder = pipeline.analyze(
+            model, options.pop("calib"), preprocessing=preprocessing, reporter=reporter, **options
+        )
     analysis = pipeline.read_analysis(folder)
     if as_json:
         click.echo(to_json(analysis), nl=False)

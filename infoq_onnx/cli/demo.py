@@ -8,7 +8,9 @@ import click
 
 
 @click.command()
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Keep the files in this folder [a temporary one].")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Keep the files in this folder [a temporary one]."
+)
 def demo(output: Path | None) -> None:
     """Run the whole path, offline, on a small network for handwritten digits that comes with the package."""
     from infoq_onnx import pipeline

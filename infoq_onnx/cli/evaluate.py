@@ -20,7 +20,7 @@ from infoq_onnx.cli.options import data_options, preprocessing_of
 @click.option("--samples", type=click.IntRange(min=1), help="Images to use, at most [all].")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def evaluate(model: Path, as_json: bool, **options: Any) -> None:
-    """Measure MODEL, quantized or not: top-1, top-5, agreement, file size and median latency.
+    r"""Measure MODEL, quantized or not: top-1, top-5, agreement, file size and median latency.
 
     A model that allocate wrote knows its preprocessing; give it for any other.
 

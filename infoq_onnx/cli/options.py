@@ -16,7 +16,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 PRESET_NAMES = ("imagenet", "tf", "cifar10", "none")
 
 
-class BitList(click.ParamType):
+class BitList(click.ParamType[tuple[int, ...]]):
     """Bit-widths, as in `2,3,4,8`."""
 
     name = "bits"
@@ -31,7 +31,7 @@ class BitList(click.ParamType):
             self.fail(f"{value!r} is not a list of bit-widths such as 2,3,4,8", param, ctx)
 
 
-class BitPair(click.ParamType):
+class BitPair(click.ParamType[tuple[int, int]]):
     """Weight and activation bits, as in `3/8`."""
 
     name = "W/A"
@@ -46,7 +46,7 @@ class BitPair(click.ParamType):
         return int(weight), int(activation)
 
 
-class Numbers(click.ParamType):
+class Numbers(click.ParamType[tuple[float, ...]]):
     """Numbers with commas between, as in `0.5,0.5,0.5`."""
 
     name = "numbers"

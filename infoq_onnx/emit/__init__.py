@@ -1,1 +1,3 @@
-"""6 · the mixed-precision model: an ONNX file of standard operators, and the check that it computes what was simulated."""
+"""6 · the mixed-precision model: an ONNX file of standard operators, and the check that it computes what was
+simulated.
+"""

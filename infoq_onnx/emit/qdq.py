@@ -60,6 +60,10 @@ def qdq_model(
     return model
 
 
+Constant = tuple[str | None, npt.NDArray[np.generic], npt.NDArray[np.float32] | None, int | None]
+"""Name, codes, scales, axis."""
+
+
 def _store_codes(model: onnx.ModelProto, network: Network, codes: Mapping[str, LayerCodes]) -> None:
     """Replace float weights and biases by codes behind DequantizeLinear, in place."""
     layers = {layer.name: layer for layer in network.layers if layer.name in codes}
@@ -69,7 +73,7 @@ def _store_codes(model: onnx.ModelProto, network: Network, codes: Mapping[str, L
     for node in model.graph.node:
         if layer := layers.get(node.name):
             held = codes[layer.name]
-            constants = [(layer.weight, held.weight, held.scales, layer.channel_axis)]
+            constants: list[Constant] = [(layer.weight, held.weight, held.scales, layer.channel_axis)]
             if held.bias is not None:
                 constants.append((layer.bias, held.bias, held.bias_scales, 0))
             for name, values, scales, axis in constants:
@@ -98,9 +102,7 @@ def _dequantized(
     return tensors, helper.make_node("DequantizeLinear", list(arrays), [output], name=output, axis=axis)
 
 
-def _drop_redundant_clips(
-    model: onnx.ModelProto, graph: Graph, placement: Placement, quantizers: Quantizers
-) -> None:
+def _drop_redundant_clips(model: onnx.ModelProto, graph: Graph, placement: Placement, quantizers: Quantizers) -> None:
     """Leave out every Relu and Clip whose clipping the quantizer behind it does as well, in place."""
     dropped: dict[str, str] = {}
     for output, source in placement.absorbed.items():

@@ -9,7 +9,6 @@ predictions change, so these are what is bounded.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from infoq_onnx.errors import VerificationError
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.ort import ORT_ERRORS, first_line
 from infoq_onnx.graph.session import open_session
+from infoq_onnx.schema import Verification
 from infoq_onnx.simulate.batching import batch_size, logits_of
 
 MAX_RELATIVE_RMS = 0.05
@@ -28,25 +28,7 @@ MIN_AGREEMENT = 0.97
 """Share of images that get the same class, apart from near-ties of the simulation."""
 
 
-@dataclass(frozen=True)
-class Verification:
-    """How far an emitted model is from its simulation, on some images."""
-
-    images: int
-    max_difference: float
-    """Largest absolute difference of a logit, integer kernels against the simulation."""
-    relative_rms: float
-    """Root mean square of the differences over the standard deviation of the simulation's logits."""
-    agreement: float
-    """Share of images with the same top-1 class."""
-    max_difference_unfused: float
-    """The same as `max_difference` with every node computed as written."""
-    relative_rms_unfused: float
-
-
-def verify(
-    path: Path, graph: Graph, dataset: Dataset, simulated: npt.NDArray[np.float32], name: str
-) -> Verification:
+def verify(path: Path, graph: Graph, dataset: Dataset, simulated: npt.NDArray[np.float32], name: str) -> Verification:
     """Run an emitted file and compare it with the simulation.
 
     Parameters

@@ -57,7 +57,9 @@ def dequantize_weight(codes: npt.NDArray[np.int8], scales: FloatArray, axis: int
 
 def bias_scales(input_scale: float, weight_scales: FloatArray) -> npt.NDArray[np.float32]:
     """Scales [C] of a bias: integer kernels add it to the int32 sum of products, so it is in units of their scale."""
-    return np.float32(input_scale) * weight_scales.astype(np.float32)
+    units: npt.NDArray[np.float32] = weight_scales.astype(np.float32)
+    units *= np.float32(input_scale)
+    return units
 
 
 def quantize_bias(bias: FloatArray, scales: FloatArray) -> npt.NDArray[np.int32]:
@@ -74,7 +76,8 @@ def dequantize_bias(codes: npt.NDArray[np.int32], scales: FloatArray) -> npt.NDA
 def quantize_activation(values: FloatArray, quantizer: Quantizer) -> npt.NDArray[np.uint8]:
     """Codes of activation values under QuantizeLinear (float32 division, half to even) and a Clip to 2^bits − 1."""
     ratio = np.rint(values.astype(np.float32) / np.float32(quantizer.scale))
-    return np.clip(ratio + quantizer.zero_point, 0, (1 << quantizer.bits) - 1).astype(np.uint8)
+    codes: npt.NDArray[np.uint8] = np.clip(ratio + quantizer.zero_point, 0, (1 << quantizer.bits) - 1).astype(np.uint8)
+    return codes
 
 
 def dequantize_activation(codes: npt.NDArray[np.uint8], quantizer: Quantizer) -> npt.NDArray[np.float32]:

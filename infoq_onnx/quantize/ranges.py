@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from infoq_onnx.jit import compiled
 from infoq_onnx.quantize.grid import FloatArray
 from infoq_onnx.schema import Quantizer
 
@@ -39,7 +39,7 @@ class Histogram:
     def centers(self) -> npt.NDArray[np.float64]:
         """Bin centres [BINS]; the bin that holds 0 is represented by 0 itself, where ReLU puts half of all values."""
         width = (self.high - self.low) / BINS
-        centers = self.low + width * (np.arange(BINS) + 0.5)
+        centers = np.float64(self.low) + width * (np.arange(BINS, dtype=np.float64) + 0.5)
         if width > 0:
             centers[min(int(-self.low / width), BINS - 1)] = 0.0
         return centers
@@ -88,14 +88,14 @@ def _grid(low: float, high: float, levels: int) -> tuple[float, int]:
     return scale, int(np.clip(np.rint(-low / scale), 0, levels))
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@compiled
 def _count(values: npt.NDArray[np.float32], low: float, per_unit: float, counts: npt.NDArray[np.int64]) -> None:
     last = counts.size - 1
     for value in values:
         counts[min(max(int((value - low) * per_unit), 0), last)] += 1
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
+@compiled
 def _squared_error(
     centers: npt.NDArray[np.float64], counts: npt.NDArray[np.float64], scale: float, zero: float, levels: float
 ) -> float:

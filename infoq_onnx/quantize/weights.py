@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit, prange
+from numba import prange
 
+from infoq_onnx.jit import compiled_parallel
 from infoq_onnx.quantize.grid import FloatArray, weight_code_limits
 
 _FRACTIONS = np.linspace(0.05, 1.0, 77)
@@ -40,7 +41,7 @@ def weight_scales(weight: FloatArray, bits: int, axis: int) -> npt.NDArray[np.fl
     return np.where(scales > 0, np.maximum(scales, np.float32(largest * 2.0**-16)), np.float32(largest))
 
 
-@njit(cache=True, parallel=True, nogil=True)  # type: ignore[misc]
+@compiled_parallel
 def _search(
     rows: npt.NDArray[np.float64], fractions: npt.NDArray[np.float64], low: float, high: float
 ) -> npt.NDArray[np.float64]:

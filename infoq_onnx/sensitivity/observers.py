@@ -21,7 +21,8 @@ MIN_TRIALS = 8
 
 def candidates(graph: Graph, network: Network) -> tuple[str, ...]:
     """Tensors worth observing, in topological order: every layer's output (after its activation function and residual
-    Add), what the last layer reads (the pooled features), and the logits."""
+    Add), what the last layer reads (the pooled features), and the logits.
+    """
     tensors = {layer.observed for layer in network.layers}
     tensors |= {network.layers[-1].groups[0], network.output}
     order = {tensor: index for index, node in enumerate(graph.nodes) for tensor in node.output}

@@ -3,8 +3,8 @@
 SMI (InfoQ §3) projects a tensor of d values on m directions drawn uniformly from the unit sphere. A convolution's
 output has up to a million values, and a dense d × m matrix would cost more than the network. So a long tensor is first
 folded: its values get random signs and are summed into D ≤ 4096 strided buckets, and the buckets are projected. The
-direction that results, θ_i = σ_i · g_(i mod D), is isotropic (E θθᵀ = I/d), exactly uniform where d ≤ 4096, and costs one
-pass over the tensor.
+direction that results, θ_i = σ_i · g_(i mod D), is isotropic (E θθᵀ = I/d), exactly uniform where d ≤ 4096, and costs
+one pass over the tensor.
 """
 
 from __future__ import annotations

@@ -167,7 +167,7 @@ def sweep(problem: Problem, journal: Journal, progress: Progress) -> SweepResult
 
 
 class _Eye:
-    """Estimates SMI(X_E; L) and SMI(L; Y) from projections of L, always with the same samples, directions and jitter."""
+    """Estimates SMI(X_E; L) and SMI(L; Y) from projections of L, always with the same samples, directions, jitter."""
 
     def __init__(self, problem: Problem) -> None:
         settings = problem.settings

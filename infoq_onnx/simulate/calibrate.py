@@ -58,7 +58,7 @@ def calibrate(
 
 
 def observe(graph: Graph, tensors: Sequence[str], dataset: Dataset, advance: Advance) -> dict[str, Histogram]:
-    """Histogram tensors of the float model over a dataset, whole (no sampling), in two passes: extremes, then counts."""
+    """Histogram whole tensors of the float model over a dataset, in two passes: extremes, then counts."""
     size = batch_size(graph, tensors)
     inner = [tensor for tensor in tensors if tensor != graph.input]
     session = open_session(expose(graph.model, inner))

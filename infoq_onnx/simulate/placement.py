@@ -31,9 +31,23 @@ from infoq_onnx.graph.graph import Graph
 from infoq_onnx.schema import Network
 
 _KEEPS_GRID = frozenset(
-    "DepthToSpace Expand Flatten Gather MaxPool Reshape Slice SpaceToDepth Split Squeeze Tile Transpose Unsqueeze".split()
+    {
+        "DepthToSpace",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "MaxPool",
+        "Reshape",
+        "Slice",
+        "SpaceToDepth",
+        "Split",
+        "Squeeze",
+        "Tile",
+        "Transpose",
+        "Unsqueeze",
+    }
 )
-_INTEGER = frozenset("Add AveragePool Concat GlobalAveragePool LeakyRelu Mul Sigmoid Softmax".split())
+_INTEGER = frozenset({"Add", "AveragePool", "Concat", "GlobalAveragePool", "LeakyRelu", "Mul", "Sigmoid", "Softmax"})
 """Operators with an integer kernel in onnxruntime whose output has a grid of its own."""
 _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 _SHAPE_READERS = frozenset({"Shape", "Size"})
@@ -159,5 +173,5 @@ def _behind_activation(graph: Graph, tensor: str) -> str:
     """Return the output of the Relu or Clip that is the only reader of `tensor`; else `tensor` itself."""
     readers = _readers(graph, tensor)
     if len(readers) == 1 and _is_absorbable(graph, readers[0]) and readers[0].output[0] not in graph.outputs:
-        return readers[0].output[0]
+        return str(readers[0].output[0])
     return tensor

@@ -75,8 +75,8 @@ def simulation(
 ) -> onnx.ModelProto:
     """Build the float model that computes what the quantized network computes.
 
-    Weights and biases are float values on their grids; activations pass QuantizeLinear and DequantizeLinear. It is meant to be
-    run without integer kernels (`open_session(..., integer_kernels=False)`).
+    Weights and biases are float values on their grids; activations pass QuantizeLinear and DequantizeLinear. It is
+    meant to be run without integer kernels (`open_session(..., integer_kernels=False)`).
 
     Parameters
     ----------

@@ -12,10 +12,10 @@ from infoq_onnx.allocate.program import Outcome, Program, bits_of, is_feasible, 
 TOLERANCE = 1e-9
 """HiGHS's tolerances are absolute: on the objective and on every row."""
 
-SCORE_RANGE = 1e3
+SCORE_RANGE = 1e6
 """Scores are scaled so that their widest differences sum to this, 10¹² times the tolerance."""
 
-LARGEST_ROW = 1e3
+LARGEST_ROW = 1e6
 """Limits are scaled down to this: float64 rounding in a larger row would near the tolerance."""
 
 
@@ -65,7 +65,7 @@ def solve_highs(program: Program, time_limit: float | None) -> Outcome:
             gapRel=0.0,
             gapAbs=0.0,
             random_seed=0,
-            mip_feasibility_tolerance=TOLERANCE,
+            mip_feasibility_tolerance=1e-7,
             primal_feasibility_tolerance=TOLERANCE,
             dual_feasibility_tolerance=TOLERANCE,
         )
@@ -141,7 +141,7 @@ def _add_product(
         return [x_v]
     if len(x_v) == 1:
         return [[binary] for binary in x_u]
-    p = [[model.add_variable(f"{name}_{i}_{j}", lowBound=0) for j in range(len(x_v))] for i in range(len(x_u))]
+    p = [[model.add_variable(f"{name}_{i}_{j}", cat=pulp.LpBinary) for j in range(len(x_v))] for i in range(len(x_u))]
     for binary, row in zip(x_u, p, strict=True):
         model += pulp.lpSum(row) == binary
     for binary, column in zip(x_v, zip(*p, strict=True), strict=True):

@@ -1,5 +1,6 @@
 """Criteria: how the trials of a sweep become scores. One file each; more may come from the entry point group
-``infoq_onnx.criteria``."""
+``infoq_onnx.criteria``.
+"""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
-from infoq_onnx.sensitivity.estimators._jit import compiled, compiled_parallel
+from infoq_onnx.jit import compiled, compiled_parallel
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

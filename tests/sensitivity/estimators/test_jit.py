@@ -6,8 +6,8 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+from infoq_onnx.jit import compiled
 from infoq_onnx.sensitivity.estimators import ksg_batch
-from infoq_onnx.sensitivity.estimators._jit import compiled
 
 
 def test_import_compiles_nothing():

@@ -1,0 +1,1 @@
+"""Results as tables. Computes nothing that is not a unit conversion."""

@@ -1,0 +1,206 @@
+"""Rich tables of every result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from infoq_onnx.schema import Analysis, Compressed, DemoRow, Evaluation, Network, Verification
+
+_PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def count(value: float) -> str:
+    """Format a large number with a metric prefix and four digits."""
+    for factor, prefix in _PREFIXES:
+        if abs(value) >= factor:
+            return f"{value / factor:.4g} {prefix}"
+    return f"{value:.4g}"
+
+
+def size(value: float) -> str:
+    """Format bytes with a decimal prefix."""
+    return f"{count(value)}B" if value >= 1e3 else f"{value:.0f} B"
+
+
+def percent(value: float | None) -> str:
+    """Format a share of 1; a dash for None."""
+    return "–" if value is None else f"{100 * value:.2f} %"
+
+
+def shape(dims: Sequence[int]) -> str:
+    """Format a shape."""
+    return "×".join(map(str, dims)) or "–"
+
+
+def network(found: Network) -> list[Table]:
+    """Tables of a network: its layers with totals, and what was skipped."""
+    table = Table(title=f"{len(found.layers)} layers, {len(found.groups)} activation groups, opset {found.opset}")
+    for name, justify in (
+        ("layer", "left"),
+        ("operator", "left"),
+        ("weight", "right"),
+        ("output", "right"),
+        ("parameters", "right"),
+        ("MACs", "right"),
+        ("activation group", "left"),
+    ):
+        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for layer in found.layers:
+        table.add_row(
+            layer.name,
+            layer.op_type,
+            shape(layer.weight_shape),
+            shape(layer.output_shape),
+            f"{layer.parameters:,}",
+            f"{layer.macs:,}",
+            ", ".join(layer.groups),
+        )
+    table.add_section()
+    parameters, macs = sum(x.parameters for x in found.layers), sum(x.macs for x in found.layers)
+    table.add_row("total", "", "", "", f"{parameters:,}", f"{macs:,}", f"BitOps at 8/8: {count(64 * macs)}")
+    if not found.skipped:
+        return [table]
+    skipped = Table(title="left in float")
+    for name in ("node", "operator", "reason"):
+        skipped.add_column(name, overflow="fold")
+    for node in found.skipped:
+        skipped.add_row(node.name, node.op_type, node.reason)
+    return [table, skipped]
+
+
+def analysis(found: Analysis) -> list[Table]:
+    """Tables of an analysis: the candidate observers and the scores."""
+    observers = Table(title="candidate observers: correlation of |ΔSMI| with the top-1 drop of low-bit trials")
+    observers.add_column("tensor", overflow="fold")
+    for name in ("r of (X;L)", "r of (L;Y)", "trials"):
+        observers.add_column(name, justify="right")
+    observers.add_column("kept for")
+    observers.add_column("reason")
+    for observer in found.observers:
+        kept = [name for name, on in (("X", observer.selected_xl), ("Y", observer.selected_ly)) if on]
+        observers.add_row(
+            observer.tensor,
+            _correlation(observer.correlation_xl),
+            _correlation(observer.correlation_ly),
+            str(observer.trials),
+            ", ".join(kept) or "–",
+            observer.reason,
+        )
+    return [observers, *(_scores(found, name) for name in sorted(found.scores))]
+
+
+def _scores(found: Analysis, criterion: str) -> Table:
+    bits = [b for b in found.settings.bits if b != max(found.settings.bits)]
+    table = Table(title=f"scores by {criterion}: higher is more sensitive")
+    table.add_column("unit", overflow="fold")
+    table.add_column("of")
+    for b in bits:
+        table.add_column(f"{b} bits", justify="right")
+    rows: dict[tuple[str, str], dict[int, float]] = {}
+    for score in found.scores[criterion]:
+        rows.setdefault((score.unit, score.kind), {})[score.bits] = score.value
+    for (unit, kind), values in rows.items():
+        table.add_row(unit, kind, *(f"{values[b]:.3g}" if b in values else "–" for b in bits))
+    return table
+
+
+def _correlation(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def allocation(result: Compressed) -> Table:
+    """Table of the layers with their bits."""
+    given = result.allocation
+    table = Table(title="bits")
+    table.add_column("layer", overflow="fold")
+    for name in ("parameters", "MACs", "weight bits", "activation bits"):
+        table.add_column(name, justify="right")
+    for layer in result.network.layers:
+        weight = given.weight_bits.get(layer.name)
+        table.add_row(
+            layer.name,
+            f"{layer.parameters:,}",
+            f"{layer.macs:,}",
+            "–" if weight is None else str(weight),
+            " · ".join(str(given.activation_bits[group]) for group in layer.groups),
+        )
+    return table
+
+
+def totals(result: Compressed) -> Table:
+    """Table of the costs before and after."""
+    before, after = result.before, result.allocation.costs
+    table = Table(title="totals" if result.allocation.bounds else "totals (uniform bits)")
+    table.add_column("")
+    table.add_column("float", justify="right")
+    table.add_column("quantized", justify="right")
+    table.add_row("BitOps an image", count(before.bitops), count(after.bitops))
+    table.add_row("weights", size(before.weight_bytes), size(after.weight_bytes))
+    table.add_row("compression of weights", "1×", f"{after.compression:.2f}×")
+    table.add_row("mean weight bits", "32", f"{after.avg_weight_bits:.3f}")
+    table.add_row("mean activation bits", "32", f"{after.avg_act_bits:.3f}")
+    table.add_row("file", size(result.float_file_bytes), size(result.file_bytes))
+    return table
+
+
+def verification_line(checked: Verification) -> str:
+    """Say in one line how well a file matches its simulation."""
+    return (
+        f"checked on {checked.images} calibration images against the simulation: largest logit difference "
+        f"{checked.max_difference:.3g} ({100 * checked.relative_rms:.2g} % of the logits' spread in the mean), "
+        f"top-1 agreement {100 * checked.agreement:.1f} %"
+    )
+
+
+def evaluation(found: Evaluation, model: str, against: object) -> Table:
+    """Table of an evaluation, beside the reference where there is one."""
+    table = Table(title=f"{found.images} images")
+    table.add_column("")
+    table.add_column(model, justify="right", overflow="fold")
+    if against is not None:
+        table.add_column(str(against), justify="right", overflow="fold")
+        table.add_column("difference", justify="right")
+
+    def row(name: str, value: str, reference: str = "", difference: str = "") -> None:
+        table.add_row(*([name, value, reference, difference] if against is not None else [name, value]))
+
+    interval = found.top1_interval
+    low_high = "" if interval is None else f" [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]"
+    gap = found.top1_difference_interval
+    gap_text = "" if gap is None else f" [{100 * gap[0]:+.2f}, {100 * gap[1]:+.2f}]"
+    change = "" if found.top1_difference is None else f"{100 * found.top1_difference:+.2f}{gap_text}"
+    row("top-1, % [95 %]", f"{percent(found.top1)}{low_high}", percent(found.reference_top1), change)
+    row("top-5", percent(found.top5))
+    if against is not None:
+        row("same top-1 class", percent(found.agreement))
+    reference_bytes = found.reference_bytes
+    ratio = "" if reference_bytes is None else f"{found.file_bytes / reference_bytes:.2f}×"
+    row("file", size(found.file_bytes), "" if reference_bytes is None else size(reference_bytes), ratio)
+    latency = found.reference_latency_ms
+    ratio = "" if latency is None else f"{found.latency_ms / latency:.2f}×"
+    other = "" if latency is None else f"{latency:.2f} ms"
+    row(f"median latency, batch {found.latency_batch}", f"{found.latency_ms:.2f} ms", other, ratio)
+    return table
+
+
+def demo(rows: Sequence[DemoRow]) -> Table:
+    """Table that ends the demo: float, uniform and mixed."""
+    table = Table(title="handwritten digits, test images that calibration has not seen")
+    for name in ("model", "weight / activation bits", "top-1", "95 % interval", "BitOps an image", "weights", "file"):
+        table.add_column(name, justify="left" if name == "model" else "right")
+    for row in rows:
+        interval = row.evaluation.top1_interval or (0.0, 1.0)
+        table.add_row(
+            row.name,
+            f"{row.costs.avg_weight_bits:.3g} / {row.costs.avg_act_bits:.3g}",
+            percent(row.evaluation.top1),
+            f"{100 * interval[0]:.1f} – {100 * interval[1]:.1f}",
+            count(row.costs.bitops),
+            size(row.costs.weight_bytes),
+            size(row.evaluation.file_bytes),
+        )
+    return table
