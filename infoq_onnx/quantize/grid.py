@@ -52,7 +52,9 @@ def quantize_weight(weight: FloatArray, scales: FloatArray, bits: int, axis: int
 
 def dequantize_weight(codes: npt.NDArray[np.int8], scales: FloatArray, axis: int) -> npt.NDArray[np.float32]:
     """Values of weight codes, in float32 as DequantizeLinear computes them."""
-    return codes.astype(np.float32) * per_channel(scales.astype(np.float32), codes.ndim, axis)
+    values: npt.NDArray[np.float32] = codes.astype(np.float32)
+    values *= per_channel(scales.astype(np.float32), codes.ndim, axis)
+    return values
 
 
 def bias_scales(input_scale: float, weight_scales: FloatArray) -> npt.NDArray[np.float32]:
