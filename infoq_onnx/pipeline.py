@@ -25,6 +25,7 @@ from infoq_onnx.data.encoders import get_encoder
 from infoq_onnx.data.encoders.onnx_file import encode
 from infoq_onnx.demo import demo_calibration_path, demo_model_path, demo_test_path
 from infoq_onnx.emit.qdq import qdq_model
+from infoq_onnx.emit.storage import STORAGES
 from infoq_onnx.emit.verify import verify
 from infoq_onnx.errors import AnalysisError, DataError, ModelError, OutputError, SettingsError
 from infoq_onnx.evaluate import PREPROCESSING_KEY, evaluate_model, open_classifier
@@ -292,6 +293,7 @@ def allocate(
     criterion: str = "infoq",
     bits: Sequence[int] | None = None,
     pins: Sequence[str] = (),
+    storage: str = "packed",
     model: Path | str | None = None,
     calib: Path | str | None = None,
     output: Path | str | None = None,
@@ -308,6 +310,7 @@ def allocate(
     criterion : whose scores to use
     bits : widths to choose among; None for all that were analysed
     pins : e.g. "first=8/8", "conv1=4", "last=/8"
+    storage : "packed": every weight in exactly its bits; "int8": one byte a weight
     model, calib : where they are now, when they moved since the analysis
     output : the ONNX to write; the allocation goes beside it as .json
 
@@ -324,6 +327,8 @@ def allocate(
     InfoQError
         See `infoq_onnx.errors`.
     """
+    if storage not in STORAGES:
+        raise SettingsError(f"--storage {storage}: choose {' or '.join(STORAGES)}")
     folder = Path(analysis) if analysis is not None else find_analysis()
     found = read_analysis(folder)
     network = found.network
@@ -348,7 +353,7 @@ def allocate(
         raise SettingsError(f"-o {path} is the float model itself; choose another name")
     table = load_table(folder / "ranges.npz")
     dataset = _verification_set(found, prepared, calib)
-    verification = emit(prepared, table, allocation, dataset, path, label)
+    verification = emit(prepared, table, allocation, dataset, path, label, storage)
     return Compressed(
         allocation=allocation,
         network=network,
@@ -362,7 +367,13 @@ def allocate(
 
 
 def emit(
-    prepared: PreparedModel, table: GridTable, allocation: Allocation, dataset: Dataset, path: Path, label: str
+    prepared: PreparedModel,
+    table: GridTable,
+    allocation: Allocation,
+    dataset: Dataset,
+    path: Path,
+    label: str,
+    storage: str,
 ) -> Verification:
     """Write the model of an allocation and the allocation beside it, both or neither, after checking the model.
 
@@ -372,6 +383,7 @@ def emit(
     dataset : images for the check
     path : of the ONNX; the allocation gets the suffix .json
     label : the budget in one word, for the model's metadata
+    storage : how weight codes lie in the file, a key of `emit.storage.STORAGES`
     """
     graph, network, placement = prepared.graph, prepared.network, prepared.placement
     bits = (allocation.weight_bits, allocation.activation_bits)
@@ -385,7 +397,7 @@ def emit(
         PREPROCESSING_KEY: to_json(dataset.preprocessing or preprocess.AS_IS),
     }
     codes = layer_codes(graph, network, table, *bits)
-    model = qdq_model(graph, network, placement, table, allocation.activation_bits, codes, metadata)
+    model = qdq_model(graph, network, placement, table, *bits, codes, STORAGES[storage], metadata)
     with replacing(path) as onnx_file, replacing(path.with_suffix(".json")) as json_file:
         onnx.save(model, onnx_file)
         json_file.write_text(to_json(allocation), encoding="utf-8")

@@ -38,6 +38,13 @@ METRICS: tuple[Metric, ...] = ("bitops", "size", "compression", "avg_weight_bits
     metavar="NAME=W/A",
     help="Fix a layer's bits: first=8/8, last=8/8, NAME=4/8, 'block1.*=8' (weights), NAME=/8 (its input).",
 )
+@click.option(
+    "--storage",
+    type=click.Choice(["packed", "int8"]),
+    default="packed",
+    show_default=True,
+    help="packed: each weight in exactly its bits, unpacked when the model is loaded; int8: one byte a weight.",
+)
 @click.option("--model", type=click.Path(path_type=Path), help="Where the float model is now, if it moved.")
 @click.option("--calib", type=click.Path(path_type=Path), help="Where the calibration data is now, if it moved.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The ONNX to write [MODEL.BUDGET.onnx].")

@@ -2,7 +2,8 @@
 
 It has the quantizers of the simulation, in the same places. What differs is how things are held:
 
-- weights are int8 codes and biases int32 codes, each behind a per-channel DequantizeLinear;
+- weights are int8 codes and biases int32 codes, each behind a per-channel DequantizeLinear; how the weight codes lie
+  in the file is up to `emit.storage`;
 - a Relu or Clip in front of a quantizer that clips at the same values is left out, since onnxruntime keeps the
   convolution in front of a standing Clip in float.
 
@@ -18,7 +19,8 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from infoq_onnx.graph.editing import replace_nodes
+from infoq_onnx.emit.storage import DOMAIN, Storage
+from infoq_onnx.graph.editing import opset_of, replace_nodes
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.quantize.table import GridTable
 from infoq_onnx.schema import Network, Quantizer
@@ -33,8 +35,10 @@ def qdq_model(
     network: Network,
     placement: Placement,
     table: GridTable,
+    weight_bits: Mapping[str, int],
     activation_bits: Mapping[str, int],
     codes: Mapping[str, LayerCodes],
+    storage: Storage,
     metadata: Mapping[str, str],
 ) -> onnx.ModelProto:
     """Build the model.
@@ -42,8 +46,9 @@ def qdq_model(
     Parameters
     ----------
     graph, network, placement, table : the network and its grids
-    activation_bits : bits of every group
+    weight_bits, activation_bits : the allocation
     codes : the layers' constants, from `layer_codes`
+    storage : how weight codes lie in the file
     metadata : entries for metadata_props
 
     Returns
@@ -53,53 +58,61 @@ def qdq_model(
     quantizers = quantizers_of(table, placement, dict(activation_bits))
     model = insert_quantizers(graph, network, placement, quantizers)
     _drop_redundant_clips(model, graph, placement, quantizers)
-    _store_codes(model, network, codes)
+    _store_codes(model, network, codes, weight_bits, storage)
     del model.graph.value_info[:]
     model.producer_name, model.producer_version = "infoq-onnx", metadata.get("infoq_onnx.version", "")
     helper.set_model_props(model, dict(metadata))
     return model
 
 
-Constant = tuple[str | None, npt.NDArray[np.generic], npt.NDArray[np.float32] | None, int | None]
-"""Name, codes, scales, axis."""
+_Held = tuple[str | None, str, type[np.integer], npt.NDArray[np.float32] | None, int | None]
+"""Initializer to be replaced, tensor of its codes, their type, scales, axis."""
 
 
-def _store_codes(model: onnx.ModelProto, network: Network, codes: Mapping[str, LayerCodes]) -> None:
+def _store_codes(
+    model: onnx.ModelProto,
+    network: Network,
+    codes: Mapping[str, LayerCodes],
+    weight_bits: Mapping[str, int],
+    storage: Storage,
+) -> None:
     """Replace float weights and biases by codes behind DequantizeLinear, in place."""
     layers = {layer.name: layer for layer in network.layers if layer.name in codes}
+    opset = opset_of(model)
     replaced: set[str] = set()
-    stored: list[onnx.TensorProto] = []
+    functions: dict[str, onnx.FunctionProto] = {}
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         if layer := layers.get(node.name):
             held = codes[layer.name]
-            constants: list[Constant] = [(layer.weight, held.weight, held.scales, layer.channel_axis)]
+            stored = storage(str(layer.weight), held.weight, weight_bits[layer.name], opset)
+            model.graph.initializer.extend(stored.initializers)
+            if stored.node is not None and stored.function is not None:
+                nodes.append(stored.node)
+                functions[stored.function.name] = stored.function
+            constants: list[_Held] = [(layer.weight, stored.output, np.int8, held.scales, layer.channel_axis)]
             if held.bias is not None:
-                constants.append((layer.bias, held.bias, held.bias_scales, 0))
-            for name, values, scales, axis in constants:
-                tensors, dequantize = _dequantized(str(name), values, scales, axis)
-                stored += tensors
-                nodes.append(dequantize)
+                bias = numpy_helper.from_array(held.bias, f"{layer.bias}/codes")
+                model.graph.initializer.append(bias)
+                constants.append((layer.bias, bias.name, np.int32, held.bias_scales, 0))
+            for name, source, dtype, scales, axis in constants:
+                units = numpy_helper.from_array(np.asarray(scales, dtype=np.float32), f"{name}/scales")
+                zero_points = numpy_helper.from_array(np.zeros(units.dims, dtype=dtype), f"{name}/zero_points")
+                model.graph.initializer.extend([units, zero_points])
+                output = f"{name}/dequantized"
+                inputs = [source, units.name, zero_points.name]
+                nodes.append(helper.make_node("DequantizeLinear", inputs, [output], name=output, axis=axis))
                 replaced.add(str(name))
                 for index, tensor in enumerate(node.input):
                     if tensor == name:
-                        node.input[index] = dequantize.output[0]
+                        node.input[index] = output
         nodes.append(node)
     replace_nodes(model.graph, nodes)
     for initializer in [tensor for tensor in model.graph.initializer if tensor.name in replaced]:
         model.graph.initializer.remove(initializer)
-    model.graph.initializer.extend(stored)
-
-
-def _dequantized(
-    name: str, codes: npt.NDArray[np.generic], scales: npt.NDArray[np.float32] | None, axis: int | None
-) -> tuple[list[onnx.TensorProto], onnx.NodeProto]:
-    """Codes of an initializer with their scales, and the node that turns them into values."""
-    units = np.asarray(scales, dtype=np.float32)
-    arrays = {f"{name}/codes": codes, f"{name}/scales": units, f"{name}/zero_points": np.zeros_like(units, codes.dtype)}
-    tensors = [numpy_helper.from_array(np.ascontiguousarray(values), key) for key, values in arrays.items()]
-    output = f"{name}/dequantized"
-    return tensors, helper.make_node("DequantizeLinear", list(arrays), [output], name=output, axis=axis)
+    if functions:
+        model.functions.extend(functions[name] for name in sorted(functions))
+        model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
 
 
 def _drop_redundant_clips(model: onnx.ModelProto, graph: Graph, placement: Placement, quantizers: Quantizers) -> None:

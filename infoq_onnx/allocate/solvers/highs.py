@@ -9,21 +9,20 @@ import pulp
 
 from infoq_onnx.allocate.program import Outcome, Program, bits_of, is_feasible, total_of
 
-TOLERANCE = 1e-9
-"""HiGHS's tolerances are absolute: on the objective and on every row."""
-
 SCORE_RANGE = 1e6
-"""Scores are scaled so that their widest differences sum to this, 10¹² times the tolerance."""
+"""Scores are scaled so that their widest differences sum to this: HiGHS takes objectives 1e-6 apart for equal."""
 
 LARGEST_ROW = 1e6
-"""Limits are scaled down to this: float64 rounding in a larger row would near the tolerance."""
+"""Limits are scaled down to this: float64 rounding in a larger row would near HiGHS's absolute tolerances."""
 
 
 def solve_highs(program: Program, time_limit: float | None) -> Outcome:
     """Branch and bound to a gap of zero, one thread, fixed seed.
 
     Every variable u has one binary x[u, b] for each of its choices. A product b_u · b_v becomes Σ b · b' · p[b, b']
-    with p ≥ 0, Σ_b' p[b, b'] = x[u, b] and Σ_b p[b, b'] = x[v, b']: for binary x the only such p is x[u, b] · x[v, b'].
+    with Σ_b' p[b, b'] = x[u, b] and Σ_b p[b, b'] = x[v, b']: the only such p ≥ 0 is x[u, b] · x[v, b']. Continuous p
+    would do on paper. But where a choice breaks a limit by a hair HiGHS sometimes loses the best one with it; binary p
+    without presolve was never seen to, at a price in time (docs/benchmarks/allocate.md).
 
     A solver's limits hold within a tolerance, ours exactly. A solution that is over by the tolerance is cut off, with
     all those that are nowhere narrower (which cost as much or more), and the program solved again.
@@ -65,9 +64,7 @@ def solve_highs(program: Program, time_limit: float | None) -> Outcome:
             gapRel=0.0,
             gapAbs=0.0,
             random_seed=0,
-            mip_feasibility_tolerance=1e-7,
-            primal_feasibility_tolerance=TOLERANCE,
-            dual_feasibility_tolerance=TOLERANCE,
+            presolve="off",
         )
         model.solve(solver)
         if model.sol_status == pulp.LpSolutionNoSolutionFound and time_limit is not None:

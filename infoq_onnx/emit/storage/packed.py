@@ -1,0 +1,114 @@
+"""Exactly b bits a weight: bit planes in uint8 initializers, put together by standard operators.
+
+A code c is stored as u = c + 2^(b−1), 0 ≤ u < 2^b, cut into planes of 4, 2 and 1 bits (3 = 2 + 1, 7 = 4 + 2 + 1 …), so
+that every plane fills its bytes without a remainder. Byte i of a plane of width w holds the fields of the codes i,
+i + n, i + 2n … for n bytes: unpacking is a broadcast shift, and needs no transposition.
+
+onnxruntime inlines the function, folds it when it loads the model, and runs the same integer kernels on the result as
+if the codes had been stored as bytes. Fields are isolated by shifting left and right again, since BitwiseAnd would need
+operator set 18.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+
+from infoq_onnx.emit.storage.int8 import int8
+from infoq_onnx.emit.storage.stored import Stored
+
+DOMAIN = "infoq_onnx"
+"""Of the local functions, which every emitted file carries itself."""
+
+_BYTE = 8
+
+
+def plane_widths(bits: int) -> tuple[int, ...]:
+    """Widths of the planes of a code, widest and most significant first; they sum to `bits`."""
+    return tuple(width for width in (4, 2, 1) if bits & width)
+
+
+def packed(name: str, codes: npt.NDArray[np.int8], bits: int, opset: int) -> Stored:
+    """Store codes in `bits` bits each; at 8 bits that is a plain int8 initializer.
+
+    Parameters
+    ----------
+    name : prefix of every name
+    codes : any shape, −2^(bits−1) … 2^(bits−1) − 1
+    bits : 2 … 8
+    opset : the model's operator set
+    """
+    if bits == _BYTE:
+        return int8(name, codes, bits, opset)
+    output = f"{name}/codes"
+    shape = numpy_helper.from_array(np.array(codes.shape, dtype=np.int64), f"{name}/shape")
+    planes = [numpy_helper.from_array(plane, f"{name}/plane_{index}") for index, plane in enumerate(pack(codes, bits))]
+    inputs = [*(plane.name for plane in planes), shape.name]
+    node = helper.make_node(f"Unpack{bits}", inputs, [output], name=output, domain=DOMAIN)
+    return Stored(output, (*planes, shape), node, unpack_function(bits, opset))
+
+
+def pack(codes: npt.NDArray[np.int8], bits: int) -> list[npt.NDArray[np.uint8]]:
+    """Cut codes into planes, in the order of `plane_widths`."""
+    unsigned = codes.astype(np.int16).ravel() + (1 << (bits - 1))
+    planes = []
+    offset = bits
+    for width in plane_widths(bits):
+        offset -= width
+        fields = ((unsigned >> offset) & ((1 << width) - 1)).astype(np.uint8)
+        per_byte = _BYTE // width
+        size = -(-fields.size // per_byte)
+        rows = np.pad(fields, (0, size * per_byte - fields.size)).reshape(per_byte, size)
+        shifts = np.arange(per_byte, dtype=np.uint8)[:, None] * np.uint8(width)
+        planes.append(np.bitwise_or.reduce(rows << shifts, axis=0))
+    return planes
+
+
+def unpack_function(bits: int, opset: int) -> onnx.FunctionProto:
+    """Build the local function `Unpack{bits}`: planes and shape in, int8 codes out.
+
+    Its operators are the same in all operator sets from 13 on, but a function must import the one its model does.
+    """
+    nodes: list[onnx.NodeProto] = []
+
+    def constant(name: str, value: npt.NDArray[np.generic]) -> str:
+        nodes.append(helper.make_node("Constant", [], [name], value=numpy_helper.from_array(value, name)))
+        return name
+
+    def node(op_type: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        nodes.append(helper.make_node(op_type, inputs, [output], **attributes))
+        return output
+
+    widths = plane_widths(bits)
+    planes = [f"plane_{index}" for index in range(len(widths))]
+    flat = constant("flat", np.array([-1]))
+    start, axis = constant("start", np.array([0])), constant("axis", np.array([0]))
+    size = node("ReduceProd", ["shape"], "size", keepdims=1)
+    total = ""
+    offset = bits
+    for index, width in enumerate(widths):
+        offset -= width
+        per_byte = _BYTE // width
+        # the field of row r lies at bit r·w: left until it is at the top, then right until only it is left
+        left = (_BYTE - width - width * np.arange(per_byte)).astype(np.uint8)[:, None]
+        up = node("BitShift", [planes[index], constant(f"left_{index}", left)], f"up_{index}", direction="LEFT")
+        right = constant(f"right_{index}", np.array(_BYTE - width, dtype=np.uint8))
+        field = node("BitShift", [up, right], f"field_{index}", direction="RIGHT")
+        if offset:
+            place = constant(f"offset_{index}", np.array(offset, dtype=np.uint8))
+            field = node("BitShift", [field, place], f"placed_{index}", direction="LEFT")
+        row = node("Reshape", [field, flat], f"row_{index}")
+        kept = node("Slice", [row, start, size, axis], f"kept_{index}")
+        part = node("Cast", [kept], f"part_{index}", to=onnx.TensorProto.INT32)
+        total = node("Add", [total, part], f"total_{index}") if total else part
+    half = constant("half", np.array(1 << (bits - 1), dtype=np.int32))
+    signed = node("Sub", [total, half], "signed")
+    shaped = node("Reshape", [signed, "shape"], "shaped")
+    node("Cast", [shaped], "codes", to=onnx.TensorProto.INT8)
+    return helper.make_function(
+        DOMAIN, f"Unpack{bits}", [*planes, "shape"], ["codes"], nodes, [helper.make_opsetid("", opset)]
+    )
