@@ -11,10 +11,10 @@ import time
 
 import numpy as np
 
-from infoq_onnx.allocate.bounds import Pins, parse_bound
-from infoq_onnx.allocate.program import Limit, Program, is_feasible, score_of, total_of
-from infoq_onnx.allocate.solve import solve
-from infoq_onnx.allocate.solvers import SOLVERS
+from infoq_onnx.allocation.bounds import Pins, parse_bound
+from infoq_onnx.allocation.program import Limit, Program, is_feasible, score_of, total_of
+from infoq_onnx.allocation.solve import solve
+from infoq_onnx.allocation.solvers import SOLVERS
 from infoq_onnx.schema import ActivationGroup, Layer, Network
 
 BUDGETS = (

@@ -21,9 +21,11 @@ def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
     Raises
     ------
     OutputError
-        The folder does not exist, cannot be written, or the disk is full.
+        `path` is a folder, its folder does not exist or cannot be written, or the disk is full.
     """
     path = Path(path)
+    if os.path.isdir(path):
+        raise OutputError(f"cannot write {path}: it is a folder; choose another name with -o")
     try:
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=suffix or path.suffix, dir=path.parent)
     except OSError as error:

@@ -6,8 +6,10 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
+import os
+import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from infoq_onnx.allocate.bounds import Pins, parse_bound, parse_pins
-from infoq_onnx.allocate.costs import Metric, costs, uniform
-from infoq_onnx.allocate.monotone import monotone
-from infoq_onnx.allocate.solve import solve
+from infoq_onnx.allocation.bounds import Pins, option, parse_bound, parse_pins
+from infoq_onnx.allocation.costs import Metric, costs, uniform
+from infoq_onnx.allocation.monotone import monotone
+from infoq_onnx.allocation.solve import solve
 from infoq_onnx.data import preprocess
 from infoq_onnx.data.dataset import Dataset, load_dataset
 from infoq_onnx.data.encoders import get_encoder
@@ -28,7 +30,7 @@ from infoq_onnx.emit.qdq import qdq_model
 from infoq_onnx.emit.storage import STORAGES
 from infoq_onnx.emit.verify import verify
 from infoq_onnx.errors import AnalysisError, DataError, ModelError, OutputError, SettingsError
-from infoq_onnx.evaluate import PREPROCESSING_KEY, evaluate_model, open_classifier
+from infoq_onnx.evaluation import PREPROCESSING_KEY, evaluate_model, open_classifier
 from infoq_onnx.files import replacing, sha256_of, write_text
 from infoq_onnx.graph.editing import expose
 from infoq_onnx.graph.graph import Graph
@@ -71,6 +73,10 @@ DEFAULT_SAMPLES = 1000
 VERIFICATION_SAMPLES = 128
 MIN_SAMPLES = 16
 """Below this, neighbours and ranges mean nothing."""
+MAX_PROJECTIONS = 10_000
+"""Far above what an estimate gains by, and what memory still holds."""
+SELF = "self"
+"""The encoder that is the model itself."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +100,14 @@ def prepare(model: Path | str) -> PreparedModel:
     """
     path = Path(model)
     loaded = load_model(path)
-    graph = Graph(normalize(loaded))
-    network = find_network(graph)
-    return PreparedModel(path, sha256_of(path), graph, network, place(graph, network))
+    try:
+        graph = Graph(normalize(loaded))
+        network = find_network(graph)
+        placement = place(graph, network)
+    except ModelError as error:
+        # what is found in a graph is told without the file it came from
+        raise ModelError(f"{path}: {error}") from error
+    return PreparedModel(path, sha256_of(path), graph, network, placement)
 
 
 def inspect(model: Path | str) -> Network:
@@ -164,21 +175,15 @@ def analyze(
         one_over_b=one_over_b,
         debias=debias,
     )
-    _check_settings(settings, bits)
+    _check_settings(settings, bits, samples)
     prepared = prepare(model)
     dataset = _load(prepared, calib, classes, preprocessing, samples, seed)
     if len(dataset) < MIN_SAMPLES:
         raise DataError(f"{calib} has {len(dataset)} usable samples: give at least {MIN_SAMPLES}")
-    for path, reason in dataset.skipped:
-        reporter.warn(f"{path} is left out: {reason}")
+    _report_skipped(dataset, reporter)
     settings = dataclasses.replace(settings, samples=len(dataset))
     folder = Path(output) if output is not None else Path(f"{prepared.path.stem}.infoq")
-    with contextlib.ExitStack() as stack:
-        try:
-            folder.mkdir(exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"cannot create {folder}: {error.strerror}; choose another folder with -o") from error
-        stack.enter_context(locked(folder))
+    with _created(folder), locked(folder):
         _analyze_into(folder, prepared, dataset, settings, reporter)
     return folder
 
@@ -189,6 +194,7 @@ def _analyze_into(
     graph, network = prepared.graph, prepared.network
     logits = logits_of(open_session(graph.model), graph, dataset, batch_size(graph))
     _check_finite(logits, prepared.path)
+    encoded = _encode(settings.encoder, prepared, dataset)
     predicted = logits.argmax(axis=1).astype(np.int64)
     float_top1 = None if dataset.labels is None else float(np.mean(predicted == dataset.labels))
     _report_accuracy(float_top1, network.classes, len(dataset), reporter)
@@ -209,6 +215,8 @@ def _analyze_into(
     if journal.trials:
         total = trial_count(network, settings.bits)
         reporter.note(f"going on with {folder}: {len(journal.trials)} of {total} trials are done")
+    elif (folder / "analysis.json").exists():
+        reporter.warn(f"{folder} holds an analysis of another model, other images or settings: it will be replaced")
 
     done = 0
 
@@ -218,8 +226,7 @@ def _analyze_into(
         reporter.progress("ranges", f"{len(dataset)} images, twice", done, 2 * len(dataset))
 
     table = calibrate(graph, network, prepared.placement, dataset, settings.bits, advance)
-    encoded = _encode(settings.encoder, prepared, dataset)
-    problem = Problem(graph, network, prepared.placement, table, dataset, labels, encoded, settings)
+    problem = Problem(graph, network, table, dataset, labels, encoded, settings)
     result = sweep(problem, journal, lambda unit, n, total: reporter.progress("trials", unit, n, total))
     analysis = Analysis(
         schema=SCHEMA_VERSION,
@@ -240,6 +247,14 @@ def _analyze_into(
             for name, criterion in sorted(get_criteria().items())
         },
     )
+    for name, found in analysis.scores.items():
+        if not found:
+            reporter.warn(
+                f"{name} scores nothing, as its observers hold no information: give more images or other labels, or "
+                "allocate with another --criterion"
+            )
+    # an interrupted replacement must not leave the ranges of one analysis beside the scores of another
+    (folder / "analysis.json").unlink(missing_ok=True)
     save_table(table, folder / "ranges.npz")
     write_text(folder / "analysis.json", to_json(analysis))
 
@@ -253,13 +268,13 @@ def read_analysis(folder: Path | str) -> Analysis:
         Missing, unfinished, damaged, or of another schema version.
     """
     path = Path(folder) / "analysis.json"
-    if not path.is_file():
-        if (Path(folder) / "journal.jsonl").exists():
+    if not os.path.isfile(path):
+        if os.path.exists(Path(folder) / "journal.jsonl"):
             raise AnalysisError(f"{folder} is not finished; run analyze again, it goes on where it stopped")
         raise AnalysisError(f"{folder} holds no analysis; make one with: infoq-onnx analyze MODEL --calib IMAGES")
     try:
         analysis = from_json(Analysis, path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AnalysisError(f"{path} is damaged ({' '.join(str(error).split())}); run analyze again") from error
     if analysis.schema != SCHEMA_VERSION:
         raise AnalysisError(f"{path} has schema {analysis.schema}, expected {SCHEMA_VERSION}; run analyze again")
@@ -333,23 +348,28 @@ def allocate(
     found = read_analysis(folder)
     network = found.network
     bounds = dict(bounds or {})
-    if bool(bounds) == (uniform_bits is not None):
+    if storage not in STORAGES:
+        raise SettingsError(f"--storage {storage}: choose {' or '.join(STORAGES)}")
+    if uniform_bits is None and not bounds:
         raise SettingsError(
             "give one or more bounds (such as --bitops 23.04G or --compression 10.66), or --uniform W/A"
         )
-    prepared = _prepare_again(found, model)
+    choosing = [*map(option, bounds), *(["--pin"] if pins else []), *(["--bits"] if bits is not None else [])]
+    if uniform_bits is not None and choosing:
+        raise SettingsError(f"--uniform decides all bits: drop it, or {' and '.join(choosing)}")
     parsed = tuple(parse_bound(metric, text, network) for metric, text in bounds.items())
+    label = budget_label(parsed, uniform_bits, weight_only)
+    path = Path(output) if output is not None else Path(f"{Path(model or found.model.path).stem}.{label}.onnx")
+    if path.suffix != ".onnx":
+        raise SettingsError(f"-o {path}: the model's name must end in .onnx")
     allocation = (
         _uniform(found, uniform_bits, weight_only)
         if uniform_bits is not None
         else _solve(found, parsed, pins, weight_only, alpha, criterion, bits)
     )
     allocation = dataclasses.replace(allocation, analysis_sha256=sha256_of(folder / "analysis.json"))
-    label = budget_label(allocation.bounds, uniform_bits, weight_only)
-    path = Path(output) if output is not None else Path(f"{prepared.path.stem}.{label}.onnx")
-    if path.suffix != ".onnx":
-        raise SettingsError(f"-o {path}: the model's name must end in .onnx")
-    if path.resolve() == prepared.path.resolve():
+    prepared = _prepare_again(found, model)
+    if os.path.realpath(path) == os.path.realpath(prepared.path):
         raise SettingsError(f"-o {path} is the float model itself; choose another name")
     table = load_table(folder / "ranges.npz")
     dataset = _verification_set(found, prepared, calib)
@@ -398,10 +418,11 @@ def emit(
     }
     codes = layer_codes(graph, network, table, *bits)
     model = qdq_model(graph, network, placement, table, *bits, codes, STORAGES[storage], metadata)
-    with replacing(path) as onnx_file, replacing(path.with_suffix(".json")) as json_file:
+    with replacing(path) as onnx_file:
         onnx.save(model, onnx_file)
-        json_file.write_text(to_json(allocation), encoding="utf-8")
-        return verify(onnx_file, graph, dataset, simulated, str(path))
+        verification = verify(onnx_file, graph, dataset, simulated, str(path))
+        write_text(path.with_suffix(".json"), to_json(allocation))
+    return verification
 
 
 def compress(
@@ -426,6 +447,7 @@ def evaluate(
     preprocessing: str | Recipe | Preprocessing | None = None,
     samples: int | None = None,
     seed: int = 0,
+    reporter: Reporter | None = None,
 ) -> Evaluation:
     """Measure a model on images, alone or against another one.
 
@@ -434,10 +456,16 @@ def evaluate(
     model, against : ONNX files, quantized or not
     data, classes, preprocessing, samples, seed : as in `analyze`; a model that `allocate` wrote carries its
         preprocessing
+    reporter : is told which images are left out
 
     Returns
     -------
     Evaluation
+
+    Raises
+    ------
+    InfoQError
+        See `infoq_onnx.errors`.
     """
     classifier = open_classifier(Path(model))
     reference = None if against is None else open_classifier(Path(against))
@@ -454,6 +482,7 @@ def evaluate(
         seed=seed,
         n_classes=classifier.classes,
     )
+    _report_skipped(dataset, reporter or Silent())
     return evaluate_model(classifier, dataset, reference)
 
 
@@ -472,10 +501,7 @@ def demo(output: Path | str | None = None, *, reporter: Reporter | None = None) 
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         else:
             folder = Path(output)
-            try:
-                folder.mkdir(exist_ok=True)
-            except OSError as error:
-                raise OutputError(f"cannot create {folder}: {error.strerror}; choose another folder with -o") from error
+            stack.enter_context(_created(folder))
         model = stack.enter_context(demo_model_path())
         images, test = stack.enter_context(demo_calibration_path()), stack.enter_context(demo_test_path())
         analysis = analyze(model, images, output=folder / "demo.infoq", reporter=reporter)
@@ -491,23 +517,44 @@ def demo(output: Path | str | None = None, *, reporter: Reporter | None = None) 
 def budget_label(bounds: Sequence[Bound], uniform_bits: tuple[int, int] | None, weight_only: bool) -> str:
     """Name a budget in one word that fits a file name, e.g. "bitops-23.04G" or "compression-10.66-w"."""
     if uniform_bits is not None:
-        return f"uniform-{uniform_bits[0]}-{uniform_bits[1]}"
-    parts = [f"{bound.metric}-{bound.text}".replace(":", "-").replace("/", "-") for bound in bounds]
+        return f"uniform-{uniform_bits[0]}-{BASELINE_BITS if weight_only else uniform_bits[1]}"
+    parts = ["-".join(re.findall(r"[\w.]+", f"{bound.metric} {bound.text}")) for bound in bounds]
     return "-".join([*parts, *(["weight_only"] if weight_only else [])])
 
 
 # ------------------------------------------------------------------------------------------------------------- details
 
 
-def _check_settings(settings: SweepSettings, bits: Sequence[int]) -> None:
+@contextlib.contextmanager
+def _created(folder: Path) -> Iterator[None]:
+    """Make sure that a folder exists; one that was made here goes again when the block has put nothing in it."""
+    existed = os.path.isdir(folder)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot create {folder}: {error.strerror}; choose another folder with -o") from error
+    try:
+        yield
+    finally:
+        if not existed and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _check_settings(settings: SweepSettings, bits: Sequence[int], samples: int | None) -> None:
     if wrong := sorted(set(bits) - set(BITS)):
         raise SettingsError(f"--bits: {wrong[0]} is not one of {', '.join(map(str, BITS))}")
-    if settings.projections < 2:
-        raise SettingsError(f"--projections {settings.projections}: give at least 2")
+    if settings.bits == (BASELINE_BITS,):
+        raise SettingsError(f"--bits {BASELINE_BITS}: there is nothing to try; give widths below {BASELINE_BITS}, too")
+    if samples is not None and samples < MIN_SAMPLES:
+        raise SettingsError(f"--samples {samples}: give at least {MIN_SAMPLES}")
+    if not 2 <= settings.projections <= MAX_PROJECTIONS:
+        raise SettingsError(f"--projections {settings.projections}: give 2 to {MAX_PROJECTIONS}")
     if not 1 <= settings.neighbours < MIN_SAMPLES:
         raise SettingsError(f"--neighbours {settings.neighbours}: give 1 to {MIN_SAMPLES - 1}")
     if not -1 <= settings.threshold <= 1:
         raise SettingsError(f"--threshold {settings.threshold}: a correlation lies between -1 and 1")
+    if settings.encoder != SELF:
+        get_encoder(settings.encoder)
 
 
 def _preprocessing(choice: str | Recipe | Preprocessing | None, input_shape: tuple[int, ...]) -> Preprocessing | None:
@@ -536,6 +583,13 @@ def _load(
     )
 
 
+def _report_skipped(dataset: Dataset, reporter: Reporter) -> None:
+    for path, reason in dataset.skipped:
+        reporter.warn(f"{path} is left out: {reason}")
+    if dataset.skipped:
+        reporter.warn(f"{len(dataset.skipped)} of {len(dataset) + len(dataset.skipped)} images are left out")
+
+
 def _check_finite(logits: npt.NDArray[np.float32], path: Path) -> None:
     if not np.isfinite(logits).all():
         raise ModelError(f"{path} computes NaN or infinite logits on the calibration data; check the preprocessing")
@@ -556,7 +610,7 @@ def _report_accuracy(top1: float | None, classes: int, images: int, reporter: Re
 def _encode(name: str, prepared: PreparedModel, dataset: Dataset) -> npt.NDArray[np.float64]:
     graph = prepared.graph
     size = batch_size(graph)
-    if name == "self":
+    if name == SELF:
         features = prepared.network.layers[-1].groups[0]
         return encode(expose(graph.model, [features]).SerializeToString(), dataset, size, features)
     return get_encoder(name)(dataset, size)
@@ -565,9 +619,9 @@ def _encode(name: str, prepared: PreparedModel, dataset: Dataset) -> npt.NDArray
 def _prepare_again(found: Analysis, model: Path | str | None) -> PreparedModel:
     """Load the analysed model from where it was, or from where the user says it is, and make sure it is that one."""
     path = Path(model) if model is not None else Path(found.model.path)
-    if not path.exists():
+    if not os.path.exists(path):
         raise ModelError(f"the analysed model {path} is gone; say where it is with --model")
-    if path.is_file() and sha256_of(path) != found.model.sha256:
+    if os.path.isfile(path) and sha256_of(path) != found.model.sha256:
         raise AnalysisError(
             f"the analysis is of another model than {path} (SHA-256 {found.model.sha256[:12]}… then, "
             f"{sha256_of(path)[:12]}… now); run analyze on it, or give --model"
@@ -578,7 +632,7 @@ def _prepare_again(found: Analysis, model: Path | str | None) -> PreparedModel:
 def _verification_set(found: Analysis, prepared: PreparedModel, calib: Path | str | None) -> Dataset:
     reference = found.calibration
     path = Path(calib) if calib is not None else Path(reference.path)
-    if not path.exists():
+    if not os.path.exists(path):
         raise DataError(f"the calibration data {path} is gone; say where it is with --calib")
     return load_dataset(
         path,
@@ -625,8 +679,9 @@ def _solve(
     criterion: str,
     bits: Sequence[int] | None,
 ) -> Allocation:
-    if criterion not in found.scores:
-        raise SettingsError(f"--criterion {criterion}: the analysis has {', '.join(sorted(found.scores))}")
+    if not found.scores.get(criterion):
+        usable = ", ".join(name for name, scores in sorted(found.scores.items()) if scores)
+        raise SettingsError(f"--criterion {criterion}: the analysis has scores by {usable or 'none'}")
     widths = sorted(set(bits)) if bits is not None else list(found.settings.bits)
     if unknown := sorted(set(widths) - set(found.settings.bits)):
         raise SettingsError(

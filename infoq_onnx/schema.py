@@ -365,7 +365,7 @@ T = TypeVar("T")
 
 def to_json(value: Any) -> str:
     """Serialise a dataclass as JSON: sorted keys, one-space indent, a final newline; the same value, the same bytes."""
-    return json.dumps(dataclasses.asdict(value), sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    return json.dumps(dataclasses.asdict(value), sort_keys=True, indent=1, allow_nan=False) + "\n"
 
 
 def from_json(cls: type[T], text: str) -> T:
@@ -408,7 +408,10 @@ def _build(kind: Any, value: Any, where: str) -> Any:
             raise ValueError(f"{where}: expected one of {', '.join(map(str, args))}, found {value!r}")
         return value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise ValueError(f"{where}: the number is too large") from error
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ValueError(f"{where}: expected {kind.__name__}, found {type(value).__name__}")
     return value

@@ -12,17 +12,23 @@ from infoq_onnx.cli.failing import InfoQGroup
 from infoq_onnx.cli.inspect import inspect
 
 
-@click.group(cls=InfoQGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=InfoQGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="""\b
+Once:                       infoq-onnx analyze model.onnx --calib images/ --preprocess imagenet
+For each budget:            infoq-onnx allocate --bitops uniform:4/4 -o small.onnx
+On images not used before:  infoq-onnx evaluate small.onnx --data test/ --against model.onnx""",
+)
 @click.version_option(package_name="infoq-onnx", prog_name="infoq-onnx")
 def main() -> None:
-    r"""Make an exported ONNX classifier small and cheap while it keeps its accuracy.
+    """Make an exported ONNX classifier small and cheap while it keeps its accuracy.
 
-    \b
-    infoq-onnx analyze model.onnx --calib images/     once: how sensitive is each layer, at each bit-width?
-    infoq-onnx allocate --bitops uniform:4/4          any number of budgets: bits per layer, and the model
-    infoq-onnx evaluate out.onnx --data test/         accuracy, size and latency
+    Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 the model, the data or an output cannot be
+    used, 2 an option makes no sense, 3 no choice of bits meets the budget, 4 the model written does not compute what
+    was simulated, 130 stopped.
     """
 
 
-for command in (analyze, allocate, evaluate, inspect, demo):
+for command in (demo, inspect, analyze, allocate, evaluate):
     main.add_command(command)

@@ -10,12 +10,17 @@ import click
 from infoq_onnx.cli.options import BitList, BitPair
 
 if TYPE_CHECKING:
-    from infoq_onnx.allocate.costs import Metric
+    from infoq_onnx.allocation.costs import Metric
 
 METRICS: tuple[Metric, ...] = ("bitops", "size", "compression", "avg_weight_bits", "avg_act_bits")
 
 
-@click.command()
+@click.command(
+    short_help="Choose bits for every layer within a budget, write the model.",
+    epilog="""\b
+Examples: infoq-onnx allocate --bitops uniform:4/4
+          infoq-onnx allocate --compression 10.66 --weight-only --pin first=8 -o small.onnx""",
+)
 @click.argument("analysis", type=click.Path(path_type=Path), required=False)
 @click.option(
     "--bitops", help="At most this many BitOps an image: 23.04G, or uniform:3/3 for those of all layers at 3/3."
@@ -50,16 +55,12 @@ METRICS: tuple[Metric, ...] = ("bitops", "size", "compression", "avg_weight_bits
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The ONNX to write [MODEL.BUDGET.onnx].")
 @click.option("--json", "as_json", is_flag=True, help="Print the allocation as JSON instead of a table.")
 def allocate(analysis: Path | None, as_json: bool, **options: Any) -> None:
-    r"""Give every layer its bits within a budget and write the mixed-precision model.
+    """Give every layer its bits within a budget and write the mixed-precision model.
 
     ANALYSIS is the folder that analyze made; by default the newest one here. Several bounds hold together.
-
-    \b
-    Examples: infoq-onnx allocate --bitops uniform:4/4
-              infoq-onnx allocate --compression 10.66 --weight-only -o small.onnx
     """
     from infoq_onnx import pipeline
-    from infoq_onnx.cli.console import stdout
+    from infoq_onnx.cli.console import show
     from infoq_onnx.report import tables
     from infoq_onnx.schema import to_json
 
@@ -69,10 +70,9 @@ def allocate(analysis: Path | None, as_json: bool, **options: Any) -> None:
     bounds: dict[Metric, str] = {metric: text for metric in METRICS if (text := options.pop(metric)) is not None}
     result = pipeline.allocate(analysis, bounds=bounds, **options)
     if as_json:
-        click.echo(to_json(result.allocation), nl=False)
+        show(to_json(result.allocation))
         return
-    console = stdout()
-    console.print(tables.allocation(result))
-    console.print(tables.totals(result))
-    click.echo(tables.verification_line(result.verification))
-    click.echo(f"wrote {result.model_path} and {result.allocation_path}")
+    show(tables.allocation(result))
+    show(tables.totals(result))
+    show(tables.verification_line(result.verification))
+    show(f"wrote {result.model_path} and {result.allocation_path}")

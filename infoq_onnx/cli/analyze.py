@@ -10,7 +10,10 @@ import click
 from infoq_onnx.cli.options import BitList, data_options, preprocessing_of
 
 
-@click.command()
+@click.command(
+    short_help="Measure how sensitive every layer is, at every bit-width.",
+    epilog="Example: infoq-onnx analyze model.onnx --calib images/ --preprocess imagenet",
+)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
     "--calib",
@@ -30,21 +33,20 @@ from infoq_onnx.cli.options import BitList, data_options, preprocessing_of
 @click.option("--projections", type=int, default=128, show_default=True, help="Directions of the sliced estimates.")
 @click.option("--neighbours", type=int, default=3, show_default=True, help="k of the estimators.")
 @click.option("--threshold", type=float, default=0.70, show_default=True, help="Correlation that makes an observer.")
-@click.option("--one-over-b/--no-one-over-b", default=True, help="The factor 1/b of Eq. 4.")
-@click.option("--debias/--no-debias", default=False, help="Subtract the noise level from each difference.")
+@click.option("--one-over-b/--no-one-over-b", default=True, show_default=True, help="The factor 1/b of Eq. 4.")
+@click.option(
+    "--debias/--no-debias", default=False, show_default=True, help="Subtract the noise level from each difference."
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for the analysis [MODEL.infoq].")
 @click.option("--json", "as_json", is_flag=True, help="Print the analysis as JSON instead of a table.")
 def analyze(model: Path, as_json: bool, **options: Any) -> None:
-    r"""Measure how sensitive every layer of MODEL is at every bit-width.
+    """Measure how sensitive every layer of MODEL, a float32 ONNX classifier, is at every bit-width.
 
     The result is a folder, MODEL.infoq. Stopped at any time, the same command goes on where it was.
-
-    \b
-    Example: infoq-onnx analyze model.onnx --calib images/ --preprocess imagenet
     """
     preprocessing = preprocessing_of(options)
     from infoq_onnx import pipeline
-    from infoq_onnx.cli.console import ConsoleReporter, stdout
+    from infoq_onnx.cli.console import ConsoleReporter, show
     from infoq_onnx.report import tables
     from infoq_onnx.schema import to_json
 
@@ -54,8 +56,8 @@ def analyze(model: Path, as_json: bool, **options: Any) -> None:
         )
     analysis = pipeline.read_analysis(folder)
     if as_json:
-        click.echo(to_json(analysis), nl=False)
+        show(to_json(analysis))
         return
     for table in tables.analysis(analysis):
-        stdout().print(table)
-    click.echo(f"{folder} is ready for: infoq-onnx allocate --bitops uniform:4/4")
+        show(table)
+    show(f"{folder} is ready for: infoq-onnx allocate --bitops uniform:4/4")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 import time
 from types import TracebackType
 
 import click
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,13 +20,40 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from infoq_onnx.errors import OutputError
+
 PLAIN_INTERVAL = 30.0
 """Seconds between lines of progress where there is no terminal."""
 
 
-def stdout() -> Console:
-    """Return a console for results; as wide as the table where the output is no terminal, so that nothing is cut."""
-    return Console() if sys.stdout.isatty() else Console(width=200, force_terminal=False)
+def show(result: RenderableType) -> None:
+    """Print a table, or text as it is, on stdout.
+
+    Raises
+    ------
+    OutputError
+        Stdout is a file on a full disk, or the like.
+    """
+    # a sign that the terminal's encoding lacks, in the name of a layer or a file, is no reason to fail
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    try:
+        if isinstance(result, str):
+            click.echo(result.removesuffix("\n"))
+        else:
+            _stdout().print(result)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # what could not be written would be tried again, and complained about, when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OutputError(f"cannot write the result to stdout: {error.strerror or error}") from error
+
+
+def _stdout() -> Console:
+    # names of layers may look like markup; and without a terminal nothing should be cut
+    width = None if sys.stdout.isatty() else 200
+    return Console(width=width, markup=False, emoji=False, highlight=False)
 
 
 class ConsoleReporter:
@@ -33,13 +62,13 @@ class ConsoleReporter:
     def __init__(self) -> None:
         self._live = sys.stderr.isatty()
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("ETA"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[detail]}"),
+            TextColumn("{task.fields[detail]}", markup=False),
             console=Console(stderr=True),
             disable=not self._live,
         )

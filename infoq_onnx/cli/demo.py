@@ -7,16 +7,16 @@ from pathlib import Path
 import click
 
 
-@click.command()
+@click.command(short_help="Run the whole path, offline, on a small network.")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Keep the files in this folder [a temporary one]."
 )
 def demo(output: Path | None) -> None:
     """Run the whole path, offline, on a small network for handwritten digits that comes with the package."""
     from infoq_onnx import pipeline
-    from infoq_onnx.cli.console import ConsoleReporter, stdout
+    from infoq_onnx.cli.console import ConsoleReporter, show
     from infoq_onnx.report import tables
 
     with ConsoleReporter() as reporter:
         rows = pipeline.demo(output, reporter=reporter)
-    stdout().print(tables.demo(rows))
+    show(tables.demo(rows))

@@ -1,8 +1,7 @@
-"""How commands fail: one line on stderr and an exit code, for every error of `infoq_onnx.errors`."""
+"""How commands fail: one line on stderr and an exit code, for every error of `infoq_onnx.errors` and wrong usage."""
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
@@ -14,19 +13,27 @@ INTERRUPTED = 130
 
 
 class InfoQGroup(click.Group):
-    """A group of commands whose errors are shown as one line."""
+    """A group of commands, listed in the order they were added, whose errors are shown as one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Name the commands in the order of use."""
+        return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; turn an InfoQError into a line and an exit code."""
+        """Run a command; turn an error into a line and an exit code."""
         try:
             return super().invoke(ctx)
         except InfoQError as error:
-            click.echo(f"error: {' '.join(str(error).split())}", err=True)
-            ctx.exit(error.exit_code)
+            _fail(ctx, str(error), error.exit_code)
+        except click.UsageError as error:
+            used = (error.ctx or ctx).command_path
+            _fail(ctx, f"{error.format_message().rstrip('.')}; see {used} --help", error.exit_code)
         except KeyboardInterrupt:
-            click.echo("stopped; analyze goes on where it was when it is started again", err=True)
+            goes_on = "; the same command goes on where it was" if ctx.invoked_subcommand == "analyze" else ""
+            click.echo(f"stopped{goes_on}", err=True)
             ctx.exit(INTERRUPTED)
-        except BrokenPipeError:
-            # the reader of our output (head, less) has gone: nothing is wrong, and nothing more can be said
-            sys.stderr.close()
-            ctx.exit(1)
+
+
+def _fail(ctx: click.Context, message: str, code: int) -> None:
+    click.echo(f"error: {' '.join(line.strip() for line in message.splitlines())}", err=True)
+    ctx.exit(code)

@@ -182,7 +182,8 @@ def load_dataset(
             f"{path} holds images but the model takes {input_shape}: give arrays (.npy, .npz) of that shape"
         )
     if preprocessing is None:
-        raise SettingsError(f"{path} holds images: choose their preprocessing ({', '.join(preprocess.PRESETS)})")
+        presets = ", ".join(preprocess.PRESETS)
+        raise SettingsError(f"{path} holds images: choose their preprocessing ({presets}) with --preprocess")
     preprocess.check_fits(preprocessing, input_shape)
     return _of_images(source, chosen, preprocessing, input_shape, cache_bytes)
 
@@ -275,7 +276,7 @@ def _decode_one(file: Path, preprocessing: Preprocessing, input_shape: tuple[int
     except UnidentifiedImageError:
         return Skipped(str(file), "not an image")
     except _UNREADABLE as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()).rstrip(".") or type(error).__name__
         return Skipped(str(file), reason)
     return _Decoded(pixels, hashlib.sha256(content).digest())
 

@@ -28,6 +28,9 @@ AS_IS = Preprocessing("array", None, False, 1.0, (0.0,), (1.0,), "RGB", "NCHW")
 # the usual evaluation resizes to 256 for a model of 224 pixels
 _MARGIN = 256 / 224
 
+# several images are resized at a time, and one thin line of pixels may grow to gigabytes
+_MOST_PIXELS = 1 << 26
+
 
 def is_image(input_shape: tuple[int, ...]) -> bool:
     """Whether a model's input, [C, H, W] or [H, W, C], is an image: three axes, 1 or 3 channels."""
@@ -154,7 +157,8 @@ def apply(image: Image.Image, preprocessing: Preprocessing, input_shape: tuple[i
     Raises
     ------
     ValueError
-        The image has float pixels, or another size than the model's where no resizing is allowed.
+        The image has float pixels, another size than the model's where no resizing is allowed, or would become too
+        large before the crop.
     """
     (tensor,) = normalise(crop(image, preprocessing, input_shape)[None], preprocessing)
     return np.asarray(tensor)
@@ -182,6 +186,11 @@ def crop(image: Image.Image, preprocessing: Preprocessing, input_shape: tuple[in
             target = (
                 _cover(image.size, (width, height), preprocessing.resize) if preprocessing.crop else (width, height)
             )
+            if math.prod(target) > _MOST_PIXELS:
+                raise ValueError(
+                    f"{image.width}×{image.height} pixels would become {target[0]}×{target[1]}, too much for memory: "
+                    "resize to less, or crop the image"
+                )
             image = image.resize(target, Image.Resampling.BILINEAR)
         if preprocessing.crop and image.width >= width and image.height >= height:
             left, top = round((image.width - width) / 2), round((image.height - height) / 2)

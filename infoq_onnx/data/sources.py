@@ -85,6 +85,11 @@ def open_source(path: Path, classes: Path | None = None) -> Source:
     suffix = path.suffix.lower()
     if os.path.isdir(path):
         return _from_folder(path, classes_path, names)
+    if not os.path.isfile(path):
+        # opening a pipe would wait for ever
+        raise DataError(
+            f"{path} is no regular file: give a folder of images, a list (.txt, .csv) or arrays (.npy, .npz)"
+        )
     if suffix in LIST_SUFFIXES:
         return _from_list(path, classes_path, names)
     if suffix == ".npy":
@@ -288,6 +293,7 @@ def _from_npz(path: Path, classes_path: Path | None, names: tuple[str, ...] | No
             key = next((key for key in ("x", "images") if key in keys), others[0] if len(others) == 1 else None)
             if key is None:
                 raise DataError(f"{path} holds {_some(keys)}: name the samples x and the labels y")
+            _check_memory(archive.zip, path)
             # asarray, because a member that is no .npy comes as bytes
             array = _checked(np.asarray(archive[key]), f"{key!r} of {path}")
             labels = np.asarray(archive[label_key]) if label_key is not None else None
@@ -296,6 +302,15 @@ def _from_npz(path: Path, classes_path: Path | None, names: tuple[str, ...] | No
     if labels is not None:
         labels = _checked_labels(labels, len(array), names, f"{label_key!r} of {path}")
     return Source(path, classes_path, (), array, labels, names, _missing(names, labels))
+
+
+def _check_memory(archive: zipfile.ZipFile, path: Path) -> None:
+    unpacked = max(member.file_size for member in archive.infolist())
+    if unpacked > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2:
+        raise DataError(
+            f"{path} takes {unpacked / 1e9:.1f} GB unpacked, more than half of this machine's memory: save it as .npy, "
+            "which is read piece by piece"
+        )
 
 
 def _checked(array: npt.NDArray[Any], where: str) -> npt.NDArray[Any]:

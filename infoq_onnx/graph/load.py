@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -76,11 +77,23 @@ def load_model(path: Path) -> ModelProto:
     return model
 
 
-def _read(path: Path) -> ModelProto:
-    if not path.exists():
+def require_file(path: Path) -> None:
+    """Make sure that there is a file that can be read whole.
+
+    Raises
+    ------
+    ModelError
+        Nothing there, or a folder, or a pipe.
+    """
+    if not os.path.exists(path):
         raise ModelError(f"no such file: {path}; give the path of an ONNX model")
-    if path.is_dir():
-        raise ModelError(f"{path} is a folder; give the path of an ONNX model")
+    if not os.path.isfile(path):
+        what = "a folder" if os.path.isdir(path) else "no regular file"
+        raise ModelError(f"{path} is {what}; give the path of an ONNX model")
+
+
+def _read(path: Path) -> ModelProto:
+    require_file(path)
     try:
         if path.stat().st_size > onnx.checker.MAXIMUM_PROTOBUF:
             raise ModelError(f"{path} {_TOO_LARGE}")

@@ -156,7 +156,10 @@ def _unsuited(graph: Graph, node: NodeProto) -> str | None:
     ranks = [
         len(graph.initializers[name].dims) if name in graph.initializers else _rank(graph, name) for name in node.input
     ]
-    return "one of its inputs is a vector, not a matrix" if min(ranks) < 2 else None
+    if min(ranks) < 2:
+        return "one of its inputs is a vector, not a matrix"
+    stacked = any(name in graph.initializers and len(graph.initializers[name].dims) > 2 for name in node.input)
+    return "its weight is a stack of matrices, for which onnxruntime has no integer kernel" if stacked else None
 
 
 def _rank(graph: Graph, name: str) -> int:
@@ -178,7 +181,7 @@ def _layer(graph: Graph, node: NodeProto) -> Layer:
         weight=weight,
         weight_shape=shape,
         channel_axis=None if slot is None else _channel_axis(node, slot, len(shape)),
-        bias=bias if bias in graph.initializers else None,
+        bias=bias if bias in graph.initializers and len(graph.initializers[bias].dims) == 1 else None,
         output=node.output[0],
         observed=_observed(graph, node.output[0]),
         output_shape=graph.shapes[node.output[0]],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,9 @@ import numpy.typing as npt
 from infoq_onnx.errors import AnalysisError
 from infoq_onnx.files import write_bytes
 from infoq_onnx.schema import Quantizer
+
+# RuntimeError: what zipfile says of a flag or a version that it does not know
+_UNREADABLE = (OSError, ValueError, KeyError, IndexError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ def save_table(table: GridTable, path: Path) -> None:
         for quantizer in grids.values()
     ]
     arrays["activations"] = np.array(rows, dtype=np.float64).reshape(-1, 4)
+    widths = [(index, bits) for index, scales in enumerate(table.weights.values()) for bits in scales]
+    arrays["widths"] = np.array(widths, dtype=np.int64).reshape(-1, 2)
     for index, scales in enumerate(table.weights.values()):
         for bits, values in scales.items():
             arrays[f"weight_{index}_{bits}"] = values
@@ -55,16 +61,16 @@ def load_table(path: Path) -> GridTable:
         The file is missing or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # numpy leaves a damaged file open, but not bytes
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             tensors, layers = [str(t) for t in arrays["tensors"]], [str(n) for n in arrays["layers"]]
             activations: dict[str, dict[int, Quantizer]] = {tensor: {} for tensor in tensors}
             for index, bits, scale, zero_point in arrays["activations"]:
                 activations[tensors[int(index)]][int(bits)] = Quantizer(int(bits), float(scale), int(zero_point))
             weights: dict[str, dict[int, npt.NDArray[np.float32]]] = {layer: {} for layer in layers}
-            for name in arrays.files:
-                if name.startswith("weight_"):
-                    _, index, bits = name.split("_")
-                    weights[layers[int(index)]][int(bits)] = arrays[name]
-    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
-        raise AnalysisError(f"{path} is missing or damaged ({error}); run analyze again") from error
+            for index, bits in arrays["widths"]:
+                weights[layers[index]][int(bits)] = arrays[f"weight_{index}_{bits}"]
+    except _UNREADABLE as error:
+        reason = " ".join(str(error).split())
+        raise AnalysisError(f"{path} is missing or damaged ({reason}); run analyze again") from error
     return GridTable(activations, weights)

@@ -63,7 +63,10 @@ def open_journal(path: Path, fingerprint: str) -> Journal:
     head = json.dumps({"fingerprint": fingerprint})
     whole = 0
     if path.exists():
-        lines = path.read_bytes().split(b"\n")
+        try:
+            lines = path.read_bytes().split(b"\n")
+        except OSError as error:
+            raise OutputError(f"cannot read {path}: {error.strerror}; choose another folder with -o") from error
         # what follows the last newline is a torn line, or empty
         if lines[:-1] and lines[0].decode(errors="replace") == head:
             whole = len(lines[0]) + 1
@@ -114,5 +117,7 @@ def locked(folder: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        yield
-        path.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)

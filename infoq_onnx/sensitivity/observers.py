@@ -21,12 +21,13 @@ MIN_TRIALS = 8
 
 def candidates(graph: Graph, network: Network) -> tuple[str, ...]:
     """Tensors worth observing, in topological order: every layer's output (after its activation function and residual
-    Add), what the last layer reads (the pooled features), and the logits.
+    Add), what the last layer reads (the pooled features), and the logits. Tensors that mix the images of a batch, as
+    [tokens, batch, features] does, have no row an image that could be observed.
     """
     tensors = {layer.observed for layer in network.layers}
     tensors |= {network.layers[-1].groups[0], network.output}
     order = {tensor: index for index, node in enumerate(graph.nodes) for tensor in node.output}
-    return tuple(sorted(tensors & order.keys(), key=lambda tensor: order[tensor]))
+    return tuple(sorted(tensors & order.keys() & graph.batched, key=lambda tensor: order[tensor]))
 
 
 def pearson(x: Sequence[float], y: Sequence[float]) -> float | None:
@@ -55,7 +56,7 @@ def select(
     baseline_xl, baseline_ly : SMI of the baseline at each, in nats
     trials : low-bit trials of weights and activations, pooled
     threshold : correlation above which a candidate is kept
-    output : the logits; kept for SMI(L;Y) when nothing else is, so that every unit has an observer
+    output : the logits; always kept for SMI(L;Y), so that every unit has an observer
 
     Returns
     -------
@@ -69,19 +70,18 @@ def select(
         xl = pearson([abs(trial.deltas[tensor].xl) for trial in seen], drops)
         ly = pearson([abs(trial.deltas[tensor].ly) for trial in seen], drops)
         correlations[tensor] = (len(seen), xl, ly)
-    none_kept = not any(_kept(r, threshold) for _, *pair in correlations.values() for r in pair)
     observers = []
     for tensor in tensors:
         count, xl, ly = correlations[tensor]
-        fallback = none_kept and tensor == output
-        keep_xl, keep_ly = _kept(xl, threshold), _kept(ly, threshold) or fallback
+        above_xl, above_ly = _kept(xl, threshold), _kept(ly, threshold)
+        keep_xl, keep_ly = above_xl, above_ly or tensor == output
         reason = (
-            f"fewer than {MIN_TRIALS} trials in front of it"
+            f"r above {threshold:g}"
+            if above_xl or above_ly
+            else "the logits: every unit reaches them"
+            if keep_ly
+            else f"fewer than {MIN_TRIALS} trials in front of it"
             if count < MIN_TRIALS
-            else "the logits, as no candidate correlates"
-            if fallback
-            else f"r above {threshold:g}"
-            if keep_xl or keep_ly
             else f"r not above {threshold:g}"
         )
         observers.append(

@@ -1,4 +1,10 @@
-"""The sweep: one unit at a time at low bits, everything else at 8/8, seen from the observers.
+"""The sweep: one unit at a time at low bits, everything else at the baseline, seen from the observers.
+
+The baseline has 8-bit weights, and 8-bit activations are taken to be exact. Rounding every activation to 8 bits changes
+next to nothing in the mean, but it is chaotic: a difference in the last place of one weight flips a code somewhere,
+that flips more behind it, and logits end up half a percent of their spread apart. The scores of 4 to 8 bits would drown
+in that noise, and one network exported twice would get two allocations (docs/methods.md has the figures). What a unit's
+own quantizer does is measured in full.
 
 Two stages. First the low-bit trials, seen by every candidate, decide which candidates become observers. Then the
 remaining bit-widths are seen by the observers alone. A trial's samples and directions are the baseline's, so the noise
@@ -7,11 +13,12 @@ they have in common cancels in the differences.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 from scipy.special import log_softmax
 
 from infoq_onnx.data.dataset import Dataset
@@ -33,9 +40,8 @@ from infoq_onnx.sensitivity.observers import SELECTION_BITS, candidates, select
 from infoq_onnx.sensitivity.projection import add_projections, projection_name
 from infoq_onnx.simulate.batching import batch_size, run_batches
 from infoq_onnx.simulate.insert import group_names
-from infoq_onnx.simulate.placement import Placement
 from infoq_onnx.simulate.rerun import Rerun, Variant
-from infoq_onnx.simulate.simulation import simulation
+from infoq_onnx.simulate.simulation import set_initializers
 
 Array = npt.NDArray[np.float64]
 Progress = Callable[[str, int, int], None]
@@ -48,8 +54,8 @@ class Unit:
 
     name: str
     kind: Kind
-    changed: tuple[str, ...]
-    """Initializers of the simulation that hold it."""
+    tensor: str
+    """The weight's initializer, or the group's tensor."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,6 @@ class Problem:
     graph: Graph
     """The normalised float graph."""
     network: Network
-    placement: Placement
     table: GridTable
     dataset: Dataset
     labels: npt.NDArray[np.int64]
@@ -74,14 +79,14 @@ class SweepResult:
     """What the sweep measured."""
 
     baseline_top1: float
-    """Share of Y that the 8/8 baseline predicts."""
+    """Share of Y that the baseline predicts."""
     observers: tuple[Observer, ...]
     trials: tuple[Trial, ...]
 
 
 @dataclass(frozen=True)
 class _Baseline:
-    """The 8/8 network, seen from every candidate."""
+    """The baseline, seen from every candidate."""
 
     logits: Array
     xl: dict[str, Estimate]
@@ -90,12 +95,8 @@ class _Baseline:
 
 def units(network: Network) -> list[Unit]:
     """List every unit in topological order, weights before activations."""
-    weights = [Unit(layer.name, "weight", (layer.weight,)) for layer in network.layers if layer.weight is not None]
-    activations = []
-    for group in network.groups:
-        names = group_names(group.name)
-        activations.append(Unit(group.name, "activation", (names.scale, names.zero_point, names.largest)))
-    return weights + activations
+    weights = [Unit(layer.name, "weight", layer.weight) for layer in network.layers if layer.weight is not None]
+    return weights + [Unit(group.name, "activation", group.name) for group in network.groups]
 
 
 def trial_count(network: Network, bits: Sequence[int]) -> int:
@@ -120,13 +121,11 @@ def sweep(problem: Problem, journal: Journal, progress: Progress) -> SweepResult
     settings, network = problem.settings, problem.network
     tensors = candidates(problem.graph, network)
     eye = _Eye(problem)
-    baseline_bits = (
-        {layer.name: BASELINE_BITS for layer in network.layers},
-        {group.name: BASELINE_BITS for group in network.groups},
-    )
-    model = simulation(
-        problem.graph, network, problem.placement, problem.table, *baseline_bits, own_group_quantizers=True
-    )
+    model = onnx.ModelProto()
+    model.CopyFrom(problem.graph.model)
+    for unit in units(network):
+        if unit.kind == "weight":
+            set_initializers(model, _variant(problem, unit, BASELINE_BITS))
     observed = Graph(add_projections(model, problem.graph, tensors, settings.projections, settings.seed))
     baseline = _measure_baseline(problem, observed, eye, tensors)
 
@@ -185,7 +184,7 @@ class _Eye:
 
 def _measure_baseline(problem: Problem, observed: Graph, eye: _Eye, tensors: Sequence[str]) -> _Baseline:
     outputs = [observed.output, *(projection_name(tensor) for tensor in tensors)]
-    session = open_session(observed.model, integer_kernels=False)
+    session = open_session(observed.model)
     parts = [
         results for _, results in run_batches(session, observed, outputs, problem.dataset, batch_size(problem.graph))
     ]
@@ -207,10 +206,11 @@ def _try(
     seen: Sequence[str],
 ) -> list[Trial]:
     """Run one unit at several bit-widths, observed at those of `seen` that it can reach."""
-    reached = observed.descendants(unit.changed)
-    tensors = [tensor for tensor in seen if tensor in reached]
+    reached = observed.descendants([unit.tensor])
+    # a group's own tensor lies in front of its quantizer: it does not change
+    tensors = [tensor for tensor in seen if tensor in reached and tensor != unit.tensor]
     outputs = [observed.output, *(projection_name(tensor) for tensor in tensors)]
-    rerun = Rerun(observed, unit.changed, outputs)
+    rerun = Rerun(observed, problem.network, unit.tensor, outputs)
     variants = [_variant(problem, unit, b) for b in bits]
     parts = [rerun.run(batch, variants) for batch in problem.dataset.batches(batch_size(problem.graph))]
     trials = []
@@ -238,19 +238,12 @@ def _harm(baseline: Array, trial: Array, labels: npt.NDArray[np.int64]) -> tuple
 def _variant(problem: Problem, unit: Unit, bits: int) -> Variant:
     """Values of a unit's initializers at a bit-width."""
     if unit.kind == "activation":
-        quantizer = problem.table.activations[unit.name][bits]
-        values: Mapping[str, npt.NDArray[np.generic]] = dict(
-            zip(
-                unit.changed,
-                (
-                    np.array(quantizer.scale, dtype=np.float32),
-                    np.array(quantizer.zero_point, dtype=np.uint8),
-                    np.array((1 << bits) - 1, dtype=np.uint8),
-                ),
-                strict=True,
-            )
-        )
-        return values
+        quantizer, names = problem.table.activations[unit.name][bits], group_names(unit.name)
+        return {
+            names.scale: np.array(quantizer.scale, dtype=np.float32),
+            names.zero_point: np.array(quantizer.zero_point, dtype=np.uint8),
+            names.largest: np.array((1 << bits) - 1, dtype=np.uint8),
+        }
     layer = next(layer for layer in problem.network.layers if layer.name == unit.name)
     if layer.weight is None or layer.channel_axis is None:
         raise ValueError(f"{layer.name} has no weight")

@@ -41,10 +41,15 @@ def padded(batch: npt.NDArray[np.float32], fixed: int | None) -> npt.NDArray[np.
 def run_batches(
     session: ort.InferenceSession, graph: Graph, outputs: Sequence[str], dataset: Dataset, size: int
 ) -> Iterator[tuple[npt.NDArray[np.float32], list[npt.NDArray[np.float32]]]]:
-    """Yield each batch of a dataset [n, …] with the session's outputs for it, [n, …] each."""
+    """Yield each batch of a dataset [n, …] with the session's outputs for it.
+
+    Outputs with a leading batch axis are [n, …]; others are as the session gives them, with what a short batch was
+    filled up with.
+    """
     for batch in dataset.batches(size):
         results = session.run(list(outputs), {graph.input: padded(batch, graph.batch)})
-        yield batch, [result[: len(batch)] for result in results]
+        named = zip(outputs, results, strict=True)
+        yield batch, [result[: len(batch)] if name in graph.batched else result for name, result in named]
 
 
 def logits_of(session: ort.InferenceSession, graph: Graph, dataset: Dataset, size: int) -> npt.NDArray[np.float32]:

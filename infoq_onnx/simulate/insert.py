@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from infoq_onnx.graph.editing import replace_nodes
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.schema import BASELINE_BITS, Network, Quantizer
 from infoq_onnx.simulate.placement import Placement
@@ -91,6 +92,36 @@ def insert_quantizers(
             model.graph.node.extend(builder.nodes_of.get(output, []))
     model.graph.initializer.extend(builder.initializers.values())
     return model
+
+
+def quantize_group(model: onnx.ModelProto, network: Network, group: str) -> None:
+    """Put a quantizer whose grid is fed in front of the layers of one group, in place.
+
+    Parameters
+    ----------
+    model : the normalised graph, or a part of it that holds the group's tensor; it gets three more inputs, named by
+        `group_names`
+    network : its layers
+    group : whose layers are to see the quantized tensor; other readers still see the tensor itself
+    """
+    names = group_names(group)
+    builder = _Builder()
+    builder.add(group, group, f"{group}/group", Quantizer(BASELINE_BITS, 1.0, 0), clip=True)
+    fed = (names.scale, names.zero_point, names.largest)
+    for name in fed:
+        tensor = builder.initializers.pop(name)
+        model.graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, []))
+    model.graph.initializer.extend(builder.initializers.values())
+    readers = {layer.name for layer in network.layers if group in layer.groups}
+    nodes = list(model.graph.node)
+    for node in nodes:
+        if node.name in readers:
+            for index, tensor in enumerate(node.input):
+                if tensor == group:
+                    node.input[index] = f"{group}/group/dequantized"
+    written = next((i + 1 for i, node in enumerate(nodes) if group in node.output), 0)
+    nodes[written:written] = builder.nodes_of[group]
+    replace_nodes(model.graph, nodes)
 
 
 class _Builder:

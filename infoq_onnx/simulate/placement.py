@@ -95,25 +95,22 @@ def place(graph: Graph, network: Network) -> Placement:
 
     stored = set(storage)
     for node in graph.nodes:
-        output = node.output[0]
-        if not _is_activation(graph, output):
-            continue
-        if output in graph.outputs:
-            continue
         source = node.input[0] if node.input else ""
-        if _keeps_grid(graph, node) and quantized(source):
-            for tensor in node.output:
-                if tensor and tensor not in graph.outputs:
-                    inherited[tensor] = inherited.get(source, source)
-            continue
-        is_convolution = node.op_type in _CONVOLUTIONS and node.name in layer_of
-        if is_convolution or (node.op_type in _INTEGER and all(quantized(tensor) for tensor in node.input if tensor)):
-            wanted.add(_behind_activation(graph, output))
-        if output in groups or output in wanted:
-            storage.append(output)
-            stored.add(output)
-            if _is_absorbable(graph, node) and len(_readers(graph, source)) == 1 and source not in graph.outputs:
-                absorbed[output] = source
+        for output in node.output:
+            # a float output of the graph is left alone, unless a layer reads it as well
+            if not _is_float(graph, output) or (output in graph.outputs and output not in groups):
+                continue
+            if _keeps_grid(graph, node) and quantized(source):
+                inherited[output] = inherited.get(source, source)
+                continue
+            is_convolution = node.op_type in _CONVOLUTIONS and node.name in layer_of
+            if is_convolution or (node.op_type in _INTEGER and all(quantized(name) for name in node.input if name)):
+                wanted.add(_behind_activation(graph, output))
+            if output in groups or output in wanted:
+                storage.append(output)
+                stored.add(output)
+                if _is_absorbed(graph, node):
+                    absorbed[output] = source
 
     def is_direct(name: str) -> bool:
         return name in stored and all(
@@ -124,8 +121,8 @@ def place(graph: Graph, network: Network) -> Placement:
     return Placement(tuple(storage), inherited, direct, absorbed)
 
 
-def _is_activation(graph: Graph, tensor: str) -> bool:
-    return tensor in graph.batched and graph.dtypes[tensor] == np.float32
+def _is_float(graph: Graph, tensor: str) -> bool:
+    return graph.dtypes.get(tensor) == np.float32
 
 
 def _readers(graph: Graph, tensor: str) -> list[onnx.NodeProto]:
@@ -153,6 +150,13 @@ def _is_absorbable(graph: Graph, node: onnx.NodeProto) -> bool:
         return False
     low, high = clip_bounds(graph, node)
     return low == 0.0 and high > 0.0
+
+
+def _is_absorbed(graph: Graph, node: onnx.NodeProto) -> bool:
+    """Whether nothing but the quantizer behind this Relu or Clip would miss it."""
+    source, output = node.input[0], node.output[0]
+    alone = len(_readers(graph, source)) == 1 and source not in graph.outputs and output not in graph.outputs
+    return alone and _is_absorbable(graph, node)
 
 
 def clip_bounds(graph: Graph, node: onnx.NodeProto) -> tuple[float, float]:

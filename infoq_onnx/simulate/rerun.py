@@ -1,4 +1,4 @@
-"""Run a network again with one thing changed, computing only what lies after the change."""
+"""Run a network again with one unit quantized otherwise, computing only what lies behind it."""
 
 from __future__ import annotations
 
@@ -10,32 +10,35 @@ import numpy.typing as npt
 from infoq_onnx.graph.extract import cut, extract
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.session import open_session
+from infoq_onnx.schema import Network
 from infoq_onnx.simulate.batching import padded
+from infoq_onnx.simulate.insert import quantize_group
 
 Variant = Mapping[str, npt.NDArray[np.generic]]
 
 
 class Rerun:
-    """The part of a float simulation after some initializers, ready to be run with other values for them.
+    """The part of a network behind one unit, ready to be run with other values for it.
 
     Parameters
     ----------
-    graph : a simulation
-    changed : the initializers whose values vary; all else is constant
-    outputs : what to compute; each must depend on `changed`
+    graph : the network
+    network : its layers
+    unit : an initializer (a layer's weight) or the tensor of an activation group
+    outputs : what to compute; each must depend on the unit
     """
 
-    def __init__(self, graph: Graph, changed: Sequence[str], outputs: Sequence[str]) -> None:
+    def __init__(self, graph: Graph, network: Network, unit: str, outputs: Sequence[str]) -> None:
         self._graph = graph
         self._outputs = list(outputs)
-        self._kept = [tensor for tensor in cut(graph, changed) if tensor not in changed]
+        self._kept = list(cut(graph, [unit]))
         self._computed = [tensor for tensor in self._kept if tensor != graph.input]
-        self._before = (
-            open_session(extract(graph, [graph.input], self._computed), integer_kernels=False)
-            if self._computed
-            else None
-        )
-        after = extract(graph, [*self._kept, *changed], outputs)
+        self._before = open_session(extract(graph, [graph.input], self._computed)) if self._computed else None
+        if unit in graph.initializers:
+            after = extract(graph, [*self._kept, unit], outputs)
+        else:
+            after = extract(graph, self._kept, outputs)
+            quantize_group(after, network, unit)
         self._after = open_session(after, integer_kernels=False)
 
     def run(self, batch: npt.NDArray[np.float32], variants: Sequence[Variant]) -> list[list[npt.NDArray[np.float32]]]:
@@ -44,7 +47,7 @@ class Rerun:
         Parameters
         ----------
         batch : [n, …]
-        variants : values of the changed initializers, one mapping a variant
+        variants : what is fed, one mapping a variant: the weight, or the group's grid under `group_names`
 
         Returns
         -------

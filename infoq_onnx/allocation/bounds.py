@@ -1,0 +1,146 @@
+"""Budgets and pins as the command line writes them."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from infoq_onnx.allocation.costs import Metric, Unit, terms, total_of, uniform, value_of
+from infoq_onnx.allocation.units import BYTES, COUNTS, parse_quantity
+from infoq_onnx.errors import SettingsError
+from infoq_onnx.schema import BASELINE_BITS, BITS, Bound, Layer, Network
+
+SUFFIXES: Mapping[Metric, Mapping[str, int]] = {
+    "bitops": COUNTS,
+    "size": BYTES,
+    "compression": {"x": 1},
+    "avg_weight_bits": {},
+    "avg_act_bits": {},
+}
+"""What each metric is written with."""
+
+
+@dataclass(frozen=True)
+class Pins:
+    """Units that the program must leave at a given bit-width."""
+
+    bits: Mapping[Unit, int] = field(default_factory=dict)
+    texts: tuple[str, ...] = ()
+    """As the user wrote them."""
+
+
+def option(metric: Metric) -> str:
+    """Name of the command-line option that bounds `metric`."""
+    return "--" + metric.replace("_", "-")
+
+
+def parse_bound(metric: Metric, text: str, network: Network) -> Bound:
+    """Read a budget: a quantity (`23.04G`, `1.5MiB`, `10.66x`) or `uniform:W/A`, the cost of all layers at W/A bits.
+
+    Parameters
+    ----------
+    metric : str
+        What is bounded; compression from below, everything else from above.
+    text : str
+        `uniform:W` is enough where only weights count.
+    network : Network
+        Whose layers a uniform cost is counted for.
+
+    Raises
+    ------
+    SettingsError
+        Not a quantity, not bit-widths, or a metric that this network does not have.
+    """
+    if not terms(metric, network):
+        raise SettingsError(f"{option(metric)} {text}: the model has nothing that this counts; drop the option")
+    try:
+        head, colon, tail = text.partition(":")
+        if colon and head.strip().lower() == "uniform":
+            return Bound(metric, _uniform_value(metric, tail, network), text)
+        return Bound(metric, float(parse_quantity(text, SUFFIXES[metric])), text)
+    except SettingsError as error:
+        raise SettingsError(f"{option(metric)}: {error}") from error
+
+
+def _uniform_value(metric: Metric, text: str, network: Network) -> float:
+    weight_bits, activation_bits = _parse_bits(text, BITS)
+    parts = terms(metric, network)
+    kinds = {unit.kind for term in parts for unit in term.units}
+    if (weight_bits is None and "weight" in kinds) or (activation_bits is None and "activation" in kinds):
+        raise SettingsError(f"'uniform:{text}' lacks a width that counts here: write uniform:W/A such as uniform:4/4")
+    weights, activations = uniform(network, weight_bits or BASELINE_BITS, activation_bits or BASELINE_BITS)
+    bits = {Unit("weight", name): b for name, b in weights.items()}
+    bits |= {Unit("activation", name): b for name, b in activations.items()}
+    return value_of(metric, network, total_of(parts, bits))
+
+
+def parse_pins(texts: Iterable[str], network: Network, bits: Sequence[int] = BITS) -> Pins:
+    """Read pins: `NAME=W/A`, `NAME=W` (weights only) or `NAME=/A` (activations only).
+
+    NAME is a layer's name, a pattern with `*`, `?` or `[…]`, or `first` or `last`. The activation part goes to the
+    groups that feed the layer, which other layers may share.
+
+    Parameters
+    ----------
+    texts : iterable of str
+    network : Network
+    bits : sequence of int
+        Widths that may be chosen; 8 always may.
+
+    Raises
+    ------
+    SettingsError
+        No such layer (the closest names are given), no such width, nothing to pin, or two pins that contradict.
+    """
+    pinned: dict[Unit, int] = {}
+    source: dict[Unit, str] = {}
+    texts = tuple(texts)
+    for text in texts:
+        name, equals, widths = text.rpartition("=")
+        if not equals:
+            raise SettingsError(f"--pin {text}: write NAME=W/A such as first=8/8, NAME=W or NAME=/A")
+        try:
+            weight_bits, activation_bits = _parse_bits(widths, sorted({*bits, BASELINE_BITS}))
+            layers = _find_layers(name, network)
+        except SettingsError as error:
+            raise SettingsError(f"--pin {text}: {error}") from error
+        wanted: dict[Unit, int] = {}
+        for layer in layers:
+            if weight_bits is not None and layer.weight is not None:
+                wanted[Unit("weight", layer.name)] = weight_bits
+            if activation_bits is not None:
+                wanted |= {Unit("activation", group): activation_bits for group in layer.groups}
+        if not wanted:
+            raise SettingsError(f"--pin {text}: {layers[0].name} has no weights; write {name}=/A for its inputs")
+        for unit, width in wanted.items():
+            if pinned.get(unit, width) != width:
+                what = "weights" if unit.kind == "weight" else "activation"
+                raise SettingsError(f"--pin {text} contradicts --pin {source[unit]} on {what} {unit.name}; drop one")
+            pinned[unit] = width
+            source[unit] = text
+    return Pins(pinned, texts)
+
+
+def _parse_bits(text: str, allowed: Sequence[int]) -> tuple[int | None, int | None]:
+    """Read `W/A`, `W`, `W/` or `/A`; an absent part is None."""
+    weight, _, activation = text.partition("/")
+    width = {"": None, **{str(b): b for b in allowed}}
+    if weight not in width or activation not in width or weight == activation == "":
+        raise SettingsError(f"{text!r} is not W/A with bit-widths among {', '.join(map(str, allowed))}")
+    return width[weight], width[activation]
+
+
+def _find_layers(name: str, network: Network) -> tuple[Layer, ...]:
+    """Find the layers that an exact name, a pattern, `first` or `last` stands for."""
+    by_name = {layer.name: layer for layer in network.layers}
+    if name in by_name:
+        return (by_name[name],)
+    if name in ("first", "last"):
+        return (network.layers[0 if name == "first" else -1],)
+    if found := tuple(layer for layer in network.layers if fnmatch.fnmatchcase(layer.name, name)):
+        return found
+    closest = difflib.get_close_matches(name, by_name, n=3, cutoff=0.3)
+    hint = f"; the closest are {', '.join(closest)}" if closest else f"; the first is {next(iter(by_name))}"
+    raise SettingsError(f"no layer is called {name!r}{hint}")

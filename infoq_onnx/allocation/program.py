@@ -1,0 +1,155 @@
+"""The integer program as arrays: what a solver sees, which knows nothing of networks.
+
+METHODS.md Eq. 5: choose one width for every unit so that Σ S_w + α · Σ S_a is least and every total stays within its
+limit. Shared activations are one variable, so a layer never gets two input widths.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infoq_onnx.allocation.bounds import Pins
+from infoq_onnx.allocation.costs import Unit, largest_total, terms, units
+from infoq_onnx.errors import AnalysisError, SettingsError
+from infoq_onnx.schema import BASELINE_BITS, Bound, Network
+
+Scores = Mapping[str, Mapping[int, float]]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Σ amount · b_u (· b_v) over `terms` ≤ `upper`, in exact integers."""
+
+    name: str
+    terms: tuple[tuple[int, tuple[int, ...]], ...]
+    """Amount, and the one or two variables whose bits it is multiplied by (the same one twice for a square)."""
+    upper: int
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """Pick one choice for every variable: the least summed score within all limits."""
+
+    choices: tuple[tuple[int, ...], ...]
+    """Bits that each variable may take, ascending."""
+    scores: tuple[NDArray[np.float64], ...]
+    """Score of each choice, of the shape of `choices`."""
+    limits: tuple[Limit, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a solver found."""
+
+    picks: tuple[int, ...]
+    """Index of the choice of every variable."""
+    optimal: bool
+    """No choices within the limits score lower: proved, not hoped."""
+
+
+def build_program(
+    network: Network,
+    weight_scores: Scores,
+    activation_scores: Scores,
+    *,
+    bits: Sequence[int],
+    bounds: Sequence[Bound],
+    pins: Pins,
+    alpha: float,
+    weight_only: bool,
+) -> Program:
+    """Turn a network, its scores and its bounds into arrays; variables are in the order of `costs.units`.
+
+    Parameters
+    ----------
+    network : Network
+    weight_scores, activation_scores : mapping of str to mapping of int to float
+        Score by bits, by layer and by group. The baseline of 8 bits scores 0 where it is left out. A unit without
+        scores stays at 8 bits.
+    bits : sequence of int
+        Widths to choose among; a unit takes those of them that it has a score for.
+    bounds : sequence of Bound
+    pins : Pins
+        A pin holds whatever `bits` and the scores are; a pinned width without a score counts as 0.
+    alpha : float
+        Factor on activation scores.
+    weight_only : bool
+        Keep all activations at 8 bits.
+
+    Raises
+    ------
+    SettingsError
+        `alpha` is negative or not finite, a unit has no score at any of `bits`, or a pin lowers an activation that
+        `weight_only` keeps.
+    AnalysisError
+        A score is not finite.
+    """
+    if not 0 <= alpha < math.inf:
+        raise SettingsError(f"--alpha {alpha}: the factor on activation scores must be zero or more")
+    choices, scores = [], []
+    for unit in units(network):
+        known = (weight_scores if unit.kind == "weight" else activation_scores).get(unit.name, {})
+        by_bits = _allowed(unit, known, bits, pins, weight_only)
+        for width, score in by_bits.items():
+            if not math.isfinite(score):
+                raise AnalysisError(f"the {unit.kind} score of {unit.name} at {width} bits is {score}; analyze again")
+        factor = alpha if unit.kind == "activation" else 1.0
+        choices.append(tuple(by_bits))
+        scores.append(factor * np.array(list(by_bits.values()), dtype=np.float64))
+    index = {unit: i for i, unit in enumerate(units(network))}
+    limits = []
+    for bound in bounds:
+        upper = largest_total(bound, network)
+        if upper is not None:
+            parts = tuple(
+                (term.amount, tuple(index[unit] for unit in term.units)) for term in terms(bound.metric, network)
+            )
+            limits.append(Limit(bound.metric, parts, upper))
+    return Program(tuple(choices), tuple(scores), tuple(limits))
+
+
+def _allowed(
+    unit: Unit, scores: Mapping[int, float], bits: Sequence[int], pins: Pins, weight_only: bool
+) -> dict[int, float]:
+    """Score of every width that the unit may take, widths ascending."""
+    scores = {BASELINE_BITS: 0.0, **scores} if scores else {}
+    pinned = pins.bits.get(unit)
+    if weight_only and unit.kind == "activation":
+        if pinned not in (None, BASELINE_BITS):
+            raise SettingsError(f"a pin puts activation {unit.name} at {pinned} bits, but weight-only keeps it at 8")
+        pinned = BASELINE_BITS
+    if pinned is None and not scores:
+        pinned = BASELINE_BITS
+    if pinned is not None:
+        return {pinned: scores.get(pinned, 0.0)}
+    allowed = {width: scores[width] for width in sorted(set(bits)) if width in scores}
+    if not allowed:
+        measured = ", ".join(map(str, sorted(scores)))
+        raise SettingsError(f"{unit.kind} of {unit.name} was measured at {measured} bits: allow one of these")
+    return allowed
+
+
+def bits_of(program: Program, picks: Sequence[int]) -> tuple[int, ...]:
+    """Bits of every variable, given the index of its choice."""
+    return tuple(choices[pick] for choices, pick in zip(program.choices, picks, strict=True))
+
+
+def score_of(program: Program, picks: Sequence[int]) -> float:
+    """Sum of the picked scores, correctly rounded."""
+    return math.fsum(scores[pick] for scores, pick in zip(program.scores, picks, strict=True))
+
+
+def total_of(limit: Limit, bits: Sequence[int]) -> int:
+    """Sum that `limit` bounds, exactly."""
+    return sum(amount * math.prod(bits[v] for v in variables) for amount, variables in limit.terms)
+
+
+def is_feasible(program: Program, picks: Sequence[int]) -> bool:
+    """Whether every limit holds, to the last integer."""
+    bits = bits_of(program, picks)
+    return all(total_of(limit, bits) <= limit.upper for limit in program.limits)

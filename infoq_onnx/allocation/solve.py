@@ -1,0 +1,145 @@
+"""From scores and budgets to a bit-width for every unit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from infoq_onnx.allocation.bounds import SUFFIXES, Pins, option
+from infoq_onnx.allocation.costs import Unit, meets, terms, total_of, units, value_of
+from infoq_onnx.allocation.program import Program, Scores, bits_of, build_program, is_feasible, score_of
+from infoq_onnx.allocation.solvers import SOLVERS
+from infoq_onnx.allocation.units import format_quantity
+from infoq_onnx.errors import InfeasibleBudgetError, SettingsError
+from infoq_onnx.schema import BASELINE_BITS, BITS, Bound, Network
+
+TIME_LIMIT = 60.0
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Bits of every layer with weights and of every group, and what the program says of them."""
+
+    weight_bits: dict[str, int]
+    activation_bits: dict[str, int]
+    score: float
+    """Σ S_w + α · Σ S_a."""
+    optimal: bool
+    """The solver proved that no allocation within the bounds scores lower."""
+
+
+def solve(
+    network: Network,
+    weight_scores: Scores,
+    activation_scores: Scores,
+    bounds: Sequence[Bound],
+    pins: Pins,
+    *,
+    bits: Sequence[int] = BITS,
+    alpha: float = 1.0,
+    weight_only: bool = False,
+    solver: str = "highs",
+    time_limit: float | None = TIME_LIMIT,
+) -> Solution:
+    """Find the allocation of least score within the bounds (METHODS.md Eq. 5).
+
+    Bits that the budget leaves over are not saved: a unit that can be wider within the bounds without a higher score
+    is, in the order of `costs.units`. A budget that 8 bits for all are within therefore gives 8 bits for all, if no
+    score is below that of 8 bits.
+
+    Parameters
+    ----------
+    network : Network
+    weight_scores, activation_scores : mapping of str to mapping of int to float
+        Score by bits, by layer and by group; see `program.build_program`.
+    bounds : sequence of Bound
+    pins : Pins
+    bits : sequence of int
+        Widths to choose among.
+    alpha : float
+        Factor on activation scores.
+    weight_only : bool
+        Keep all activations at 8 bits.
+    solver : str
+        A key of `solvers.SOLVERS`.
+    time_limit : float or None
+        Seconds for the solver. A result that is not `optimal` was cut short and may depend on the machine's speed;
+        only networks of many layers whose scores nearly agree come near the default.
+
+    Raises
+    ------
+    InfeasibleBudgetError
+        Bounds are out of reach; the message says what is reachable.
+    SettingsError
+        No such solver, or a setting that `program.build_program` refuses.
+    AnalysisError
+        A score is not finite.
+    """
+    if solver not in SOLVERS:
+        raise SettingsError(f"there is no solver {solver!r}: choose among {', '.join(SOLVERS)}")
+    program = build_program(
+        network,
+        weight_scores,
+        activation_scores,
+        bits=bits,
+        bounds=bounds,
+        pins=pins,
+        alpha=alpha,
+        weight_only=weight_only,
+    )
+    variables = units(network)
+    narrowest = dict(zip(variables, bits_of(program, [0] * len(variables)), strict=True))
+    _require_reachable(network, narrowest, bounds, pins)
+    outcome = SOLVERS[solver](program, time_limit)
+    picks = _widen(program, outcome.picks)
+    chosen = dict(zip(variables, bits_of(program, picks), strict=True))
+    return Solution(
+        weight_bits={unit.name: width for unit, width in chosen.items() if unit.kind == "weight"},
+        activation_bits={unit.name: width for unit, width in chosen.items() if unit.kind == "activation"},
+        score=score_of(program, picks),
+        optimal=outcome.optimal,
+    )
+
+
+def _widen(program: Program, picks: Sequence[int]) -> tuple[int, ...]:
+    """Raise one variable after the other to the widest choice that scores no more and keeps all limits."""
+    widened = list(picks)
+    for variable, scores in enumerate(program.scores):
+        kept = widened[variable]
+        for wider in reversed(range(kept + 1, len(scores))):
+            widened[variable] = wider
+            if scores[wider] <= scores[kept] and is_feasible(program, widened):
+                break
+            widened[variable] = kept
+    return tuple(widened)
+
+
+def _require_reachable(network: Network, narrowest: Mapping[Unit, int], bounds: Sequence[Bound], pins: Pins) -> None:
+    """Raise unless the narrowest choices meet every bound.
+
+    No metric falls when a unit gets wider (compression: rises), so they are the best for each bound alone and for all
+    of them together: bounds that can be met one by one can be met at once.
+    """
+    complaints = []
+    for bound in bounds:
+        reachable = value_of(bound.metric, network, total_of(terms(bound.metric, network), narrowest))
+        if not meets(bound, reachable):
+            upper = bound.metric != "compression"
+            extreme = "smallest" if upper else "largest"
+            hint = format_quantity(reachable, SUFFIXES[bound.metric], up=upper)
+            complaints.append(f"{option(bound.metric)} {bound.text} cannot be met: the {extreme} reachable is {hint}")
+    if complaints:
+        advice = "loosen the budget or drop a pin" if pins.texts else "loosen the budget"
+        raise InfeasibleBudgetError(f"{'; '.join(complaints)} ({_describe(narrowest, pins)}); {advice}")
+
+
+def _describe(narrowest: Mapping[Unit, int], pins: Pins) -> str:
+    """Say in words what the narrowest choices are."""
+    weight = min((width for unit, width in narrowest.items() if unit.kind == "weight"), default=BASELINE_BITS)
+    activation = min((width for unit, width in narrowest.items() if unit.kind == "activation"), default=BASELINE_BITS)
+    least = {"weight": weight, "activation": activation}
+    exceptions = [f"the pins {' '.join(pins.texts)}"] if pins.texts else []
+    wider = sum(width > least[unit.kind] and unit not in pins.bits for unit, width in narrowest.items())
+    if wider:
+        exceptions.append(f"{wider} not measured at so few bits")
+    return f"all layers at {weight}/{activation}" + (f" but for {' and '.join(exceptions)}" if exceptions else "")

@@ -1,0 +1,145 @@
+"""The program solved by HiGHS (through PuLP), with the products of bits made exactly linear."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import pulp
+
+from infoq_onnx.allocation.program import Outcome, Program, bits_of, is_feasible, total_of
+
+SCORE_RANGE = 1e6
+"""Scores are scaled so that their widest differences sum to this: HiGHS takes objectives 1e-6 apart for equal."""
+
+LARGEST_ROW = 1e6
+"""Limits are scaled down to this: float64 rounding in a larger row would near HiGHS's absolute tolerances."""
+
+
+def solve_highs(program: Program, time_limit: float | None) -> Outcome:
+    """Branch and bound to a gap of zero, one thread, fixed seed.
+
+    Every variable u has one binary x[u, b] for each of its choices. A product b_u · b_v becomes Σ b · b' · p[b, b']
+    with Σ_b' p[b, b'] = x[u, b] and Σ_b p[b, b'] = x[v, b']: the only such p ≥ 0 is x[u, b] · x[v, b']. Continuous p
+    would do on paper. But where a choice breaks a limit by a hair HiGHS sometimes loses the best one with it, and with
+    binary p that was not seen on programs shaped like networks; they are also faster (docs/benchmarks/allocate.md).
+
+    A solver's limits hold within a tolerance, ours exactly. A solution that is over by the tolerance is cut off, with
+    all those that are nowhere narrower (which cost as much or more), and the program solved again.
+
+    Parameters
+    ----------
+    program : Program
+    time_limit : float or None
+        Seconds. When they are over, the best solution so far is returned as not optimal, or the narrowest choices if
+        there is none.
+    """
+    deadline = math.inf if time_limit is None else time.monotonic() + time_limit
+    program = _without_hopeless(program)
+    model = pulp.LpProblem("allocation", pulp.LpMinimize)
+    x = [
+        [model.add_variable(f"x_{u}_{i}", cat=pulp.LpBinary) for i in range(len(choices))]
+        for u, choices in enumerate(program.choices)
+    ]
+    spread = math.fsum(float(scores.max() - scores.min()) for scores in program.scores)
+    factor = SCORE_RANGE / spread if spread > 0 else 1.0
+    model += pulp.LpAffineExpression(
+        (x[u][i], factor * float(score - scores.min()))
+        for u, scores in enumerate(program.scores)
+        for i, score in enumerate(scores)
+    )
+    for binaries in x:
+        model += pulp.lpSum(binaries) == 1
+    _add_limits(model, x, program)
+
+    narrowest = (0,) * len(x)
+    while True:
+        remaining = None if time_limit is None else deadline - time.monotonic()
+        if remaining is not None and remaining <= 0:
+            return Outcome(narrowest, optimal=False)
+        solver = pulp.HiGHS(
+            msg=False,
+            threads=1,
+            timeLimit=remaining,
+            gapRel=0.0,
+            gapAbs=0.0,
+            random_seed=0,
+        )
+        model.solve(solver)
+        if model.sol_status == pulp.LpSolutionNoSolutionFound and time_limit is not None:
+            return Outcome(narrowest, optimal=False)
+        if model.sol_status not in (pulp.LpSolutionOptimal, pulp.LpSolutionIntegerFeasible):
+            raise RuntimeError(f"HiGHS: {pulp.LpStatus[model.status]}, though the narrowest choices are feasible")
+        picks = tuple(max(range(len(binaries)), key=lambda i: binaries[i].varValue) for binaries in x)
+        if is_feasible(program, picks):
+            return Outcome(picks, optimal=model.sol_status == pulp.LpSolutionOptimal)
+        model += pulp.lpSum(b for binaries, pick in zip(x, picks, strict=True) for b in binaries[pick:]) <= len(x) - 1
+
+
+def _without_hopeless(program: Program) -> Program:
+    """Drop the choices that break a limit even with everything else at its narrowest.
+
+    Totals grow with every choice, so what is left of a variable's choices are the first few. Besides being fewer, they
+    keep the coefficients of a tight row from dwarfing what the row leaves to spend.
+    """
+    kept = []
+    for variable, choices in enumerate(program.choices):
+        picks = [0] * len(program.choices)
+        while picks[variable] + 1 < len(choices):
+            picks[variable] += 1
+            if not is_feasible(program, picks):
+                picks[variable] -= 1
+                break
+        kept.append(picks[variable] + 1)
+    return Program(
+        tuple(choices[:count] for choices, count in zip(program.choices, kept, strict=True)),
+        tuple(scores[:count] for scores, count in zip(program.scores, kept, strict=True)),
+        program.limits,
+    )
+
+
+def _add_limits(model: pulp.LpProblem, x: list[list[pulp.LpVariable]], program: Program) -> None:
+    """Add a row for every limit that can be broken: what the choices cost above the narrowest ones."""
+    narrowest = bits_of(program, [0] * len(x))
+    widest = bits_of(program, [-1] * len(x))
+    products: dict[tuple[int, ...], list[list[pulp.LpVariable]]] = {}
+    for limit in program.limits:
+        if total_of(limit, widest) <= limit.upper:
+            continue
+        row: list[tuple[int, pulp.LpVariable]] = []
+        for amount, variables in limit.terms:
+            least = math.prod(narrowest[v] for v in variables)
+            u, v = min(variables), max(variables)
+            if u == v:
+                values = [(bits ** len(variables), x[u][i]) for i, bits in enumerate(program.choices[u])]
+            else:
+                if (u, v) not in products:
+                    products[u, v] = _add_product(model, x[u], x[v], f"p_{u}_{v}")
+                p = products[u, v]
+                values = [
+                    (b * c, p[i][j]) for i, b in enumerate(program.choices[u]) for j, c in enumerate(program.choices[v])
+                ]
+            row += [(amount * (value - least), variable) for value, variable in values if amount and value > least]
+        divisor = math.gcd(*(coefficient for coefficient, _ in row))
+        # an integer is at most n exactly when it is at most n + 1/2, and that is out of rounding's reach
+        upper = (limit.upper - total_of(limit, narrowest)) // divisor + 0.5
+        scale = min(1.0, LARGEST_ROW / upper)
+        model += (
+            pulp.lpSum(scale * (coefficient // divisor) * variable for coefficient, variable in row) <= scale * upper
+        )
+
+
+def _add_product(
+    model: pulp.LpProblem, x_u: list[pulp.LpVariable], x_v: list[pulp.LpVariable], name: str
+) -> list[list[pulp.LpVariable]]:
+    """Add p[b, b'] for two different variables; where one of them has no choice, p is the other's binaries."""
+    if len(x_u) == 1:
+        return [x_v]
+    if len(x_v) == 1:
+        return [[binary] for binary in x_u]
+    p = [[model.add_variable(f"{name}_{i}_{j}", cat=pulp.LpBinary) for j in range(len(x_v))] for i in range(len(x_u))]
+    for binary, row in zip(x_u, p, strict=True):
+        model += pulp.lpSum(row) == binary
+    for binary, column in zip(x_v, zip(*p, strict=True), strict=True):
+        model += pulp.lpSum(column) == binary
+    return p

@@ -1,0 +1,218 @@
+"""How good, how large and how fast an ONNX classifier is, on images it was not calibrated with."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+from scipy.special import ndtri
+
+from infoq_onnx.data.dataset import Dataset
+from infoq_onnx.data.preprocess import AS_IS
+from infoq_onnx.errors import ModelError
+from infoq_onnx.graph.load import require_file
+from infoq_onnx.graph.ort import ORT_ERRORS, first_line, run_session
+from infoq_onnx.graph.session import open_session
+from infoq_onnx.schema import Evaluation, Preprocessing, from_json
+from infoq_onnx.simulate.batching import padded
+
+PREPROCESSING_KEY = "infoq_onnx.preprocessing"
+"""Entry of a model's metadata that holds its `Preprocessing` as JSON."""
+
+_BATCH = 32
+_LATENCY_RUNS = 30
+_LATENCY_WARM_UP = 5
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Any ONNX classifier that onnxruntime runs, quantized or not."""
+
+    path: Path
+    session: ort.InferenceSession
+    input: str
+    input_shape: tuple[int, ...]
+    """Of one image."""
+    batch: int | None
+    """The batch size it is fixed to; None when free."""
+    classes: int | None
+    """None where the file does not say."""
+    file_bytes: int
+    preprocessing: Preprocessing | None
+    """What its images need, where the file says so."""
+
+    def run(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Compute logits [n, C] of a batch [n, …]; a short batch is filled up to the fixed size."""
+        try:
+            logits = run_session(self.session, {self.input: padded(batch, self.batch)})[0][: len(batch)]
+        except ORT_ERRORS as error:
+            raise ModelError(f"{self.path}: onnxruntime cannot run it ({first_line(error)})") from error
+        result: npt.NDArray[np.float32] = logits.reshape(len(batch), -1)
+        return result
+
+    def logits(self, dataset: Dataset) -> npt.NDArray[np.float32]:
+        """Logits [N, C] of a dataset.
+
+        Raises
+        ------
+        ModelError
+            onnxruntime cannot run the model, or it computes NaN.
+        """
+        logits = np.concatenate([self.run(batch) for batch in dataset.batches(self.batch or _BATCH)])
+        if np.isnan(logits).any():
+            raise ModelError(f"{self.path} computes NaN logits on these images; check the preprocessing")
+        return logits
+
+
+def open_classifier(path: Path) -> Classifier:
+    """Open a model file for evaluation.
+
+    Raises
+    ------
+    ModelError
+        No such file, not a model that onnxruntime loads and runs, or not one float32 input of known size.
+    """
+    path = Path(path)
+    require_file(path)
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise ModelError(f"{path}: onnxruntime cannot open a file whose name is not Unicode; rename it") from error
+    try:
+        session = open_session(path)
+    except ORT_ERRORS as error:
+        raise ModelError(f"{path}: onnxruntime cannot load it ({first_line(error)})") from error
+    inputs, output = session.get_inputs(), session.get_outputs()[0]
+    if len(inputs) != 1:
+        names = ", ".join(value.name for value in inputs)
+        raise ModelError(f"{path} has {len(inputs)} inputs ({names}): only classifiers with one input can be evaluated")
+    (value,) = inputs
+    if value.type != "tensor(float)":
+        raise ModelError(f"{path}: input {value.name} is {value.type}, expected tensor(float)")
+    batch, *shape = value.shape
+    if not shape or not all(isinstance(size, int) and size > 0 for size in shape):
+        raise ModelError(f"{path}: input {value.name} has the shape {value.shape}: fix all but the batch axis")
+    if output.type != "tensor(float)":
+        raise ModelError(f"{path}: output {output.name} is {output.type}, expected tensor(float) [batch, classes]")
+    sizes = [size for size in output.shape[1:] if size != 1]
+    classes = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], int) else None
+    fixed = batch if isinstance(batch, int) and batch > 0 else _hidden_batch(path, session, value.name, shape)
+    try:
+        text = session.get_modelmeta().custom_metadata_map[PREPROCESSING_KEY]
+        preprocessing = from_json(Preprocessing, text)
+    except (KeyError, ValueError):
+        # most models say nothing; what another version wrote is not binding either
+        preprocessing = None
+    if preprocessing == AS_IS:
+        preprocessing = None
+    return Classifier(path, session, value.name, tuple(shape), fixed, classes, path.stat().st_size, preprocessing)
+
+
+def _hidden_batch(path: Path, session: ort.InferenceSession, name: str, shape: list[int]) -> int | None:
+    """Return 1 where a graph whose batch axis is free only runs at 1, as it does with a 1 in a Reshape; else None."""
+    try:
+        run_session(session, {name: np.zeros((1, *shape), np.float32)})
+    except ORT_ERRORS as error:
+        raise ModelError(f"{path}: onnxruntime cannot run it ({first_line(error)})") from error
+    try:
+        logits = run_session(session, {name: np.zeros((2, *shape), np.float32)})[0]
+    except ORT_ERRORS:
+        return 1
+    return None if len(logits) == 2 else 1
+
+
+def wilson(successes: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Confidence interval of a proportion (E. B. Wilson, J. Am. Stat. Assoc. 22, 209, 1927)."""
+    z = float(ndtri(0.5 + confidence / 2))
+    p, z2 = successes / count, z * z
+    center = (p + z2 / (2 * count)) / (1 + z2 / count)
+    half = z * np.sqrt(p * (1 - p) / count + z2 / (4 * count * count)) / (1 + z2 / count)
+    # at 0 and 1 the formula's own end is the bound, up to rounding
+    return (0.0 if successes == 0 else float(center - half)), (1.0 if successes == count else float(center + half))
+
+
+def paired_interval(
+    ours: npt.NDArray[np.bool_], theirs: npt.NDArray[np.bool_], confidence: float = 0.95
+) -> tuple[float, float]:
+    """Confidence interval of a difference of accuracies on the same images, from the per-image differences."""
+    difference = ours.astype(np.float64) - theirs.astype(np.float64)
+    z = float(ndtri(0.5 + confidence / 2))
+    half = z * float(difference.std()) / np.sqrt(len(difference))
+    return float(difference.mean() - half), float(difference.mean() + half)
+
+
+def evaluate_model(model: Classifier, dataset: Dataset, reference: Classifier | None = None) -> Evaluation:
+    """Measure a model, and how it compares with a reference on the same images.
+
+    Parameters
+    ----------
+    model, reference : opened models with the same input
+    dataset : images, with or without labels
+
+    Returns
+    -------
+    Evaluation
+
+    Raises
+    ------
+    ModelError
+        A model cannot be run, or the two have different classes.
+    """
+    logits = model.logits(dataset)
+    predictions = logits.argmax(axis=1)
+    reference_logits = None if reference is None else reference.logits(dataset)
+    if reference is not None and reference_logits is not None and reference_logits.shape != logits.shape:
+        raise ModelError(
+            f"{reference.path} has {reference_logits.shape[1]} classes, {model.path} has {logits.shape[1]}: "
+            "not comparable"
+        )
+    other = None if reference_logits is None else reference_logits.argmax(axis=1)
+    labels = dataset.labels
+    right: npt.NDArray[np.bool_] | None = None if labels is None else predictions == labels
+    other_right: npt.NDArray[np.bool_] | None = None if labels is None or other is None else other == labels
+    difference = interval = None
+    if right is not None and other_right is not None:
+        difference = float(right.mean() - other_right.mean())
+        interval = paired_interval(right, other_right)
+    latencies = _latencies([m for m in (model, reference) if m is not None], dataset)
+    return Evaluation(
+        images=len(dataset),
+        top1=None if right is None else float(right.mean()),
+        top1_interval=None if right is None else wilson(int(right.sum()), len(right)),
+        top5=None if labels is None else top_k(logits, labels, 5),
+        agreement=None if other is None else float(np.mean(predictions == other)),
+        reference_top1=None if other_right is None else float(other_right.mean()),
+        top1_difference=difference,
+        top1_difference_interval=interval,
+        file_bytes=model.file_bytes,
+        reference_bytes=None if reference is None else reference.file_bytes,
+        latency_ms=latencies[0],
+        reference_latency_ms=latencies[1] if reference is not None else None,
+        latency_batch=model.batch or 1,
+    )
+
+
+def top_k(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], k: int) -> float | None:
+    """Share of images whose label is among the k largest logits [N, C]; None with no more than k classes."""
+    if logits.shape[1] <= k:
+        return None
+    best = np.argpartition(-logits, k - 1, axis=1)[:, :k]
+    return float(np.mean((best == labels[:, None]).any(axis=1)))
+
+
+def _latencies(models: list[Classifier], dataset: Dataset) -> list[float]:
+    """Median milliseconds a run of each model; the models take turns, so that a busy machine slows them alike."""
+    times: list[list[float]] = [[] for _ in models]
+    batches = [next(iter(dataset.batches(model.batch or 1))) for model in models]
+    for run in range(_LATENCY_WARM_UP + _LATENCY_RUNS):
+        for index, (model, batch) in enumerate(zip(models, batches, strict=True)):
+            start = time.perf_counter()
+            model.run(batch)
+            if run >= _LATENCY_WARM_UP:
+                times[index].append(time.perf_counter() - start)
+    return [1000 * statistics.median(values) for values in times]

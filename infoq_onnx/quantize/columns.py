@@ -1,0 +1,82 @@
+"""Convolutions and matrix products as one matrix product: rows of weights against columns of inputs.
+
+A layer with G groups computes, for each group, outputs [R, p] = W [R, d] · X [d, p] at p positions. Every algorithm
+that rounds weights with a view to their inputs works on this form and need not know what the layer was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How a convolution reads its input; one entry a spatial axis."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads_before: tuple[int, ...]
+    pads_after: tuple[int, ...]
+    groups: int
+
+
+def conv_columns(images: Float32, windows: Windows) -> Float32:
+    """Columns of a convolution's input.
+
+    Parameters
+    ----------
+    images : [n, C, *spatial]
+    windows : how they are read; padding is with 0
+
+    Returns
+    -------
+    float32 array [G, p, d]
+        p = n · output positions (image by image, row by row), d = C/G · kernel elements, in the order of the weight's
+        axes.
+    """
+    pads = [(0, 0), (0, 0), *zip(windows.pads_before, windows.pads_after, strict=True)]
+    padded = np.pad(images, pads) if any(sum(pad) for pad in pads) else images
+    axes = tuple(range(2, images.ndim))
+    extents = [dilation * (size - 1) + 1 for size, dilation in zip(windows.kernel, windows.dilations, strict=True)]
+    view = np.lib.stride_tricks.sliding_window_view(padded, extents, axis=axes)
+    every = tuple(slice(None, None, stride) for stride in windows.strides)
+    inside = tuple(slice(None, None, dilation) for dilation in windows.dilations)
+    view = view[(slice(None), slice(None), *every, *inside)]
+    n, channels, rank = images.shape[0], images.shape[1], len(axes)
+    positions = view.shape[2 : 2 + rank]
+    view = view.reshape(n, windows.groups, channels // windows.groups, *positions, *windows.kernel)
+    # [n, G, C/G, positions, kernel] → [G, n, positions, C/G, kernel]
+    order = (1, 0, *range(3, 3 + rank), 2, *range(3 + rank, 3 + 2 * rank))
+    columns = view.transpose(order).reshape(windows.groups, n * int(np.prod(positions)), -1)
+    return np.ascontiguousarray(columns, dtype=np.float32)
+
+
+def conv_outputs(values: Float32, groups: int) -> Float32:
+    """Bring a convolution's output [n, O, *spatial] into the order of its columns: [G, p, O/G]."""
+    n, channels = values.shape[:2]
+    flat = values.reshape(n, groups, channels // groups, -1)
+    return np.ascontiguousarray(flat.transpose(1, 0, 3, 2).reshape(groups, -1, channels // groups))
+
+
+def matrix_columns(values: Float32) -> Float32:
+    """Input [..., K] (or output [..., N]) of a matrix product as [1, p, K]."""
+    return np.ascontiguousarray(values.reshape(1, -1, values.shape[-1]))
+
+
+def to_rows(weight: npt.NDArray[np.generic], axis: int, groups: int) -> npt.NDArray[np.float64]:
+    """Weight with output channels along `axis` as float64 rows [G, R, d]."""
+    rows = np.moveaxis(weight, axis, 0).reshape(groups, weight.shape[axis] // groups, -1)
+    return rows.astype(np.float64)
+
+
+def from_rows(rows: npt.NDArray[np.generic], shape: Sequence[int], axis: int) -> npt.NDArray[np.generic]:
+    """Undo `to_rows`: rows [G, R, d] as a weight of the given shape."""
+    others = [size for index, size in enumerate(shape) if index != axis]
+    return np.ascontiguousarray(np.moveaxis(rows.reshape(shape[axis], *others), 0, axis))

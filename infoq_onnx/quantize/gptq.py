@@ -1,0 +1,171 @@
+"""Rounding that lets later weights make up for the errors of earlier ones, and the least-squares fit before it.
+
+Everything is centred: the bias is set last and absorbs every mean, so means must not steer the rounding. With the
+centred second moment H = E[(x − x̄)(x − x̄)ᵀ] of a layer's *quantized* input and the centred cross moment
+K = E[(t − t̄)(x − x̄)ᵀ] of its target t with it:
+
+1. fit        W' = (K + λW)(H + λI)⁻¹          what the weights would be if they could be real numbers
+2. round      GPTQ (arXiv 2210.17323): column by column, the error of a column is spread over those not yet rounded,
+              W_{:,j:} −= (w_j − q_j)/U_jj · U_{j,j:} with H⁻¹ = UᵀU
+3. rescale    s = qᵀHw' / qᵀHq                 the best scale of each row for the codes found
+4. bias       b = t̄ − W_q x̄
+
+λ is a share of the mean of H's diagonal. The target is the float network's output, so that each layer mends what the
+layers before it have lost; where the layer ends a residual branch, it is the float network's sum.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from infoq_onnx.quantize.grid import weight_code_limits
+
+Array = npt.NDArray[np.float64]
+
+_BLOCK = 128
+_FRACTIONS = np.linspace(0.3, 1.0, 57)
+
+
+class Moments:
+    """First and second moments of a layer's inputs x and targets t, summed in float64 as batches stream by.
+
+    Parameters
+    ----------
+    groups, width, rows : G, d and R of `quantize.columns`
+    """
+
+    def __init__(self, groups: int, width: int, rows: int) -> None:
+        self.count = 0
+        self._x = np.zeros((groups, width))
+        self._t = np.zeros((groups, rows))
+        self._xx = np.zeros((groups, width, width))
+        self._tx = np.zeros((groups, rows, width))
+
+    def add(self, columns: npt.NDArray[np.float32], targets: npt.NDArray[np.float32]) -> None:
+        """Add a batch: columns [G, p, d] and targets [G, p, R]."""
+        self.count += columns.shape[1]
+        self._x += columns.sum(axis=1, dtype=np.float64)
+        self._t += targets.sum(axis=1, dtype=np.float64)
+        # products of one batch in float32, at the speed of the machine; batches are summed in float64
+        for group, (x, t) in enumerate(zip(columns, targets, strict=True)):
+            self._xx[group] += x.T @ x
+            self._tx[group] += t.T @ x
+
+    @property
+    def input_mean(self) -> Array:
+        """x̄ [G, d]."""
+        mean: Array = self._x / self.count
+        return mean
+
+    @property
+    def target_mean(self) -> Array:
+        """t̄ [G, R]."""
+        mean: Array = self._t / self.count
+        return mean
+
+    def centred(self) -> tuple[Array, Array]:
+        """H [G, d, d] and K [G, R, d]."""
+        x, t = self.input_mean, self.target_mean
+        second: Array = self._xx / self.count - x[:, :, None] * x[:, None, :]
+        cross: Array = self._tx / self.count - t[:, :, None] * x[:, None, :]
+        return second, cross
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """A rounded layer."""
+
+    codes: npt.NDArray[np.int8]
+    """[G, R, d]"""
+    scales: npt.NDArray[np.float32]
+    """[G, R]"""
+    bias: Array
+    """[G, R], real-valued"""
+
+
+def round_layer(weight: Array, moments: Moments, bits: int, *, damping: float = 0.01) -> Rounded:
+    """Fit, round and rescale a layer, and set its bias.
+
+    Parameters
+    ----------
+    weight : float weights [G, R, d]
+    moments : of its quantized input and its target
+    bits : 2 … 8
+    damping : λ as a share of the mean diagonal of H
+    """
+    second, cross = moments.centred()
+    width = second.shape[-1]
+    strength: Array = damping * np.trace(second, axis1=1, axis2=2) / width
+    # an input that never varies says nothing about its weight: keep the weight, and keep H invertible
+    strength = np.where(strength > 0, strength, 1.0)
+    damped = second + strength[:, None, None] * np.eye(width)
+    wanted: Array = cross + strength[:, None, None] * weight
+    solved = np.linalg.solve(damped, wanted.transpose(0, 2, 1))
+    fitted = np.asarray(solved.transpose(0, 2, 1), dtype=np.float64)
+    importance: Array = np.einsum("gii->gi", damped)
+    scales = search_scales(fitted, importance, bits)
+    codes = gptq(fitted, damped, scales, bits)
+    scales = _rescaled(fitted, damped, codes, scales)
+    quantized = codes * scales[:, :, None]
+    bias = moments.target_mean - np.einsum("grd,gd->gr", quantized, moments.input_mean)
+    return Rounded(codes.astype(np.int8), scales.astype(np.float32), bias)
+
+
+def search_scales(weight: Array, importance: Array, bits: int) -> Array:
+    """Scales [G, R] with the least squared error of nearest codes, each column weighted by `importance` [G, d]."""
+    low, high = weight_code_limits(bits)
+    largest = np.abs(weight).max(axis=2)
+    best = np.where(largest > 0, largest, 1.0) / high
+    least = np.full(best.shape, np.inf)
+    for fraction in _FRACTIONS:
+        # below 8 bits the negative side has a code more, so the clipping point may lie beyond `high`
+        scale = np.where(largest > 0, largest, 1.0) * fraction / (high if bits > 2 else 1.0)
+        codes = np.clip(np.rint(weight / scale[:, :, None]), low, high)
+        error = np.einsum("grd,gd->gr", (weight - codes * scale[:, :, None]) ** 2, importance)
+        better = error < least
+        best, least = np.where(better, scale, best), np.where(better, error, least)
+    return best
+
+
+def gptq(weight: Array, hessian: Array, scales: Array, bits: int) -> Array:
+    """Codes [G, R, d] by error-compensating rounding, columns in the order of falling diagonal of H.
+
+    Parameters
+    ----------
+    weight : [G, R, d]
+    hessian : [G, d, d], positive definite
+    scales : [G, R]
+    bits : 2 … 8
+    """
+    low, high = weight_code_limits(bits)
+    groups, rows, width = weight.shape
+    order = np.argsort(-np.einsum("gii->gi", hessian), axis=1, kind="stable")
+    sorted_hessian = np.take_along_axis(np.take_along_axis(hessian, order[:, :, None], 1), order[:, None, :], 2)
+    # H⁻¹ = UᵀU with U upper triangular: the Cholesky factor of the inverse, transposed
+    upper = np.linalg.cholesky(np.linalg.inv(sorted_hessian)).transpose(0, 2, 1)
+    left = np.take_along_axis(weight, order[:, None, :], 2)
+    codes = np.empty_like(left)
+    for start in range(0, width, _BLOCK):
+        stop = min(start + _BLOCK, width)
+        errors = np.empty((groups, rows, stop - start))
+        for column in range(start, stop):
+            value = left[:, :, column]
+            codes[:, :, column] = np.clip(np.rint(value / scales), low, high)
+            error = (value - codes[:, :, column] * scales) / upper[:, column, column, None]
+            left[:, :, column:stop] -= error[:, :, None] * upper[:, None, column, column:stop]
+            errors[:, :, column - start] = error
+        left[:, :, stop:] -= errors @ upper[:, start:stop, stop:]
+    result = np.empty_like(codes)
+    np.put_along_axis(result, np.broadcast_to(order[:, None, :], codes.shape), codes, 2)
+    return result
+
+
+def _rescaled(weight: Array, hessian: Array, codes: Array, scales: Array) -> Array:
+    """Scales [G, R] that minimise (w − s·q)ᵀH(w − s·q) for given codes; kept where that is not a positive number."""
+    product = codes @ hessian
+    cross, square = np.sum(product * weight, axis=2), np.sum(product * codes, axis=2)
+    best = np.divide(cross, square, out=np.zeros_like(cross), where=square > 0)
+    return np.where(best > 0, best, scales)

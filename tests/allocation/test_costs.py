@@ -1,0 +1,102 @@
+"""Exact counts against METHODS.md section 6 and against plain sums."""
+
+from __future__ import annotations
+
+import pytest
+
+from infoq_onnx.allocation.costs import costs, largest_total, meets, terms, total_of, uniform, units, value_of
+from infoq_onnx.schema import Bound, Network
+
+from .networks import make_layer, make_network, make_resnet18
+
+
+@pytest.fixture(scope="module")
+def resnet18() -> Network:
+    return make_resnet18()
+
+
+def with_wide_ends(network: Network, bits: int) -> tuple[dict[str, int], dict[str, int]]:
+    weights, activations = uniform(network, bits, bits)
+    return weights | {"conv1": 8, "fc": 8}, activations | {"image": 8, "pooled": 8}
+
+
+def test_resnet18_is_the_published_network(resnet18: Network) -> None:
+    assert sum(layer.macs for layer in resnet18.layers) == 1_814_073_344
+    assert sum(layer.parameters for layer in resnet18.layers) == 11_678_912
+    assert (len(resnet18.layers), len(resnet18.groups)) == (21, 18)
+
+
+def test_resnet18_all_layers_at_3_bits(resnet18: Network) -> None:
+    found = costs(resnet18, *uniform(resnet18, 3, 3))
+    assert found.bitops == 9 * 1_814_073_344
+    assert round(found.bitops / 1e9, 2) == 16.33
+    assert found.weight_bytes == 11_678_912 * 3 / 8
+    assert round(found.weight_bytes / 2**20, 2) == 4.18
+    assert found.compression == 32 / 3
+    assert (found.avg_weight_bits, found.avg_act_bits) == (3.0, 3.0)
+
+
+def test_resnet18_with_both_ends_at_8_bits(resnet18: Network) -> None:
+    found = costs(resnet18, *with_wide_ends(resnet18, 3))
+    assert round(found.bitops / 1e9, 3) == 22.846
+    assert round(found.weight_bytes / 2**20, 2) == 4.49
+    assert round(found.compression, 2) == 9.93
+
+
+def test_float_bitops_as_hawq_counts_them(resnet18: Network) -> None:
+    assert round(costs(resnet18, *uniform(resnet18, 32, 32)).bitops / 1e9) == 1858
+
+
+def test_matmul_of_activations_shared_groups_and_squares() -> None:
+    network = make_network(
+        [
+            make_layer("conv", ("a",), macs=10, parameters=7),
+            make_layer("side", ("a",), macs=100, parameters=5),
+            make_layer("attend", ("a", "b"), macs=1000),
+            make_layer("gram", ("b", "b"), macs=10_000),
+        ],
+        {"a": 3, "b": 4},
+    )
+    found = costs(network, {"conv": 2, "side": 3}, {"a": 5, "b": 7})
+    assert found.bitops == 10 * 2 * 5 + 100 * 3 * 5 + 1000 * 5 * 7 + 10_000 * 7 * 7
+    assert found.weight_bytes == (7 * 2 + 5 * 3) / 8
+    assert found.avg_weight_bits == (7 * 2 + 5 * 3) / 12
+    assert found.compression == 32 * 12 / (7 * 2 + 5 * 3)
+    assert found.avg_act_bits == (3 * 5 + 4 * 7) / 7
+
+
+def test_counts_beyond_float64_stay_exact() -> None:
+    network = make_network([make_layer("huge", ("x",), macs=2**60 + 1, parameters=1)], {"x": 1})
+    assert costs(network, {"huge": 7}, {"x": 7}).bitops == 49 * (2**60 + 1)
+
+
+def test_network_without_weights_counts_as_8_bits() -> None:
+    network = make_network([make_layer("attend", ("a", "b"), macs=10)], {"a": 1, "b": 1})
+    found = costs(network, {}, {"a": 4, "b": 2})
+    assert (found.bitops, found.weight_bytes, found.compression, found.avg_weight_bits) == (80, 0.0, 4.0, 8.0)
+
+
+def test_uniform_names_every_unit(resnet18: Network) -> None:
+    weights, activations = uniform(resnet18, 4, 6)
+    assert len(weights) + len(activations) == len(units(resnet18))
+    assert set(weights.values()) == {4}
+    assert set(activations.values()) == {6}
+
+
+@pytest.mark.parametrize("metric", ["bitops", "size", "compression", "avg_weight_bits", "avg_act_bits"])
+@pytest.mark.parametrize("width", [2, 3, 5, 6, 7])
+def test_a_reported_value_is_a_limit_that_its_own_allocation_meets_exactly(
+    resnet18: Network, metric: str, width: int
+) -> None:
+    parts = terms(metric, resnet18)
+    total = total_of(parts, dict.fromkeys(units(resnet18), width))
+    bound = Bound(metric, value_of(metric, resnet18, total), "")
+    largest = largest_total(bound, resnet18)
+    assert largest == total
+    assert meets(bound, value_of(metric, resnet18, largest))
+    assert not meets(bound, value_of(metric, resnet18, largest + 1))
+
+
+def test_no_largest_total_where_8_bits_are_within_the_bound(resnet18: Network) -> None:
+    assert largest_total(Bound("bitops", 1e300, ""), resnet18) is None
+    assert largest_total(Bound("compression", 4.0, ""), resnet18) is None

@@ -1,0 +1,421 @@
+"""Every row of docs/errors.md: what is printed, the exit code, and that nothing is left behind.
+
+A row names a situation; `SITUATIONS` makes it. In a message <word> stands for what differs from run to run.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import shlex
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from infoq_onnx.cli import main
+from infoq_onnx.emit import verify
+from tests.cli.process import run_process
+from tests.networks import Builder, mlp, residual_convnet
+
+TABLE = Path(__file__).resolve().parents[2] / "docs" / "errors.md"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table."""
+
+    situation: str
+    command: str
+    message: str
+    exit_code: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a situation is made: a folder with model.onnx, data.npz and model.infoq."""
+
+    folder: Path
+    monkeypatch: pytest.MonkeyPatch
+    held: ExitStack
+    """What is to stay open until the command has run."""
+
+
+def rows() -> list[Row]:
+    found = []
+    for line in TABLE.read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+        if len(cells) == 4 and cells[3].isdecimal():
+            found.append(Row(cells[0], cells[1].strip("`"), cells[2].strip("`"), int(cells[3])))
+    return found
+
+
+ROWS = rows()
+
+# -------------------------------------------------------------------------------------------------------------- models
+
+
+def nothing(place: Place) -> None:
+    """The command itself is what is wrong."""
+
+
+def text_file(place: Place) -> None:
+    (place.folder / "text.onnx").write_text("This is not a model.\n")
+
+
+def truncated(place: Place) -> None:
+    content = (place.folder / "model.onnx").read_bytes()
+    (place.folder / "cut.onnx").write_bytes(content[: len(content) // 2])
+
+
+def empty_file(place: Place) -> None:
+    (place.folder / "empty.onnx").touch()
+
+
+def relu_only(place: Place) -> None:
+    b = Builder()
+    onnx.save(b.model(b.relu("x", "relu"), (4,), (4,)), place.folder / "relu.onnx")
+
+
+def two_inputs(place: Place) -> None:
+    model = mlp()
+    model.graph.input.append(helper.make_tensor_value_info("mask", TensorProto.FLOAT, ["batch", 12]))
+    onnx.save(model, place.folder / "two.onnx")
+
+
+def nan_weights(place: Place) -> None:
+    model = mlp()
+    weights = numpy_helper.to_array(model.graph.initializer[2]).copy()
+    weights[0, 0] = np.nan
+    model.graph.initializer[2].CopyFrom(numpy_helper.from_array(weights, model.graph.initializer[2].name))
+    onnx.save(model, place.folder / "nan.onnx")
+
+
+def retyped(kind: int, name: str) -> Callable[[Place], None]:
+    def make(place: Place) -> None:
+        ends = [helper.make_tensor_value_info(end, kind, ["batch", 4]) for end in ("x", "logits")]
+        graph = helper.make_graph([helper.make_node("Relu", ["x"], ["logits"])], "g", ends[:1], ends[1:])
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), place.folder / name)
+
+    return make
+
+
+def free_size(place: Place) -> None:
+    model = residual_convnet(size=8, width=4)
+    for axis, name in ((2, "height"), (3, "width")):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
+    onnx.save(model, place.folder / "free.onnx")
+
+
+def segmentation(place: Place) -> None:
+    b = Builder()
+    onnx.save(b.model(b.conv("x", "conv", 3, 5), (3, 8, 8), (5, 8, 8)), place.folder / "masks.onnx")
+
+
+def quantized(place: Place) -> None:
+    b = Builder()
+    scale, zero = b.constant("scale", 0.1), b.constant("zero", 0, np.uint8)
+    codes = b.op("QuantizeLinear", ["x", scale, zero], "quantize")
+    values = b.op("DequantizeLinear", [codes, scale, zero], "dequantize")
+    onnx.save(b.model(b.gemm(values, "fc", 4, 3), (4,), (3,)), place.folder / "int8.onnx")
+
+
+def other_input(place: Place) -> None:
+    onnx.save(mlp(features=10), place.folder / "other.onnx")
+
+
+def other_classes(place: Place) -> None:
+    onnx.save(mlp(classes=7), place.folder / "other.onnx")
+
+
+def overflowing(place: Place) -> None:
+    b = Builder()
+    huge = b.op("Mul", ["x", b.constant("huge", 3e38)], "scale_up")
+    y = b.op("Sub", [b.op("Mul", [huge, huge], "square"), b.op("Mul", [huge, huge], "square_again")], "difference")
+    onnx.save(b.model(b.gemm(y, "fc", 12, 4), (12,), (4,)), place.folder / "overflow.onnx")
+
+
+# ---------------------------------------------------------------------------------------------------------------- data
+
+
+def convnet(place: Place) -> None:
+    onnx.save(residual_convnet(size=8, width=4), place.folder / "conv.onnx")
+
+
+def images(place: Place, classes: int = 10, each: int = 2, side: int = 10) -> list[Path]:
+    convnet(place)
+    rng = np.random.default_rng(0)
+    files = []
+    for label in range(classes):
+        (place.folder / f"images/{label}").mkdir(parents=True)
+        for number in range(each):
+            file = place.folder / f"images/{label}/{number}.jpg"
+            Image.fromarray(rng.integers(0, 256, (side, 12, 3), dtype=np.uint8)).save(file)
+            files.append(file)
+    return files
+
+
+def some_images(place: Place) -> None:
+    images(place)
+
+
+def small_images(place: Place) -> None:
+    images(place, side=6)
+
+
+def four_folders(place: Place) -> None:
+    images(place, classes=4)
+
+
+def nine_folders(place: Place) -> None:
+    images(place, classes=9)
+
+
+def corrupt_images(place: Place) -> None:
+    for file in images(place)[:2]:
+        file.write_bytes(b"no picture")
+
+
+def empty_folder(place: Place) -> None:
+    convnet(place)
+    (place.folder / "empty").mkdir()
+
+
+def list_with_a_gap(place: Place) -> None:
+    convnet(place)
+    (place.folder / "list.csv").write_text("gone.png,0\n")
+
+
+def pipe(place: Place) -> None:
+    os.mkfifo(place.folder / "pipe.npz")
+
+
+def arrays(shape: tuple[int, ...], labels: int = 4, bad: int | None = None) -> Callable[[Place], None]:
+    def make(place: Place) -> None:
+        x = np.ones(shape, np.float32)
+        if bad is not None:
+            x[bad] = np.nan
+        np.savez(place.folder / "other.npz", x=x, y=np.arange(len(x)) % labels)
+
+    return make
+
+
+# ------------------------------------------------------------------------------------------------------------ analyses
+
+
+def held_lock(place: Place) -> None:
+    lock = place.held.enter_context((place.folder / "model.infoq" / ".lock").open("w"))
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    lock.write("4711")
+    lock.flush()
+
+
+def no_analysis(place: Place) -> None:
+    shutil.rmtree(place.folder / "model.infoq")
+
+
+def unfinished(place: Place) -> None:
+    (place.folder / "model.infoq" / "analysis.json").unlink()
+
+
+def damaged(place: Place) -> None:
+    path = place.folder / "model.infoq" / "analysis.json"
+    path.write_text(path.read_text()[:100])
+
+
+def other_schema(place: Place) -> None:
+    path = place.folder / "model.infoq" / "analysis.json"
+    path.write_text(path.read_text().replace('\n "schema": 1', '\n "schema": 99'))
+
+
+def damaged_ranges(place: Place) -> None:
+    (place.folder / "model.infoq" / "ranges.npz").write_bytes(b"")
+
+
+def changed_model(place: Place) -> None:
+    onnx.save(mlp(seed=1), place.folder / "model.onnx")
+
+
+def moved_model(place: Place) -> None:
+    (place.folder / "model.onnx").rename(place.folder / "elsewhere.onnx")
+
+
+def moved_data(place: Place) -> None:
+    (place.folder / "data.npz").rename(place.folder / "elsewhere.npz")
+
+
+def folder_named_as_output(place: Place) -> None:
+    (place.folder / "out.onnx").mkdir()
+
+
+def full_disk(place: Place) -> None:
+    def fail(model: onnx.ModelProto, path: Path) -> None:
+        Path(path).write_bytes(model.SerializeToString()[:100])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    place.monkeypatch.setattr(onnx, "save", fail)
+
+
+def full_disk_for_json(place: Place) -> None:
+    write = Path.write_text
+
+    def fail(path: Path, text: str, encoding: str) -> int:
+        write(path, text[:10], encoding=encoding)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    place.monkeypatch.setattr(Path, "write_text", fail)
+
+
+def disagreement(place: Place) -> None:
+    place.monkeypatch.setattr(verify, "MAX_RELATIVE_RMS", -1.0)
+
+
+SITUATIONS: dict[str, Callable[[Place], None]] = {
+    "the file does not exist": nothing,
+    "it is a folder": nothing,
+    "a text file is named .onnx": text_file,
+    "the download broke off": truncated,
+    "the file is empty": empty_file,
+    "nothing in it can be quantized": relu_only,
+    "it has two inputs": two_inputs,
+    "its weights are NaN": nan_weights,
+    "it computes NaN": overflowing,
+    "its input is float16": retyped(TensorProto.FLOAT16, "half.onnx"),
+    "its input is float64": retyped(TensorProto.DOUBLE, "double.onnx"),
+    "its image size is free": free_size,
+    "it gives more than one score a class": segmentation,
+    "it is quantized already": quantized,
+    "there is no such folder": nothing,
+    "the folder is empty": empty_folder,
+    "a class folder is missing": nine_folders,
+    "more than 1 % of the images are corrupt": corrupt_images,
+    "images, and no word on preprocessing": some_images,
+    "images that are too small, and no resizing": small_images,
+    "resizing to a size beyond memory": some_images,
+    "images, and a model that takes none": four_folders,
+    "arrays of another shape": arrays((32, 10)),
+    "NaN in an array": arrays((32, 12), bad=7),
+    "a label out of range": arrays((32, 12), labels=6),
+    "too few samples": arrays((8, 12)),
+    "a list names a file that is gone": list_with_a_gap,
+    "a pipe instead of a file": pipe,
+    "no such file of class names": nothing,
+    "a bit-width outside 2 … 8": nothing,
+    "bit-widths that are no numbers": nothing,
+    "8 bits only": nothing,
+    "hardly any samples": nothing,
+    "one projection": nothing,
+    "an unknown encoder": nothing,
+    "a preset and parts of another recipe": nothing,
+    "a preset for a model that takes no images": nothing,
+    "--calib is missing": nothing,
+    "a command that does not exist": nothing,
+    "the folder cannot be made": nothing,
+    "the folder is in use": held_lock,
+    "none in this folder": no_analysis,
+    "none in the folder named": empty_folder,
+    "it is not finished": unfinished,
+    "it is damaged": damaged,
+    "another version wrote it": other_schema,
+    "its ranges are damaged": damaged_ranges,
+    "the model has changed since": changed_model,
+    "the model has moved": moved_model,
+    "the images have moved": moved_data,
+    "no budget": nothing,
+    "a budget and --uniform": nothing,
+    "--uniform and a pin": nothing,
+    "uniform bits that were not analysed": nothing,
+    "a budget of 0": nothing,
+    "a negative budget": nothing,
+    "a budget that is no number": nothing,
+    "a budget below what 2 bits need": nothing,
+    "two budgets, one of them out of reach": nothing,
+    "a pin that takes too much": nothing,
+    "a pin on an unknown layer": nothing,
+    "a pin without bits": nothing,
+    "pins that contradict each other": nothing,
+    "bits that were not analysed": nothing,
+    "an unknown criterion": nothing,
+    "a negative weight of activations": nothing,
+    "the name does not end in .onnx": nothing,
+    "the name is that of the float model": nothing,
+    "the name is that of a folder": folder_named_as_output,
+    "there is no such folder to write in": nothing,
+    "the disk is full": full_disk,
+    "the disk is full after the model": full_disk_for_json,
+    "the model written does not compute what was simulated": disagreement,
+    "no such model": nothing,
+    "no model at all": text_file,
+    "images, and a model that does not know its preprocessing": some_images,
+    "models of different inputs": other_input,
+    "models of different classes": other_classes,
+    "the model computes NaN": overflowing,
+}
+
+
+SHELL = (
+    "a text file is named .onnx",
+    "more than 1 % of the images are corrupt",
+    "the folder is in use",
+    "a budget below what 2 bits need",
+    "bit-widths that are no numbers",
+    "a command that does not exist",
+    "models of different inputs",
+)
+"""Situations that are run as a process, too."""
+
+
+@pytest.fixture
+def made(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    with ExitStack() as held:
+        yield Place(place, monkeypatch, held)
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    """What is in a folder, byte for byte."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b""
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def assert_told(row: Row, exit_code: int, stdout: str, stderr: str) -> None:
+    wanted = re.sub("<[a-z]+>", r"\\S+", re.escape(row.message))
+    assert stdout == ""
+    assert stderr.endswith("\n")
+    assert re.fullmatch(f"error: {wanted}", stderr.removesuffix("\n")), stderr
+    assert exit_code == row.exit_code
+
+
+def test_every_row_has_its_situation() -> None:
+    assert len(ROWS) >= 25
+    assert sorted(row.situation for row in ROWS) == sorted(SITUATIONS)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.situation)
+def test_command_fails_as_documented(row: Row, made: Place) -> None:
+    SITUATIONS[row.situation](made)
+    before = listing(made.folder)
+    result = CliRunner().invoke(main, shlex.split(row.command)[1:], prog_name="infoq-onnx")
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert_told(row, result.exit_code, result.stdout, result.stderr)
+    assert listing(made.folder) == before
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.situation in SHELL], ids=lambda row: row.situation)
+def test_process_fails_as_documented(row: Row, made: Place) -> None:
+    SITUATIONS[row.situation](made)
+    before = listing(made.folder)
+    result = run_process(*shlex.split(row.command)[1:])
+    assert_told(row, result.returncode, result.stdout, result.stderr)
+    assert listing(made.folder) == before

@@ -1,0 +1,109 @@
+"""A right model passes, a wrong one is named, and the figures are what they say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from infoq_onnx.emit.qdq import qdq_model
+from infoq_onnx.emit.storage import STORAGES
+from infoq_onnx.emit.verify import MAX_RELATIVE_RMS, compare, verify
+from infoq_onnx.errors import VerificationError
+from infoq_onnx.graph.session import open_session
+from infoq_onnx.schema import Verification
+from infoq_onnx.simulate.batching import batch_size, logits_of
+from infoq_onnx.simulate.simulation import layer_codes, set_initializers, simulation
+from tests.prepared import is_one_line, small
+
+NETWORKS = ["residual", "fixed batch"]
+
+
+def emitted(name: str) -> onnx.ModelProto:
+    of = small(name)
+    bits = of.mixed(seed=0)
+    codes = layer_codes(of.graph, of.network, of.table, *bits)
+    return qdq_model(of.graph, of.network, of.placement, of.table, *bits, codes, STORAGES["int8"], {})
+
+
+def verified(name: str, path: Path) -> Verification:
+    of = small(name)
+    model = simulation(of.graph, of.network, of.placement, of.table, *of.mixed(seed=0))
+    simulated = logits_of(open_session(model, integer_kernels=False), of.graph, of.dataset, batch_size(of.graph))
+    return verify(path, of.graph, of.dataset, simulated, "shown.onnx")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_right_model_passes(name: str, tmp_path: Path) -> None:
+    onnx.save(emitted(name), tmp_path / "model.onnx")
+    found = verified(name, tmp_path / "model.onnx")
+    assert found.images == 48
+    assert found.relative_rms < 5e-3
+    assert found.relative_rms_unfused < 5e-3
+    assert found.agreement == 1.0
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_wrong_weight_is_noticed(name: str, tmp_path: Path) -> None:
+    model = emitted(name)
+    stored = next(tensor for tensor in model.graph.initializer if tensor.name == "b2_w/codes")
+    stored.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(stored), stored.name))
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(VerificationError) as caught:
+        verified(name, tmp_path / "model.onnx")
+    assert is_one_line(caught.value, "shown.onnx", "48 images", "no file was left")
+
+
+def test_logits_that_are_no_numbers_are_noticed(tmp_path: Path) -> None:
+    model = emitted("residual")
+    set_initializers(model, {"fc_w/scales": np.full(10, np.nan, np.float32)})
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(VerificationError):
+        verified("residual", tmp_path / "model.onnx")
+
+
+def test_what_onnxruntime_cannot_load_is_noticed(tmp_path: Path) -> None:
+    model = emitted("residual")
+    model.graph.node[-1].op_type = "NoSuchOperator"
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(VerificationError) as caught:
+        verified("residual", tmp_path / "model.onnx")
+    assert is_one_line(caught.value, "shown.onnx", "onnxruntime cannot run", "NoSuchOperator")
+
+
+def test_figures() -> None:
+    simulated = np.array([[3.0, -1.0], [-2.0, 4.0]], dtype=np.float32)
+    fused = simulated + np.array([[0.5, 0.0], [0.0, 0.0]], dtype=np.float32)
+    unfused = simulated + np.array([[0.0, 0.0], [0.0, -0.25]], dtype=np.float32)
+    found = compare(simulated, fused, unfused)
+    spread = float(simulated.std())
+    assert (found.images, found.agreement) == (2, 1.0)
+    assert (found.max_difference, found.max_difference_unfused) == (0.5, 0.25)
+    assert found.relative_rms == pytest.approx(0.25 / spread)
+    assert found.relative_rms_unfused == pytest.approx(0.125 / spread)
+
+
+def test_another_class_counts_unless_the_simulation_was_undecided() -> None:
+    simulated = np.array([[4.0, -4.0], [4.0, -4.0], [0.01, 0.0], [-4.0, 4.0]], dtype=np.float32)
+    assert 2 * MAX_RELATIVE_RMS * simulated.std() > 0.01
+    fused = simulated[:, ::-1].copy()
+    fused[0] = simulated[0]
+    assert compare(simulated, fused, simulated).agreement == 0.5
+
+
+def test_equal_logits_have_no_difference() -> None:
+    constant = np.ones((3, 2), np.float32)
+    assert compare(constant, constant, constant) == Verification(3, 0.0, 0.0, 1.0, 0.0, 0.0)
+    single = np.arange(3, dtype=np.float32)[:, None]
+    assert compare(single, single, single).agreement == 1.0
+
+
+@pytest.mark.parametrize("side", ["fused", "unfused"])
+def test_no_numbers_have_no_small_difference(side: str) -> None:
+    good = np.eye(4, dtype=np.float32)
+    bad = np.full_like(good, np.nan)
+    found = compare(good, *((bad, good) if side == "fused" else (good, bad)))
+    assert np.isnan(found.relative_rms if side == "fused" else found.relative_rms_unfused)

@@ -1,0 +1,352 @@
+"""The sweep against trials made by hand, and its order, its observers and its resumption."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from scipy.special import log_softmax
+
+from infoq_onnx.graph.ort import run
+from infoq_onnx.quantize.grid import (
+    dequantize_activation,
+    dequantize_weight,
+    quantize_activation,
+    quantize_weight,
+)
+from infoq_onnx.schema import Observer, SweepSettings, Trial
+from infoq_onnx.sensitivity import sweep as module
+from infoq_onnx.sensitivity.criteria.infoq import infoq
+from infoq_onnx.sensitivity.criteria.kl import kl
+from infoq_onnx.sensitivity.estimators import (
+    directions,
+    paired_difference,
+    smi_discrete_from_projections,
+    smi_from_projections,
+)
+from infoq_onnx.sensitivity.journal import open_journal
+from infoq_onnx.sensitivity.observers import candidates
+from infoq_onnx.sensitivity.projection import add_projections, projection_name
+from infoq_onnx.sensitivity.sweep import Problem, SweepResult, sweep, trial_count, units
+from infoq_onnx.simulate.simulation import set_initializers
+from tests.networks import Builder, mlp, residual_convnet
+from tests.prepared import Ready, dataset_of, images, ready, small
+
+PROJECTIONS = 6
+SEED = 5
+
+
+def problem_of(of: Ready, bits: Sequence[int] = (2, 6, 8), labels: npt.NDArray[np.int64] | None = None) -> Problem:
+    values = np.concatenate(list(of.dataset.batches(64)))
+    if labels is None:
+        labels = run_in_batches(of.graph.model, of, {})[of.graph.output].argmax(axis=1).astype(np.int64)
+    settings = SweepSettings(len(values), SEED, PROJECTIONS, 3, tuple(bits), "pca", 0.7, True, False)
+    encoded = values.reshape(len(values), -1)[:, :5].astype(np.float64)
+    return Problem(of.graph, of.network, of.table, of.dataset, labels, encoded, settings)
+
+
+def swept(problem: Problem, folder: Path) -> SweepResult:
+    return sweep(problem, open_journal(folder / "journal.jsonl", "f"), lambda *_: None)
+
+
+def by_unit(trials: Sequence[Trial]) -> dict[tuple[str, str, int], Trial]:
+    return {(trial.unit, trial.kind, trial.bits): trial for trial in trials}
+
+
+# ------------------------------------------------------------------------------------------------------- trials by hand
+
+
+def run_in_batches(
+    model: onnx.ModelProto, of: Ready, further: dict[str, npt.NDArray[np.float32]]
+) -> dict[str, npt.NDArray[np.float32]]:
+    values = np.concatenate(list(of.dataset.batches(64)))
+    names = [value.name for value in model.graph.output]
+    size = of.graph.batch or len(values)
+    parts = [
+        run(
+            model,
+            {
+                of.graph.input: values[start : start + size],
+                **{name: array[start : start + size] for name, array in further.items()},
+            },
+        )
+        for start in range(0, len(values), size)
+    ]
+    return {name: np.concatenate([part[index] for part in parts]) for index, name in enumerate(names)}
+
+
+class ByHand:
+    """The whole network is run for every trial, and quantized in numpy."""
+
+    def __init__(self, of: Ready, problem: Problem) -> None:
+        self.of, self.problem = of, problem
+        self.tensors = candidates(of.graph, of.network)
+        seeds = np.random.SeedSequence((SEED, 0, 0))
+        self.x = problem.encoded @ directions(problem.encoded.shape[1], PROJECTIONS, seeds)
+        model = onnx.ModelProto()
+        model.CopyFrom(of.graph.model)
+        for layer in of.network.layers:
+            if layer.weight is not None:
+                set_initializers(model, {layer.weight: self.weight(layer.name, 8)})
+        self.model = add_projections(model, of.graph, self.tensors, PROJECTIONS, SEED)
+        self.baseline = run_in_batches(self.model, of, {})
+
+    def weight(self, name: str, bits: int) -> npt.NDArray[np.float32]:
+        layer = next(layer for layer in self.of.network.layers if layer.name == name)
+        assert layer.weight is not None
+        assert layer.channel_axis is not None
+        scales = self.of.table.weights[name][bits]
+        codes = quantize_weight(self.of.graph.constant(layer.weight), scales, bits, layer.channel_axis)
+        return dequantize_weight(codes, scales, layer.channel_axis)
+
+    def outputs(self, trial: Trial) -> dict[str, npt.NDArray[np.float32]]:
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        if trial.kind == "weight":
+            layer = next(layer for layer in self.of.network.layers if layer.name == trial.unit)
+            set_initializers(model, {str(layer.weight): self.weight(trial.unit, trial.bits)})
+            return run_in_batches(model, self.of, {})
+        shown = onnx.ModelProto()
+        shown.CopyFrom(self.model)
+        if trial.unit == self.of.graph.input:
+            values = np.concatenate(list(self.of.dataset.batches(64)))
+        else:
+            shown.graph.output.append(onnx.ValueInfoProto(name=trial.unit))
+            values = run_in_batches(shown, self.of, {})[trial.unit]
+        grid = self.of.table.activations[trial.unit][trial.bits]
+        seen = dequantize_activation(quantize_activation(values, grid), grid)
+        shape = [self.of.graph.batch or "batch", *values.shape[1:]]
+        model.graph.input.append(helper.make_tensor_value_info("seen", TensorProto.FLOAT, shape))
+        readers = {layer.name for layer in self.of.network.layers if trial.unit in layer.groups}
+        for node in model.graph.node:
+            if node.name in readers:
+                node.input[:] = ["seen" if tensor == trial.unit else tensor for tensor in node.input]
+        return run_in_batches(model, self.of, {"seen": seen})
+
+    def differences(self, found: dict[str, npt.NDArray[np.float32]], tensor: str) -> tuple[float, ...]:
+        name, labels = projection_name(tensor), self.problem.labels
+        sides = [outputs[name].astype(np.float64) for outputs in (self.baseline, found)]
+        xl = paired_difference(*(smi_from_projections(self.x, side, 3, SEED).per_projection for side in sides))
+        ly = paired_difference(*(smi_discrete_from_projections(side, labels, 3, SEED).per_projection for side in sides))
+        return (*xl, *ly)
+
+
+@pytest.mark.parametrize("name", ["residual", "attention", "fixed batch"])
+def test_trials_are_those_made_by_hand(name: str, tmp_path: Path) -> None:
+    of = small(name)
+    problem = problem_of(of, bits=(2, 8))
+    by_hand = ByHand(of, problem)
+    before = by_hand.baseline[of.graph.output].astype(np.float64)
+    result = swept(problem, tmp_path)
+    assert result.baseline_top1 == np.mean(before.argmax(axis=1) == problem.labels)
+    for trial in result.trials:
+        found = by_hand.outputs(trial)
+        after = found[of.graph.output].astype(np.float64)
+        log_p, log_q = log_softmax(before, axis=1), log_softmax(after, axis=1)
+        assert trial.kl == pytest.approx(np.mean(np.sum(np.exp(log_p) * (log_p - log_q), axis=1)), rel=1e-3, abs=1e-6)
+        drop = np.mean(before.argmax(1) == problem.labels) - np.mean(after.argmax(1) == problem.labels)
+        # one image of 48 may lie between two classes
+        assert trial.top1_drop == pytest.approx(drop, abs=1 / 47)
+        for tensor, delta in trial.deltas.items():
+            expected = by_hand.differences(found, tensor)
+            assert dataclasses.astuple(delta) == pytest.approx(expected, abs=0.02)
+
+
+# --------------------------------------------------------------------------------------------------- order and observers
+
+
+def test_every_unit_at_every_width_in_order(tmp_path: Path) -> None:
+    of = small("residual")
+    result = swept(problem_of(of, bits=(2, 6, 8)), tmp_path)
+    layers = ["stem", "a1", "a2", "b1", "b_short", "b2", "fc"]
+    assert [layer.name for layer in of.network.layers] == layers
+    groups = [group.name for group in of.network.groups]
+    expected = [(name, "weight", bits) for name in layers for bits in (2, 6)]
+    expected += [(name, "activation", bits) for name in groups for bits in (2, 6)]
+    assert [(trial.unit, trial.kind, trial.bits) for trial in result.trials] == expected
+    assert len(expected) == trial_count(of.network, (2, 6, 8))
+    assert [(unit.name, unit.kind) for unit in units(of.network)] == list(
+        dict.fromkeys((name, kind) for name, kind, _ in expected)
+    )
+
+
+def test_a_product_of_activations_has_no_weight_to_try() -> None:
+    network = small("attention").network
+    weights = {unit.name for unit in units(network) if unit.kind == "weight"}
+    assert {"scores", "mix"}.isdisjoint(weights)
+    assert {"q_order_out", "k_order_out"} <= {unit.name for unit in units(network) if unit.kind == "activation"}
+
+
+def test_only_observers_behind_a_unit_are_looked_at(tmp_path: Path) -> None:
+    of = small("residual")
+    low = {key: set(trial.deltas) for key, trial in by_unit(swept(problem_of(of), tmp_path).trials).items()}
+    tail = {"b1_relu_out", "b_relu_out", "flatten_out", "logits"}
+    assert low["stem", "weight", 2] == set(candidates(of.graph, of.network))
+    assert low["a2", "weight", 2] == {"a_relu_out", *tail}
+    assert low["b_short", "weight", 2] == {"b_relu_out", "flatten_out", "logits"}
+    assert low["fc", "weight", 2] == {"logits"}
+    # a group's tensor lies in front of its quantizer
+    assert low["a_relu_out", "activation", 2] == tail
+    assert low["flatten_out", "activation", 2] == {"logits"}
+    assert low["x", "activation", 2] == low["stem", "weight", 2]
+
+
+def test_low_bits_are_seen_by_all_candidates_and_the_rest_by_the_observers(tmp_path: Path) -> None:
+    of = small("residual")
+    result = swept(problem_of(of, bits=(2, 3, 6, 7, 8)), tmp_path)
+    kept = {observer.tensor for observer in result.observers if observer.selected_xl or observer.selected_ly}
+    assert kept
+    trials = by_unit(result.trials)
+    for unit in units(of.network):
+        low = trials[unit.name, unit.kind, 3].deltas
+        assert set(trials[unit.name, unit.kind, 6].deltas) == kept & set(low)
+    assert [observer.tensor for observer in result.observers] == list(candidates(of.graph, of.network))
+    counts = {observer.tensor: observer.trials for observer in result.observers}
+    assert counts["logits"] == 2 * len(units(of.network))
+
+
+def test_without_low_widths_what_there_is_decides(tmp_path: Path) -> None:
+    result = swept(problem_of(small("mlp"), bits=(6, 8)), tmp_path)
+    assert {trial.bits for trial in result.trials} == {6}
+    assert next(observer for observer in result.observers if observer.tensor == "logits").trials == 6
+
+
+# --------------------------------------------------------------------------------------------------------------- scores
+
+
+def one_sensitive_layer() -> onnx.ModelProto:
+    """fc1 and fc3 lie on a 2-bit grid, so that 2 bits change nothing; fc2 has a few large weights among small ones."""
+    model = mlp(features=12, hidden=24)
+    random = np.random.default_rng(0)
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if tensor.name in ("fc1_w", "fc3_w"):
+            codes = random.integers(-2, 2, values.shape)
+            codes[:, :2] = [-2, 1]
+            values = (codes * 0.25).astype(np.float32)
+        elif tensor.name == "fc2_w":
+            values = values.copy()
+            values[:, ::4] *= 6
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    return model
+
+
+def test_the_sensitive_layer_scores_highest(tmp_path: Path) -> None:
+    of = ready(one_sensitive_layer(), images((12,), 96), bits=(2, 3))
+    problem = problem_of(of, bits=(2, 3, 8))
+    result = swept(problem, tmp_path)
+    for criterion in (infoq, kl):
+        scores = criterion(result.trials, result.observers, problem.settings)
+        value = {(score.unit, score.bits): score.value for score in scores if score.kind == "weight"}
+        assert value["fc2", 2] > 0.01
+        assert value["fc2", 2] > value["fc2", 3]
+        for harmless in ("fc1", "fc3"):
+            assert value[harmless, 2] < 0.05 * value["fc2", 2]
+    trials = by_unit(result.trials)
+    assert trials["fc2", "weight", 2].top1_drop > 0.05 > abs(trials["fc1", "weight", 2].top1_drop)
+
+
+@pytest.mark.parametrize("bits", [2, 7])
+def test_fewer_bits_diverge_more(bits: int, tmp_path: Path) -> None:
+    result = swept(problem_of(small("residual"), bits=(2, 4, 7, 8)), tmp_path)
+    harm = {width: sum(trial.kl for trial in result.trials if trial.bits == width) for width in (2, 4, 7)}
+    assert harm[2] > harm[4] > harm[7] > 0
+    assert math.isfinite(harm[bits])
+
+
+def test_labels_decide_the_drop_of_accuracy(tmp_path: Path) -> None:
+    """Where no prediction of the baseline is right, none can be lost."""
+    of = small("mlp")
+    right = problem_of(of, bits=(2, 8))
+    wrong = dataclasses.replace(right, labels=(right.labels + 1) % 4)
+    result = swept(wrong, tmp_path)
+    assert result.baseline_top1 < 0.1
+    assert all(trial.top1_drop <= result.baseline_top1 for trial in result.trials)
+
+
+# --------------------------------------------------------------------------------------------------------------- resume
+
+
+def test_a_finished_journal_is_all_that_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = problem_of(small("mlp"))
+    first = swept(problem, tmp_path)
+    monkeypatch.setattr(module, "_try", lambda *_: pytest.fail("a finished trial was run again"))
+    assert swept(problem, tmp_path) == first
+
+
+@pytest.mark.parametrize("stop", [0, 1, 4, 7, 10])
+def test_a_sweep_that_was_stopped_goes_on(stop: int, tmp_path: Path) -> None:
+    problem = problem_of(small("mlp"))
+    (tmp_path / "whole").mkdir()
+    whole = swept(problem, tmp_path / "whole")
+
+    class Stopped(Exception):
+        pass
+
+    calls = 0
+
+    def progress(unit: str, done: int, total: int) -> None:  # noqa: ARG001
+        nonlocal calls
+        calls += 1
+        if calls > stop:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        sweep(problem, open_journal(tmp_path / "journal.jsonl", "f"), progress)
+    assert swept(problem, tmp_path) == whole
+    assert (tmp_path / "journal.jsonl").read_bytes() == (tmp_path / "whole" / "journal.jsonl").read_bytes()
+
+
+def test_progress_counts_trials(tmp_path: Path) -> None:
+    problem = problem_of(small("mlp"), bits=(2, 3, 6, 8))
+    seen: list[tuple[str, int, int]] = []
+    sweep(problem, open_journal(tmp_path / "journal.jsonl", "f"), lambda *call: seen.append(call))
+    done = [count for _, count, _ in seen]
+    assert done == sorted(done)
+    assert (done[0], done[-1]) == (0, 18)
+    assert {total for *_, total in seen} == {18}
+    assert seen[-1][0] == "relu2_out"
+
+
+def test_the_same_sweep_gives_the_same_numbers(tmp_path: Path) -> None:
+    problem = problem_of(small("residual"), bits=(3, 8))
+    results = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        results.append(swept(problem, tmp_path / name))
+    assert results[0] == results[1]
+    assert isinstance(results[0].observers[0], Observer)
+
+
+def test_batches_do_not_decide_anything(tmp_path: Path) -> None:
+    """A network fixed to one image at a time has the trials of the same network with a free batch."""
+    values = images((3, 16, 16), 24)
+    results = []
+    for batch in (None, 1):
+        folder = tmp_path / str(batch)
+        folder.mkdir()
+        of = ready(residual_convnet(width=4, batch=batch), values, bits=(2,))
+        results.append(swept(problem_of(of, bits=(2, 8)), folder))
+    for one, other in zip(results[0].trials, results[1].trials, strict=True):
+        assert (one.unit, one.kind, one.bits) == (other.unit, other.kind, other.bits)
+        assert one.kl == pytest.approx(other.kl, rel=0.02, abs=1e-5)
+
+
+def test_tensors_that_mix_the_images_of_a_batch(tmp_path: Path) -> None:
+    b = Builder()
+    hidden = b.op("Tanh", [b.linear(b.op("Transpose", ["x"], "tokens", perm=[1, 0, 2]), "one", 4, 4)], "act")
+    mean = b.op("ReduceMean", [b.linear(hidden, "two", 4, 4)], "mean", axes=[0], keepdims=0)
+    model = b.model(b.gemm(mean, "fc", 4, 3), (20, 4), (3,))
+    random = np.random.default_rng(0)
+    of = ready(model, random.standard_normal((32, 20, 4), dtype=np.float32), bits=(2,))
+    result = swept(problem_of(of, bits=(2, 8)), tmp_path)
+    assert {tensor for trial in result.trials for tensor in trial.deltas} == {"mean_out", "logits"}
+    assert all(trial.kl > 0 for trial in result.trials if trial.unit != "fc")
+    assert len(dataset_of(images((2,), 3))) == 3
