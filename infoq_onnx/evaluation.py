@@ -94,7 +94,8 @@ def open_classifier(path: Path) -> Classifier:
     (value,) = inputs
     if value.type != "tensor(float)":
         raise ModelError(f"{path}: input {value.name} is {value.type}, expected tensor(float)")
-    batch, *shape = value.shape
+    # onnxruntime says [] of a scalar, and of a shape that the file does not tell
+    batch, *shape = value.shape or [None]
     if not shape or not all(isinstance(size, int) and size > 0 for size in shape):
         raise ModelError(f"{path}: input {value.name} has the shape {value.shape}: fix all but the batch axis")
     if output.type != "tensor(float)":

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -64,13 +65,15 @@ from infoq_onnx.sensitivity.sweep import Problem, sweep, trial_count
 from infoq_onnx.simulate.batching import batch_size, logits_of
 from infoq_onnx.simulate.calibrate import calibrate
 from infoq_onnx.simulate.placement import Placement, place
-from infoq_onnx.simulate.simulation import layer_codes, simulation
+from infoq_onnx.simulate.reconstruct import reconstruct
+from infoq_onnx.simulate.simulation import LayerCodes, layer_codes, simulation
 
 Recipe = Callable[[tuple[int, ...]], Preprocessing]
 """Makes a preprocessing for a model's input shape."""
 
 DEFAULT_SAMPLES = 1000
 VERIFICATION_SAMPLES = 128
+ROUNDINGS = ("nearest", "gptq")
 MIN_SAMPLES = 16
 """Below this, neighbours and ranges mean nothing."""
 MAX_PROJECTIONS = 10_000
@@ -308,10 +311,12 @@ def allocate(
     criterion: str = "infoq",
     bits: Sequence[int] | None = None,
     pins: Sequence[str] = (),
+    rounding: str = "nearest",
     storage: str = "packed",
     model: Path | str | None = None,
     calib: Path | str | None = None,
     output: Path | str | None = None,
+    reporter: Reporter | None = None,
 ) -> Compressed:
     """Give every layer its bits within a budget, and write the model.
 
@@ -325,9 +330,11 @@ def allocate(
     criterion : whose scores to use
     bits : widths to choose among; None for all that were analysed
     pins : e.g. "first=8/8", "conv1=4", "last=/8"
+    rounding : "nearest", or "gptq": layer by layer, to mend what the layers before have lost
     storage : "packed": every weight in exactly its bits; "int8": one byte a weight
     model, calib : where they are now, when they moved since the analysis
     output : the ONNX to write; the allocation goes beside it as .json
+    reporter : receives progress
 
     Returns
     -------
@@ -344,12 +351,12 @@ def allocate(
     """
     if storage not in STORAGES:
         raise SettingsError(f"--storage {storage}: choose {' or '.join(STORAGES)}")
+    if rounding not in ROUNDINGS:
+        raise SettingsError(f"--rounding {rounding}: choose {' or '.join(ROUNDINGS)}")
     folder = Path(analysis) if analysis is not None else find_analysis()
     found = read_analysis(folder)
     network = found.network
     bounds = dict(bounds or {})
-    if storage not in STORAGES:
-        raise SettingsError(f"--storage {storage}: choose {' or '.join(STORAGES)}")
     if uniform_bits is None and not bounds:
         raise SettingsError(
             "give one or more bounds (such as --bitops 23.04G or --compression 10.66), or --uniform W/A"
@@ -367,13 +374,26 @@ def allocate(
         if uniform_bits is not None
         else _solve(found, parsed, pins, weight_only, alpha, criterion, bits)
     )
-    allocation = dataclasses.replace(allocation, analysis_sha256=sha256_of(folder / "analysis.json"))
+    allocation = dataclasses.replace(allocation, analysis_sha256=sha256_of(folder / "analysis.json"), rounding=rounding)
     prepared = _prepare_again(found, model)
     if os.path.realpath(path) == os.path.realpath(prepared.path):
         raise SettingsError(f"-o {path} is the float model itself; choose another name")
     table = load_table(folder / "ranges.npz")
-    dataset = _verification_set(found, prepared, calib)
-    verification = emit(prepared, table, allocation, dataset, path, label, storage)
+    bits_chosen = (allocation.weight_bits, allocation.activation_bits)
+    if rounding == "gptq":
+        codes = reconstruct(
+            prepared.graph,
+            network,
+            prepared.placement,
+            table,
+            *bits_chosen,
+            _calibration_again(found, prepared, calib, found.settings.samples),
+            lambda layer, done, total: (reporter or Silent()).progress("rounding", layer, done, total),
+        )
+    else:
+        codes = layer_codes(prepared.graph, network, table, *bits_chosen)
+    dataset = _calibration_again(found, prepared, calib, VERIFICATION_SAMPLES)
+    verification = emit(prepared, table, allocation, codes, dataset, path, label, storage)
     return Compressed(
         allocation=allocation,
         network=network,
@@ -390,6 +410,7 @@ def emit(
     prepared: PreparedModel,
     table: GridTable,
     allocation: Allocation,
+    codes: Mapping[str, LayerCodes],
     dataset: Dataset,
     path: Path,
     label: str,
@@ -399,7 +420,7 @@ def emit(
 
     Parameters
     ----------
-    prepared, table, allocation : what to write
+    prepared, table, allocation, codes : what to write
     dataset : images for the check
     path : of the ONNX; the allocation gets the suffix .json
     label : the budget in one word, for the model's metadata
@@ -407,7 +428,7 @@ def emit(
     """
     graph, network, placement = prepared.graph, prepared.network, prepared.placement
     bits = (allocation.weight_bits, allocation.activation_bits)
-    reference = simulation(graph, network, placement, table, *bits)
+    reference = simulation(graph, network, placement, table, *bits, codes=codes)
     session = open_session(reference, integer_kernels=False)
     simulated = logits_of(session, graph, dataset, batch_size(graph))
     metadata = {
@@ -416,7 +437,6 @@ def emit(
         "infoq_onnx.allocation": to_json(allocation),
         PREPROCESSING_KEY: to_json(dataset.preprocessing or preprocess.AS_IS),
     }
-    codes = layer_codes(graph, network, table, *bits)
     model = qdq_model(graph, network, placement, table, *bits, codes, STORAGES[storage], metadata)
     with replacing(path) as onnx_file:
         onnx.save(model, onnx_file)
@@ -430,12 +450,34 @@ def compress(
     calib: Path | str,
     *,
     bounds: Mapping[Metric, str],
+    weight_only: bool = False,
+    pins: Sequence[str] = (),
+    rounding: str = "nearest",
+    analysis: Path | str | None = None,
     output: Path | str | None = None,
-    **options: object,
+    reporter: Reporter | None = None,
+    **options: Any,
 ) -> Compressed:
-    """`analyze` and `allocate` in one call; `options` are those of `analyze`."""
-    folder = analyze(model, calib, **options)  # type: ignore[arg-type]
-    return allocate(folder, bounds=bounds, output=output)
+    """`analyze` and `allocate` in one call.
+
+    Parameters
+    ----------
+    model, calib : see `analyze`
+    bounds, weight_only, pins, rounding, output : see `allocate`
+    analysis : folder for the analysis
+    reporter : receives progress
+    options : further arguments of `analyze`
+    """
+    folder = analyze(model, calib, output=analysis, reporter=reporter, **options)
+    return allocate(
+        folder,
+        bounds=bounds,
+        weight_only=weight_only,
+        pins=pins,
+        rounding=rounding,
+        output=output,
+        reporter=reporter,
+    )
 
 
 def evaluate(
@@ -629,7 +671,7 @@ def _prepare_again(found: Analysis, model: Path | str | None) -> PreparedModel:
     return prepare(path)
 
 
-def _verification_set(found: Analysis, prepared: PreparedModel, calib: Path | str | None) -> Dataset:
+def _calibration_again(found: Analysis, prepared: PreparedModel, calib: Path | str | None, samples: int) -> Dataset:
     reference = found.calibration
     path = Path(calib) if calib is not None else Path(reference.path)
     if not os.path.exists(path):
@@ -639,7 +681,7 @@ def _verification_set(found: Analysis, prepared: PreparedModel, calib: Path | st
         classes=None if reference.classes_path is None else Path(reference.classes_path),
         preprocessing=None if reference.preprocessing == preprocess.AS_IS else reference.preprocessing,
         input_shape=prepared.network.input_shape,
-        samples=min(VERIFICATION_SAMPLES, found.settings.samples),
+        samples=min(samples, found.settings.samples),
         seed=found.settings.seed,
         n_classes=prepared.network.classes,
     )
@@ -664,6 +706,7 @@ def _uniform(found: Analysis, uniform_bits: tuple[int, int], weight_only: bool) 
         pins=(),
         weight_bits=bits[0],
         activation_bits=bits[1],
+        rounding="",
         costs=costs(found.network, *bits),
         score=0.0,
         optimal=False,
@@ -712,6 +755,7 @@ def _solve(
         pins=tuple(pins),
         weight_bits=solution.weight_bits,
         activation_bits=solution.activation_bits,
+        rounding="",
         costs=costs(found.network, solution.weight_bits, solution.activation_bits),
         score=solution.score,
         optimal=solution.optimal,

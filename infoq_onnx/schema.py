@@ -284,6 +284,8 @@ class Allocation:
     pins: tuple[str, ...]
     weight_bits: dict[str, int]
     activation_bits: dict[str, int]
+    rounding: str
+    """How weights became codes: "nearest", or "gptq" (see `simulate.reconstruct`)."""
     costs: Costs
     score: float
     optimal: bool

@@ -44,6 +44,13 @@ Examples: infoq-onnx allocate --bitops uniform:4/4
     help="Fix a layer's bits: first=8/8, last=8/8, NAME=4/8, 'block1.*=8' (weights), NAME=/8 (its input).",
 )
 @click.option(
+    "--rounding",
+    type=click.Choice(["nearest", "gptq"]),
+    default="nearest",
+    show_default=True,
+    help="nearest: at once; gptq: layer by layer, each to mend what those before it have lost (minutes, better).",
+)
+@click.option(
     "--storage",
     type=click.Choice(["packed", "int8"]),
     default="packed",
@@ -60,7 +67,7 @@ def allocate(analysis: Path | None, as_json: bool, **options: Any) -> None:
     ANALYSIS is the folder that analyze made; by default the newest one here. Several bounds hold together.
     """
     from infoq_onnx import pipeline
-    from infoq_onnx.cli.console import show
+    from infoq_onnx.cli.console import ConsoleReporter, show
     from infoq_onnx.report import tables
     from infoq_onnx.schema import to_json
 
@@ -68,7 +75,8 @@ def allocate(analysis: Path | None, as_json: bool, **options: Any) -> None:
         analysis = pipeline.find_analysis()
         click.echo(f"using the analysis {analysis}", err=True)
     bounds: dict[Metric, str] = {metric: text for metric in METRICS if (text := options.pop(metric)) is not None}
-    result = pipeline.allocate(analysis, bounds=bounds, **options)
+    with ConsoleReporter() as reporter:
+        result = pipeline.allocate(analysis, bounds=bounds, reporter=reporter, **options)
     if as_json:
         show(to_json(result.allocation))
         return

@@ -1,8 +1,8 @@
 """Rounding that lets later weights make up for the errors of earlier ones, and the least-squares fit before it.
 
-Everything is centred: the bias is set last and absorbs every mean, so means must not steer the rounding. With the
-centred second moment H = E[(x − x̄)(x − x̄)ᵀ] of a layer's *quantized* input and the centred cross moment
-K = E[(t − t̄)(x − x̄)ᵀ] of its target t with it:
+Where a layer has a bias everything is centred: the bias is set last and absorbs every mean, so means must not steer the
+rounding. (Without a bias, means are kept.) With the centred second moment H = E[(x − x̄)(x − x̄)ᵀ] of a layer's
+*quantized* input x and the centred cross moment K = E[(t − t̄)(x − x̄)ᵀ] of its target t with it:
 
 1. fit        W' = (K + λW)(H + λI)⁻¹          what the weights would be if they could be real numbers
 2. round      GPTQ (arXiv 2210.17323): column by column, the error of a column is spread over those not yet rounded,
@@ -66,8 +66,10 @@ class Moments:
         mean: Array = self._t / self.count
         return mean
 
-    def centred(self) -> tuple[Array, Array]:
-        """H [G, d, d] and K [G, R, d]."""
+    def second(self, *, centred: bool) -> tuple[Array, Array]:
+        """H [G, d, d] and K [G, R, d]; about the means, or about 0."""
+        if not centred:
+            return self._xx / self.count, self._tx / self.count
         x, t = self.input_mean, self.target_mean
         second: Array = self._xx / self.count - x[:, :, None] * x[:, None, :]
         cross: Array = self._tx / self.count - t[:, :, None] * x[:, None, :]
@@ -82,11 +84,11 @@ class Rounded:
     """[G, R, d]"""
     scales: npt.NDArray[np.float32]
     """[G, R]"""
-    bias: Array
-    """[G, R], real-valued"""
+    bias: Array | None
+    """[G, R], real-valued; None for a layer without."""
 
 
-def round_layer(weight: Array, moments: Moments, bits: int, *, damping: float = 0.01) -> Rounded:
+def round_layer(weight: Array, moments: Moments, bits: int, *, has_bias: bool, damping: float = 0.01) -> Rounded:
     """Fit, round and rescale a layer, and set its bias.
 
     Parameters
@@ -94,9 +96,10 @@ def round_layer(weight: Array, moments: Moments, bits: int, *, damping: float = 
     weight : float weights [G, R, d]
     moments : of its quantized input and its target
     bits : 2 … 8
+    has_bias : whether there is a bias to be set
     damping : λ as a share of the mean diagonal of H
     """
-    second, cross = moments.centred()
+    second, cross = moments.second(centred=has_bias)
     width = second.shape[-1]
     strength: Array = damping * np.trace(second, axis1=1, axis2=2) / width
     # an input that never varies says nothing about its weight: keep the weight, and keep H invertible
@@ -109,8 +112,9 @@ def round_layer(weight: Array, moments: Moments, bits: int, *, damping: float = 
     scales = search_scales(fitted, importance, bits)
     codes = gptq(fitted, damped, scales, bits)
     scales = _rescaled(fitted, damped, codes, scales)
-    quantized = codes * scales[:, :, None]
-    bias = moments.target_mean - np.einsum("grd,gd->gr", quantized, moments.input_mean)
+    bias: Array | None = None
+    if has_bias:
+        bias = moments.target_mean - np.einsum("grd,gd->gr", codes * scales[:, :, None], moments.input_mean)
     return Rounded(codes.astype(np.int8), scales.astype(np.float32), bias)
 
 

@@ -172,9 +172,12 @@ class _Stream:
 
 def _rounded(graph: Graph, layer: Layer, form: _Form, moments: Moments, bits: int, input_scale: float) -> LayerCodes:
     weight, axis = _weight(graph, layer)
-    rounded = round_layer(to_rows(weight, axis, form.groups), moments, bits)
+    rows = to_rows(weight, axis, form.groups)
+    rounded = round_layer(rows, moments, bits, has_bias=layer.bias is not None)
     scales = rounded.scales.reshape(-1)
     codes = from_rows(rounded.codes, weight.shape, axis).astype(np.int8)
+    if rounded.bias is None:
+        return LayerCodes(codes, scales, None, None)
     units = bias_scales(input_scale, scales)
     return LayerCodes(codes, scales, quantize_bias(rounded.bias.reshape(-1), units), units)
 
@@ -227,10 +230,10 @@ def _shortcut(graph: Graph, layer: Layer) -> onnx.NodeProto | None:
 
 
 def _form(graph: Graph, layer: Layer) -> _Form | None:
-    """Bring a layer into the form of a matrix product; None where that is not possible, or it has no bias to set."""
-    if layer.bias is None or layer.weight is None:
-        return None
-    if layer.op_type == "Gemm":
+    """Bring a layer into the form of a matrix product; None where that is not possible."""
+    # the constant on the left of a MatMul, or a stack of constants, would need columns of another kind
+    plain_matmul = layer.op_type == "MatMul" and len(layer.weight_shape) == 2 and layer.channel_axis == 1
+    if layer.op_type == "Gemm" or plain_matmul:
         return _Form(1, None)
     if layer.op_type != "Conv":
         return None

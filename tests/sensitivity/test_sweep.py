@@ -37,9 +37,9 @@ from infoq_onnx.sensitivity.projection import add_projections, projection_name
 from infoq_onnx.sensitivity.sweep import Problem, SweepResult, sweep, trial_count, units
 from infoq_onnx.simulate.simulation import set_initializers
 from tests.networks import Builder, mlp, residual_convnet
-from tests.prepared import Ready, dataset_of, images, ready, small
+from tests.prepared import Ready, images, ready, small
 
-PROJECTIONS = 6
+PROJECTIONS = 4
 SEED = 5
 
 
@@ -138,7 +138,7 @@ class ByHand:
         return (*xl, *ly)
 
 
-@pytest.mark.parametrize("name", ["residual", "attention", "fixed batch"])
+@pytest.mark.parametrize("name", ["residual", "attention"])
 def test_trials_are_those_made_by_hand(name: str, tmp_path: Path) -> None:
     of = small(name)
     problem = problem_of(of, bits=(2, 8))
@@ -156,16 +156,16 @@ def test_trials_are_those_made_by_hand(name: str, tmp_path: Path) -> None:
         assert trial.top1_drop == pytest.approx(drop, abs=1 / 47)
         for tensor, delta in trial.deltas.items():
             expected = by_hand.differences(found, tensor)
-            assert dataclasses.astuple(delta) == pytest.approx(expected, abs=0.02)
+            assert dataclasses.astuple(delta) == pytest.approx(expected, abs=2e-3)
 
 
-# --------------------------------------------------------------------------------------------------- order and observers
+# -------------------------------------------------------------------------------------------------- order and observers
 
 
 def test_every_unit_at_every_width_in_order(tmp_path: Path) -> None:
     of = small("residual")
     result = swept(problem_of(of, bits=(2, 6, 8)), tmp_path)
-    layers = ["stem", "a1", "a2", "b1", "b_short", "b2", "fc"]
+    layers = ["stem", "a1", "a2", "b1", "b2", "b_short", "fc"]
     assert [layer.name for layer in of.network.layers] == layers
     groups = [group.name for group in of.network.groups]
     expected = [(name, "weight", bits) for name in layers for bits in (2, 6)]
@@ -200,7 +200,7 @@ def test_only_observers_behind_a_unit_are_looked_at(tmp_path: Path) -> None:
 
 def test_low_bits_are_seen_by_all_candidates_and_the_rest_by_the_observers(tmp_path: Path) -> None:
     of = small("residual")
-    result = swept(problem_of(of, bits=(2, 3, 6, 7, 8)), tmp_path)
+    result = swept(problem_of(of, bits=(2, 3, 6, 8)), tmp_path)
     kept = {observer.tensor for observer in result.observers if observer.selected_xl or observer.selected_ly}
     assert kept
     trials = by_unit(result.trials)
@@ -248,17 +248,15 @@ def test_the_sensitive_layer_scores_highest(tmp_path: Path) -> None:
         assert value["fc2", 2] > 0.01
         assert value["fc2", 2] > value["fc2", 3]
         for harmless in ("fc1", "fc3"):
-            assert value[harmless, 2] < 0.05 * value["fc2", 2]
+            assert value[harmless, 2] < 0.15 * value["fc2", 2]
     trials = by_unit(result.trials)
     assert trials["fc2", "weight", 2].top1_drop > 0.05 > abs(trials["fc1", "weight", 2].top1_drop)
 
 
-@pytest.mark.parametrize("bits", [2, 7])
-def test_fewer_bits_diverge_more(bits: int, tmp_path: Path) -> None:
+def test_fewer_bits_diverge_more(tmp_path: Path) -> None:
     result = swept(problem_of(small("residual"), bits=(2, 4, 7, 8)), tmp_path)
     harm = {width: sum(trial.kl for trial in result.trials if trial.bits == width) for width in (2, 4, 7)}
-    assert harm[2] > harm[4] > harm[7] > 0
-    assert math.isfinite(harm[bits])
+    assert math.inf > harm[2] > harm[4] > harm[7] > 0
 
 
 def test_labels_decide_the_drop_of_accuracy(tmp_path: Path) -> None:
@@ -287,7 +285,7 @@ def test_a_sweep_that_was_stopped_goes_on(stop: int, tmp_path: Path) -> None:
     (tmp_path / "whole").mkdir()
     whole = swept(problem, tmp_path / "whole")
 
-    class Stopped(Exception):
+    class StopError(Exception):
         pass
 
     calls = 0
@@ -296,9 +294,9 @@ def test_a_sweep_that_was_stopped_goes_on(stop: int, tmp_path: Path) -> None:
         nonlocal calls
         calls += 1
         if calls > stop:
-            raise Stopped
+            raise StopError
 
-    with pytest.raises(Stopped):
+    with pytest.raises(StopError):
         sweep(problem, open_journal(tmp_path / "journal.jsonl", "f"), progress)
     assert swept(problem, tmp_path) == whole
     assert (tmp_path / "journal.jsonl").read_bytes() == (tmp_path / "whole" / "journal.jsonl").read_bytes()
@@ -349,4 +347,3 @@ def test_tensors_that_mix_the_images_of_a_batch(tmp_path: Path) -> None:
     result = swept(problem_of(of, bits=(2, 8)), tmp_path)
     assert {tensor for trial in result.trials for tensor in trial.deltas} == {"mean_out", "logits"}
     assert all(trial.kl > 0 for trial in result.trials if trial.unit != "fc")
-    assert len(dataset_of(images((2,), 3))) == 3

@@ -1,0 +1,156 @@
+"""The vocabulary survives JSON, and JSON that is not of it is refused with the name of the field."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from infoq_onnx.schema import (
+    BASELINE_BITS,
+    BITS,
+    Allocation,
+    Analysis,
+    Bound,
+    Costs,
+    Evaluation,
+    Network,
+    Observer,
+    Preprocessing,
+    Trial,
+    from_json,
+    to_json,
+)
+from tests.networks import SMALL
+from tests.prepared import searched
+
+WHOLE = (Network, Analysis, Allocation, Evaluation, Preprocessing, Trial, Observer)
+
+
+def values(kind: Any) -> st.SearchStrategy[Any]:
+    """Draw any value of a type of the schema."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return st.builds(kind, **{name: values(hint) for name, hint in typing.get_type_hints(kind).items()})
+    if origin in (typing.Union, types.UnionType):
+        return st.one_of(*(st.none() if arg is type(None) else values(arg) for arg in args))
+    if origin is tuple:
+        if args[-1] is Ellipsis:
+            return st.lists(values(args[0]), max_size=2).map(tuple)
+        return st.tuples(*map(values, args))
+    if origin is dict:
+        return st.dictionaries(st.text(max_size=5), values(args[1]), max_size=2)
+    if origin is typing.Literal:
+        return st.sampled_from(args)
+    return {
+        str: st.text(max_size=5),
+        int: st.integers(-(2**63), 2**63),
+        float: st.floats(allow_nan=False, allow_infinity=False),
+        bool: st.booleans(),
+    }[kind]
+
+
+@settings(derandomize=True, deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@given(st.sampled_from(WHOLE).flatmap(values))
+def test_round_trip(value: Any) -> None:
+    text = to_json(value)
+    again = from_json(type(value), text)
+    assert again == value
+    assert to_json(again) == text
+
+
+@pytest.mark.parametrize("name", ["residual", "attention", "fixed batch"])
+def test_round_trip_of_real_networks(name: str) -> None:
+    network = searched(SMALL[name]())[1]
+    assert from_json(Network, to_json(network)) == network
+
+
+def allocation() -> Allocation:
+    return Allocation(
+        schema=1,
+        model_sha256="a",
+        analysis_sha256="b",
+        criterion="infoq",
+        alpha=1.0,
+        bounds=(Bound("bitops", 10.0, "10"),),
+        pins=("first=8/8",),
+        weight_bits={"conv": 4},
+        activation_bits={"x": 8},
+        rounding="nearest",
+        costs=Costs(100, 12.5, 8.0, 4.0, 8.0),
+        score=0.5,
+        optimal=True,
+    )
+
+
+def test_text_is_sorted_and_ends_in_a_newline() -> None:
+    text = to_json(allocation())
+    assert text.endswith("}\n")
+    keys = list(json.loads(text))
+    assert keys == sorted(keys)
+    assert json.loads(text) == json.loads(json.dumps(dataclasses.asdict(allocation())))
+
+
+def test_whole_numbers_may_stand_for_floats_and_not_the_other_way_round() -> None:
+    text = to_json(allocation()).replace('"score": 0.5', '"score": 2')
+    found = from_json(Allocation, text)
+    assert found.score == 2.0
+    assert isinstance(found.score, float)
+    with pytest.raises(ValueError, match=r"bitops"):
+        from_json(Allocation, to_json(allocation()).replace('"bitops": 100', '"bitops": 100.0'))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"score": "high"}, r"Allocation\.score.*float.*str"),
+        ({"score": None}, r"Allocation\.score"),
+        ({"score": True}, r"Allocation\.score"),
+        ({"score": 10**400}, r"Allocation\.score"),
+        ({"schema": True}, r"Allocation\.schema.*int.*bool"),
+        ({"optimal": 1}, r"Allocation\.optimal"),
+        ({"pins": "first=8"}, r"Allocation\.pins.*list"),
+        ({"pins": ["a", 3]}, r"Allocation\.pins\[1\]"),
+        ({"weight_bits": []}, r"Allocation\.weight_bits.*object"),
+        ({"weight_bits": {"conv": "4"}}, r"Allocation\.weight_bits\['conv'\]"),
+        ({"costs": 3}, r"Allocation\.costs.*object"),
+        ({"costs": {"bitops": 1}}, r"Allocation\.costs.*avg_act_bits"),
+        ({"bounds": [{"metric": "speed", "limit": 1.0, "text": "1"}]}, r"Allocation\.bounds\[0\]\.metric.*speed"),
+        ({"bounds": [{"metric": [], "limit": 1.0, "text": "1"}]}, r"Allocation\.bounds\[0\]\.metric"),
+        ({"colour": "red"}, r"Allocation.*colour"),
+    ],
+)
+def test_what_does_not_fit_is_named(change: dict[str, Any], message: str) -> None:
+    content = {**json.loads(to_json(allocation())), **change}
+    with pytest.raises(ValueError, match=message):
+        from_json(Allocation, json.dumps(content))
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Allocation)])
+def test_what_is_missing_is_named(field: str) -> None:
+    content = json.loads(to_json(allocation()))
+    del content[field]
+    with pytest.raises(ValueError, match=rf"{field}"):
+        from_json(Allocation, json.dumps(content))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", '"Allocation"'])
+def test_what_is_no_object(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        from_json(Allocation, text)
+
+
+def test_numbers_that_json_lacks_are_not_written() -> None:
+    with pytest.raises(ValueError, match=r"."):
+        to_json(dataclasses.replace(allocation(), score=float("nan")))
+
+
+def test_bits() -> None:
+    assert BITS == (2, 3, 4, 5, 6, 7, 8)
+    assert BASELINE_BITS in BITS
