@@ -9,8 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from infoq_onnx.analyses import find_analysis, read_analysis
     from infoq_onnx.errors import InfoQError
-    from infoq_onnx.pipeline import allocate, analyze, compress, evaluate, find_analysis, inspect, read_analysis
+    from infoq_onnx.pipeline import allocate, analyze, compress, evaluate, inspect
     from infoq_onnx.schema import Allocation, Analysis, Network, Preprocessing
 
 __all__ = [
@@ -34,6 +35,8 @@ _HOMES = {
     "InfoQError": "errors",
     "Network": "schema",
     "Preprocessing": "schema",
+    "find_analysis": "analyses",
+    "read_analysis": "analyses",
 }
 
 

@@ -7,10 +7,8 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import os
-import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +16,33 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from infoq_onnx.allocation.bounds import Pins, option, parse_bound, parse_pins
+from infoq_onnx.allocation.bounds import option, parse_bound
 from infoq_onnx.allocation.costs import Metric, costs, uniform
-from infoq_onnx.allocation.monotone import monotone
-from infoq_onnx.allocation.solve import solve
+from infoq_onnx.allocation.decide import budget_label, decide, decide_uniform
+from infoq_onnx.analyses import created, find_analysis, read_analysis
 from infoq_onnx.data import preprocess
 from infoq_onnx.data.dataset import Dataset, load_dataset
 from infoq_onnx.data.encoders import get_encoder
-from infoq_onnx.data.encoders.onnx_file import encode
 from infoq_onnx.demo import demo_calibration_path, demo_model_path, demo_test_path
 from infoq_onnx.emit.qdq import qdq_model
 from infoq_onnx.emit.storage import STORAGES
 from infoq_onnx.emit.verify import verify
-from infoq_onnx.errors import AnalysisError, DataError, ModelError, OutputError, SettingsError
+from infoq_onnx.errors import DataError, ModelError, SettingsError
 from infoq_onnx.evaluation import PREPROCESSING_KEY, evaluate_model, open_classifier
 from infoq_onnx.files import replacing, sha256_of, write_text
-from infoq_onnx.graph.editing import expose
-from infoq_onnx.graph.graph import Graph
-from infoq_onnx.graph.load import load_model
-from infoq_onnx.graph.network import find_network
-from infoq_onnx.graph.normalize import normalize
 from infoq_onnx.graph.session import open_session
+from infoq_onnx.inputs import (
+    SELF,
+    PreparedModel,
+    Recipe,
+    calibration_again,
+    encode_inputs,
+    load_samples,
+    prepare,
+    prepare_again,
+    preprocessing_for,
+    report_skipped,
+)
 from infoq_onnx.progress import Reporter, Silent
 from infoq_onnx.quantize.table import GridTable, load_table, save_table
 from infoq_onnx.schema import (
@@ -47,7 +51,6 @@ from infoq_onnx.schema import (
     SCHEMA_VERSION,
     Allocation,
     Analysis,
-    Bound,
     Compressed,
     DemoRow,
     Evaluation,
@@ -56,20 +59,16 @@ from infoq_onnx.schema import (
     Preprocessing,
     SweepSettings,
     Verification,
-    from_json,
     to_json,
 )
 from infoq_onnx.sensitivity.criteria import get_criteria
 from infoq_onnx.sensitivity.journal import locked, open_journal
 from infoq_onnx.sensitivity.sweep import Problem, sweep, trial_count
+from infoq_onnx.sensitivity.targets import groups, has_classmates
 from infoq_onnx.simulate.batching import batch_size, logits_of
 from infoq_onnx.simulate.calibrate import calibrate
-from infoq_onnx.simulate.placement import Placement, place
 from infoq_onnx.simulate.reconstruct import reconstruct
 from infoq_onnx.simulate.simulation import LayerCodes, layer_codes, simulation
-
-Recipe = Callable[[tuple[int, ...]], Preprocessing]
-"""Makes a preprocessing for a model's input shape."""
 
 DEFAULT_SAMPLES = 1000
 VERIFICATION_SAMPLES = 128
@@ -78,39 +77,6 @@ MIN_SAMPLES = 16
 """Below this, neighbours and ranges mean nothing."""
 MAX_PROJECTIONS = 10_000
 """Far above what an estimate gains by, and what memory still holds."""
-SELF = "self"
-"""The encoder that is the model itself."""
-
-
-@dataclass(frozen=True)
-class PreparedModel:
-    """A model, normalised, with what there is to quantize in it."""
-
-    path: Path
-    sha256: str
-    graph: Graph
-    network: Network
-    placement: Placement
-
-
-def prepare(model: Path | str) -> PreparedModel:
-    """Load, check and normalise a model, and find its quantizable layers.
-
-    Raises
-    ------
-    ModelError
-        The file cannot be used.
-    """
-    path = Path(model)
-    loaded = load_model(path)
-    try:
-        graph = Graph(normalize(loaded))
-        network = find_network(graph)
-        placement = place(graph, network)
-    except ModelError as error:
-        # what is found in a graph is told without the file it came from
-        raise ModelError(f"{path}: {error}") from error
-    return PreparedModel(path, sha256_of(path), graph, network, placement)
 
 
 def inspect(model: Path | str) -> Network:
@@ -180,13 +146,13 @@ def analyze(
     )
     _check_settings(settings, bits, samples)
     prepared = prepare(model)
-    dataset = _load(prepared, calib, classes, preprocessing, samples, seed)
+    dataset = load_samples(prepared, calib, classes, preprocessing, samples, seed)
     if len(dataset) < MIN_SAMPLES:
         raise DataError(f"{calib} has {len(dataset)} usable samples: give at least {MIN_SAMPLES}")
-    _report_skipped(dataset, reporter)
+    report_skipped(dataset, reporter)
     settings = dataclasses.replace(settings, samples=len(dataset))
     folder = Path(output) if output is not None else Path(f"{prepared.path.stem}.infoq")
-    with _created(folder), locked(folder):
+    with created(folder), locked(folder):
         _analyze_into(folder, prepared, dataset, settings, reporter)
     return folder
 
@@ -197,12 +163,20 @@ def _analyze_into(
     graph, network = prepared.graph, prepared.network
     logits = logits_of(open_session(graph.model), graph, dataset, batch_size(graph))
     _check_finite(logits, prepared.path)
-    encoded = _encode(settings.encoder, prepared, dataset)
+    encoded = encode_inputs(settings.encoder, prepared, dataset)
     predicted = logits.argmax(axis=1).astype(np.int64)
     float_top1 = None if dataset.labels is None else float(np.mean(predicted == dataset.labels))
     _report_accuracy(float_top1, network.classes, len(dataset), reporter)
     labels = predicted if dataset.labels is None else dataset.labels
     calibration = dataset.ref()
+    targets = labels
+    if not has_classmates(labels, settings.neighbours):
+        targets = groups(logits)
+        calibration = dataclasses.replace(calibration, targets="groups")
+        reporter.note(
+            f"too few images a class to measure information on classes: {len(np.unique(targets))} groups of images "
+            "that the float model finds alike stand in for them"
+        )
     calibration = dataclasses.replace(
         calibration,
         path=str(Path(calibration.path).resolve()),
@@ -229,7 +203,7 @@ def _analyze_into(
         reporter.progress("ranges", f"{len(dataset)} images, twice", done, 2 * len(dataset))
 
     table = calibrate(graph, network, prepared.placement, dataset, settings.bits, advance)
-    problem = Problem(graph, network, table, dataset, labels, encoded, settings)
+    problem = Problem(graph, network, table, dataset, labels, targets, encoded, settings)
     result = sweep(problem, journal, lambda unit, n, total: reporter.progress("trials", unit, n, total))
     analysis = Analysis(
         schema=SCHEMA_VERSION,
@@ -260,45 +234,6 @@ def _analyze_into(
     (folder / "analysis.json").unlink(missing_ok=True)
     save_table(table, folder / "ranges.npz")
     write_text(folder / "analysis.json", to_json(analysis))
-
-
-def read_analysis(folder: Path | str) -> Analysis:
-    """Read a finished analysis.
-
-    Raises
-    ------
-    AnalysisError
-        Missing, unfinished, damaged, or of another schema version.
-    """
-    path = Path(folder) / "analysis.json"
-    if not os.path.isfile(path):
-        if os.path.exists(Path(folder) / "journal.jsonl"):
-            raise AnalysisError(f"{folder} is not finished; run analyze again, it goes on where it stopped")
-        raise AnalysisError(f"{folder} holds no analysis; make one with: infoq-onnx analyze MODEL --calib IMAGES")
-    try:
-        analysis = from_json(Analysis, path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise AnalysisError(f"{path} is damaged ({' '.join(str(error).split())}); run analyze again") from error
-    if analysis.schema != SCHEMA_VERSION:
-        raise AnalysisError(f"{path} has schema {analysis.schema}, expected {SCHEMA_VERSION}; run analyze again")
-    return analysis
-
-
-def find_analysis(folder: Path | str = ".") -> Path:
-    """Return the newest finished analysis in a folder.
-
-    Raises
-    ------
-    AnalysisError
-        There is none.
-    """
-    found = [path.parent for path in Path(folder).glob("*.infoq/analysis.json")]
-    if not found:
-        raise AnalysisError(
-            f"no finished analysis (*.infoq) in {Path(folder).resolve()}; make one with: "
-            "infoq-onnx analyze MODEL --calib IMAGES"
-        )
-    return max(found, key=lambda path: ((path / "analysis.json").stat().st_mtime_ns, path.name))
 
 
 def allocate(
@@ -370,12 +305,12 @@ def allocate(
     if path.suffix != ".onnx":
         raise SettingsError(f"-o {path}: the model's name must end in .onnx")
     allocation = (
-        _uniform(found, uniform_bits, weight_only)
+        decide_uniform(found, uniform_bits, weight_only)
         if uniform_bits is not None
-        else _solve(found, parsed, pins, weight_only, alpha, criterion, bits)
+        else decide(found, parsed, pins, weight_only, alpha, criterion, bits)
     )
     allocation = dataclasses.replace(allocation, analysis_sha256=sha256_of(folder / "analysis.json"), rounding=rounding)
-    prepared = _prepare_again(found, model)
+    prepared = prepare_again(found, model)
     if os.path.realpath(path) == os.path.realpath(prepared.path):
         raise SettingsError(f"-o {path} is the float model itself; choose another name")
     table = load_table(folder / "ranges.npz")
@@ -387,12 +322,12 @@ def allocate(
             prepared.placement,
             table,
             *bits_chosen,
-            _calibration_again(found, prepared, calib, found.settings.samples),
+            calibration_again(found, prepared, calib, found.settings.samples),
             lambda layer, done, total: (reporter or Silent()).progress("rounding", layer, done, total),
         )
     else:
         codes = layer_codes(prepared.graph, network, table, *bits_chosen)
-    dataset = _calibration_again(found, prepared, calib, VERIFICATION_SAMPLES)
+    dataset = calibration_again(found, prepared, calib, VERIFICATION_SAMPLES)
     verification = emit(prepared, table, allocation, codes, dataset, path, label, storage)
     return Compressed(
         allocation=allocation,
@@ -518,13 +453,13 @@ def evaluate(
     dataset = load_dataset(
         Path(data),
         classes=None if classes is None else Path(classes),
-        preprocessing=_preprocessing(preprocessing, classifier.input_shape) or classifier.preprocessing,
+        preprocessing=preprocessing_for(preprocessing, classifier.input_shape) or classifier.preprocessing,
         input_shape=classifier.input_shape,
         samples=samples,
         seed=seed,
         n_classes=classifier.classes,
     )
-    _report_skipped(dataset, reporter or Silent())
+    report_skipped(dataset, reporter or Silent())
     return evaluate_model(classifier, dataset, reference)
 
 
@@ -543,7 +478,7 @@ def demo(output: Path | str | None = None, *, reporter: Reporter | None = None) 
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         else:
             folder = Path(output)
-            stack.enter_context(_created(folder))
+            stack.enter_context(created(folder))
         model = stack.enter_context(demo_model_path())
         images, test = stack.enter_context(demo_calibration_path()), stack.enter_context(demo_test_path())
         analysis = analyze(model, images, output=folder / "demo.infoq", reporter=reporter)
@@ -556,30 +491,7 @@ def demo(output: Path | str | None = None, *, reporter: Reporter | None = None) 
         ]
 
 
-def budget_label(bounds: Sequence[Bound], uniform_bits: tuple[int, int] | None, weight_only: bool) -> str:
-    """Name a budget in one word that fits a file name, e.g. "bitops-23.04G" or "compression-10.66-w"."""
-    if uniform_bits is not None:
-        return f"uniform-{uniform_bits[0]}-{BASELINE_BITS if weight_only else uniform_bits[1]}"
-    parts = ["-".join(re.findall(r"[\w.]+", f"{bound.metric} {bound.text}")) for bound in bounds]
-    return "-".join([*parts, *(["weight_only"] if weight_only else [])])
-
-
 # ------------------------------------------------------------------------------------------------------------- details
-
-
-@contextlib.contextmanager
-def _created(folder: Path) -> Iterator[None]:
-    """Make sure that a folder exists; one that was made here goes again when the block has put nothing in it."""
-    existed = os.path.isdir(folder)
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot create {folder}: {error.strerror}; choose another folder with -o") from error
-    try:
-        yield
-    finally:
-        if not existed and not any(folder.iterdir()):
-            folder.rmdir()
 
 
 def _check_settings(settings: SweepSettings, bits: Sequence[int], samples: int | None) -> None:
@@ -599,39 +511,6 @@ def _check_settings(settings: SweepSettings, bits: Sequence[int], samples: int |
         get_encoder(settings.encoder)
 
 
-def _preprocessing(choice: str | Recipe | Preprocessing | None, input_shape: tuple[int, ...]) -> Preprocessing | None:
-    if isinstance(choice, str):
-        return preprocess.preset(choice, input_shape)
-    return choice(input_shape) if callable(choice) else choice
-
-
-def _load(
-    prepared: PreparedModel,
-    data: Path | str,
-    classes: Path | str | None,
-    preprocessing: str | Recipe | Preprocessing | None,
-    samples: int | None,
-    seed: int,
-) -> Dataset:
-    shape = prepared.network.input_shape
-    return load_dataset(
-        Path(data),
-        classes=None if classes is None else Path(classes),
-        preprocessing=_preprocessing(preprocessing, shape),
-        input_shape=shape,
-        samples=samples,
-        seed=seed,
-        n_classes=prepared.network.classes,
-    )
-
-
-def _report_skipped(dataset: Dataset, reporter: Reporter) -> None:
-    for path, reason in dataset.skipped:
-        reporter.warn(f"{path} is left out: {reason}")
-    if dataset.skipped:
-        reporter.warn(f"{len(dataset.skipped)} of {len(dataset) + len(dataset.skipped)} images are left out")
-
-
 def _check_finite(logits: npt.NDArray[np.float32], path: Path) -> None:
     if not np.isfinite(logits).all():
         raise ModelError(f"{path} computes NaN or infinite logits on the calibration data; check the preprocessing")
@@ -647,116 +526,3 @@ def _report_accuracy(top1: float | None, classes: int, images: int, reporter: Re
         reporter.warn(
             f"{100 * top1:.2f} % is near chance ({100 * chance:.2f} %): wrong preprocessing or wrong label order?"
         )
-
-
-def _encode(name: str, prepared: PreparedModel, dataset: Dataset) -> npt.NDArray[np.float64]:
-    graph = prepared.graph
-    size = batch_size(graph)
-    if name == SELF:
-        features = prepared.network.layers[-1].groups[0]
-        return encode(expose(graph.model, [features]).SerializeToString(), dataset, size, features)
-    return get_encoder(name)(dataset, size)
-
-
-def _prepare_again(found: Analysis, model: Path | str | None) -> PreparedModel:
-    """Load the analysed model from where it was, or from where the user says it is, and make sure it is that one."""
-    path = Path(model) if model is not None else Path(found.model.path)
-    if not os.path.exists(path):
-        raise ModelError(f"the analysed model {path} is gone; say where it is with --model")
-    if os.path.isfile(path) and sha256_of(path) != found.model.sha256:
-        raise AnalysisError(
-            f"the analysis is of another model than {path} (SHA-256 {found.model.sha256[:12]}… then, "
-            f"{sha256_of(path)[:12]}… now); run analyze on it, or give --model"
-        )
-    return prepare(path)
-
-
-def _calibration_again(found: Analysis, prepared: PreparedModel, calib: Path | str | None, samples: int) -> Dataset:
-    reference = found.calibration
-    path = Path(calib) if calib is not None else Path(reference.path)
-    if not os.path.exists(path):
-        raise DataError(f"the calibration data {path} is gone; say where it is with --calib")
-    return load_dataset(
-        path,
-        classes=None if reference.classes_path is None else Path(reference.classes_path),
-        preprocessing=None if reference.preprocessing == preprocess.AS_IS else reference.preprocessing,
-        input_shape=prepared.network.input_shape,
-        samples=min(samples, found.settings.samples),
-        seed=found.settings.seed,
-        n_classes=prepared.network.classes,
-    )
-
-
-def _uniform(found: Analysis, uniform_bits: tuple[int, int], weight_only: bool) -> Allocation:
-    weights, activations = uniform_bits[0], BASELINE_BITS if weight_only else uniform_bits[1]
-    for width in (weights, activations):
-        if width not in found.settings.bits:
-            raise SettingsError(
-                f"--uniform {weights}/{activations}: {width} is not among the analysed bits "
-                f"{', '.join(map(str, found.settings.bits))}"
-            )
-    bits = uniform(found.network, weights, activations)
-    return Allocation(
-        schema=SCHEMA_VERSION,
-        model_sha256=found.model.sha256,
-        analysis_sha256="",
-        criterion="uniform",
-        alpha=1.0,
-        bounds=(),
-        pins=(),
-        weight_bits=bits[0],
-        activation_bits=bits[1],
-        rounding="",
-        costs=costs(found.network, *bits),
-        score=0.0,
-        optimal=False,
-    )
-
-
-def _solve(
-    found: Analysis,
-    bounds: tuple[Bound, ...],
-    pins: Sequence[str],
-    weight_only: bool,
-    alpha: float,
-    criterion: str,
-    bits: Sequence[int] | None,
-) -> Allocation:
-    if not found.scores.get(criterion):
-        usable = ", ".join(name for name, scores in sorted(found.scores.items()) if scores)
-        raise SettingsError(f"--criterion {criterion}: the analysis has scores by {usable or 'none'}")
-    widths = sorted(set(bits)) if bits is not None else list(found.settings.bits)
-    if unknown := sorted(set(widths) - set(found.settings.bits)):
-        raise SettingsError(
-            f"--bits: {unknown[0]} was not analysed; the analysis has {', '.join(map(str, found.settings.bits))}"
-        )
-    scores: dict[str, dict[str, dict[int, float]]] = {"weight": {}, "activation": {}}
-    for score in found.scores[criterion]:
-        scores[score.kind].setdefault(score.unit, {})[score.bits] = score.value
-    # an estimate may say that more bits are worse; they are not, so the score of fewer bits holds for more
-    parsed: Pins = parse_pins(pins, found.network, found.settings.bits)
-    solution = solve(
-        found.network,
-        monotone(scores["weight"]),
-        monotone(scores["activation"]),
-        bounds,
-        parsed,
-        bits=widths,
-        alpha=alpha,
-        weight_only=weight_only,
-    )
-    return Allocation(
-        schema=SCHEMA_VERSION,
-        model_sha256=found.model.sha256,
-        analysis_sha256="",
-        criterion=criterion,
-        alpha=alpha,
-        bounds=bounds,
-        pins=tuple(pins),
-        weight_bits=solution.weight_bits,
-        activation_bits=solution.activation_bits,
-        rounding="",
-        costs=costs(found.network, solution.weight_bits, solution.activation_bits),
-        score=solution.score,
-        optimal=solution.optimal,
-    )

@@ -204,6 +204,8 @@ class CalibrationRef:
     samples: int
     labels: Literal["true", "predicted"]
     """"predicted": no labels were given, the float model's argmax stands in for Y."""
+    targets: Literal["true", "predicted", "groups"]
+    """What Y is in SMI(L; Y): those labels, or groups of images where too few share a label."""
     preprocessing: Preprocessing
 
 

@@ -17,6 +17,8 @@ import onnx
 import pytest
 
 from infoq_onnx import pipeline
+from infoq_onnx.allocation.decide import budget_label
+from infoq_onnx.analyses import find_analysis, read_analysis
 from infoq_onnx.demo import demo_calibration_path, demo_model_path, demo_test_path
 from infoq_onnx.errors import (
     AnalysisError,
@@ -30,19 +32,12 @@ from infoq_onnx.errors import (
 )
 from infoq_onnx.evaluation import PREPROCESSING_KEY
 from infoq_onnx.files import sha256_of
-from infoq_onnx.pipeline import (
-    allocate,
-    analyze,
-    budget_label,
-    compress,
-    evaluate,
-    find_analysis,
-    inspect,
-    read_analysis,
-)
+from infoq_onnx.graph.session import open_session
+from infoq_onnx.pipeline import allocate, analyze, compress, evaluate, inspect
 from infoq_onnx.schema import Allocation, Bound, from_json
+from infoq_onnx.simulate.batching import batch_size, logits_of
 from tests.networks import SMALL, mlp, residual_convnet
-from tests.prepared import images, is_one_line, searched
+from tests.prepared import dataset_of, images, is_one_line, searched
 
 QUICK: dict[str, Any] = {"projections": 3, "bits": (2, 4, 8)}
 
@@ -62,10 +57,14 @@ def saved(model: onnx.ModelProto, path: Path) -> Path:
 
 
 def data_for(model: onnx.ModelProto, path: Path, count: int = 32, *, labelled: bool = True) -> Path:
-    _, network, _ = searched(model)
-    arrays = {"x": images(network.input_shape, count)}
+    """Noise, labelled with what the model predicts, two labels aside."""
+    graph, network, _ = searched(model)
+    values = images(network.input_shape, count)
+    arrays: dict[str, Any] = {"x": values}
     if labelled:
-        arrays["y"] = np.random.default_rng(0).integers(0, network.classes, count)
+        logits = logits_of(open_session(graph.model), graph, dataset_of(values), batch_size(graph))
+        arrays["y"] = logits.argmax(axis=1).astype(np.int64)
+        arrays["y"][:2] = (arrays["y"][:2] + 1) % network.classes
     np.savez(path, **arrays)
     return path
 
@@ -113,11 +112,14 @@ def refused(kind: type[InfoQError], *parts: str, call: Callable[[], object]) -> 
     assert is_one_line(caught.value, *parts)
 
 
-# -------------------------------------------------------------------------------------------------------- all the way
+# ---------------------------------------------------------------------------------------------------------- all the way
 
 
-@pytest.mark.parametrize("name", ["residual", "depthwise", "concat", "attention", "fixed batch"])
-def test_all_the_way(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "criterion"),
+    [("residual", "infoq"), ("depthwise", "kl"), ("concat", "kl"), ("attention", "infoq"), ("fixed batch", "infoq")],
+)
+def test_all_the_way(name: str, criterion: str, tmp_path: Path) -> None:
     model = saved(SMALL[name](), tmp_path / "float.onnx")
     calib = data_for(SMALL[name](), tmp_path / "calib.npz")
     folder = analyze(model, calib, output=tmp_path / "a.infoq", **QUICK)
@@ -127,7 +129,7 @@ def test_all_the_way(name: str, tmp_path: Path) -> None:
     assert analysis.calibration.labels == "true"
     assert set(analysis.scores) == {"infoq", "kl"}
 
-    done = allocate(folder, bounds={"bitops": "uniform:4/4"}, output=tmp_path / "small.onnx")
+    done = allocate(folder, bounds={"bitops": "uniform:4/4"}, criterion=criterion, output=tmp_path / "small.onnx")
     assert done.allocation.costs.bitops <= done.allocation.bounds[0].limit
     assert done.allocation.optimal
     assert set(done.allocation.weight_bits.values()) | set(done.allocation.activation_bits.values()) <= {2, 4, 8}
@@ -221,8 +223,29 @@ def test_progress_and_remarks(case: Case, tmp_path: Path) -> None:
         calls = listener.stages[stage]
         assert calls[-1] == (total, total)
         assert [done for done, _ in calls] == sorted(done for done, _ in calls)
-    # labels drawn at random: 32 images of 4 classes are near chance
+    assert any("93.75 %" in note for note in listener.notes)
+    assert listener.warnings == []
+
+
+def test_an_accuracy_near_chance_is_told(case: Case, tmp_path: Path) -> None:
+    with np.load(case.calib) as arrays:
+        np.savez(tmp_path / "calib.npz", x=arrays["x"], y=np.random.default_rng(0).integers(0, 4, 32))
+    listener = Listener()
+    analyze(case.model, tmp_path / "calib.npz", output=tmp_path / "a.infoq", reporter=listener, **QUICK)
     assert any("near chance" in warning for warning in listener.warnings)
+
+
+def test_without_information_only_criteria_that_need_none_are_left(tmp_path: Path) -> None:
+    """A network whose weights are drawn gives nearly every image the same class."""
+    model = saved(SMALL["concat"](), tmp_path / "float.onnx")
+    calib = data_for(SMALL["concat"](), tmp_path / "calib.npz", 16)
+    listener = Listener()
+    folder = analyze(model, calib, output=tmp_path / "a.infoq", reporter=listener, **QUICK)
+    assert read_analysis(folder).scores["infoq"] == ()
+    assert any("--criterion" in warning for warning in listener.warnings)
+    budget = {"bitops": "uniform:4/4"}
+    refused(SettingsError, "infoq", "kl", call=lambda: allocate(folder, bounds=budget, output=tmp_path / "m.onnx"))
+    assert allocate(folder, bounds=budget, criterion="kl", output=tmp_path / "m.onnx").allocation.optimal
 
 
 def test_features_of_the_model_as_encoder(case: Case, tmp_path: Path) -> None:
@@ -233,7 +256,7 @@ def test_features_of_the_model_as_encoder(case: Case, tmp_path: Path) -> None:
     assert analysis.observers != other.observers
 
 
-# ------------------------------------------------------------------------------------------------------ the same bytes
+# ------------------------------------------------------------------------------------------------------- the same bytes
 
 
 NAMES = ("analysis.json", "ranges.npz", "journal.jsonl")
@@ -314,7 +337,7 @@ def test_where_the_model_lies_is_all_that_moving_it_changes(case: Case, tmp_path
     assert (moved.trials, moved.observers, moved.scores) == (before.trials, before.observers, before.scores)
 
 
-# --------------------------------------------------------------------------------------------------------------- choices
+# -------------------------------------------------------------------------------------------------------------- choices
 
 
 def test_uniform(case: Case, tmp_path: Path) -> None:
@@ -376,7 +399,7 @@ def test_budgets_as_names(
     assert budget_label(bounds, uniform_bits, weight_only) == label
 
 
-# -------------------------------------------------------------------------------------------------------------- refusals
+# ------------------------------------------------------------------------------------------------------------- refusals
 
 
 @pytest.mark.parametrize(
@@ -475,9 +498,8 @@ def test_names_of_results(case: Case, tmp_path: Path) -> None:
         (case.model, SettingsError),
         (tmp_path / "gone" / "m.onnx", OutputError),
     ):
-        refused(
-            kind, output.name, call=lambda output=output: allocate(case.analysis, uniform_bits=(8, 8), output=output)
-        )
+        options = {"uniform_bits": (8, 8), "output": output}
+        refused(kind, output.name, call=lambda options=options: allocate(case.analysis, **options))
     assert case.model.read_bytes() == before
     assert not case.model.with_suffix(".json").exists()
     assert list(tmp_path.iterdir()) == []

@@ -67,12 +67,13 @@ def allocate(analysis: Path | None, as_json: bool, **options: Any) -> None:
     ANALYSIS is the folder that analyze made; by default the newest one here. Several bounds hold together.
     """
     from infoq_onnx import pipeline
+    from infoq_onnx.analyses import find_analysis
     from infoq_onnx.cli.console import ConsoleReporter, show
     from infoq_onnx.report import tables
     from infoq_onnx.schema import to_json
 
     if analysis is None:
-        analysis = pipeline.find_analysis()
+        analysis = find_analysis()
         click.echo(f"using the analysis {analysis}", err=True)
     bounds: dict[Metric, str] = {metric: text for metric in METRICS if (text := options.pop(metric)) is not None}
     with ConsoleReporter() as reporter:

@@ -46,6 +46,7 @@ def analyze(model: Path, as_json: bool, **options: Any) -> None:
     """
     preprocessing = preprocessing_of(options)
     from infoq_onnx import pipeline
+    from infoq_onnx.analyses import read_analysis
     from infoq_onnx.cli.console import ConsoleReporter, show
     from infoq_onnx.report import tables
     from infoq_onnx.schema import to_json
@@ -54,7 +55,7 @@ def analyze(model: Path, as_json: bool, **options: Any) -> None:
         folder = pipeline.analyze(
             model, options.pop("calib"), preprocessing=preprocessing, reporter=reporter, **options
         )
-    analysis = pipeline.read_analysis(folder)
+    analysis = read_analysis(folder)
     if as_json:
         show(to_json(analysis))
         return

@@ -129,6 +129,7 @@ class Dataset:
             sha256=self.sha256,
             samples=len(self),
             labels="true" if self.labels is not None else "predicted",
+            targets="true" if self.labels is not None else "predicted",
             preprocessing=self.preprocessing or preprocess.AS_IS,
         )
 

@@ -68,7 +68,9 @@ class Problem:
     table: GridTable
     dataset: Dataset
     labels: npt.NDArray[np.int64]
-    """Y [N]: true labels, or the float model's predictions in their stead."""
+    """What top-1 is counted against [N]: true labels, or the float model's predictions in their stead."""
+    targets: npt.NDArray[np.int64]
+    """What SMI(L; Y) asks about [N]: the labels, or groups that stand in for them."""
     encoded: Array
     """X_E [N, e]."""
     settings: SweepSettings
@@ -170,7 +172,7 @@ class _Eye:
 
     def __init__(self, problem: Problem) -> None:
         settings = problem.settings
-        self._labels, self._k, self._seed = problem.labels, settings.neighbours, settings.seed
+        self._targets, self._k, self._seed = problem.targets, settings.neighbours, settings.seed
         entropy = np.random.SeedSequence((settings.seed, 0, 0))
         matrix = directions(problem.encoded.shape[1], settings.projections, entropy)
         self._x = prepare_projections(problem.encoded @ matrix, self._seed)
@@ -179,7 +181,7 @@ class _Eye:
         return smi_from_prepared(self._x, projections.astype(np.float64), self._k, self._seed)
 
     def ly(self, projections: npt.NDArray[np.float32]) -> Estimate:
-        return smi_discrete_from_projections(projections.astype(np.float64), self._labels, self._k, self._seed)
+        return smi_discrete_from_projections(projections.astype(np.float64), self._targets, self._k, self._seed)
 
 
 def _measure_baseline(problem: Problem, observed: Graph, eye: _Eye, tensors: Sequence[str]) -> _Baseline:

@@ -14,8 +14,8 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from infoq_onnx.analyses import read_analysis
 from infoq_onnx.cli import main
-from infoq_onnx.pipeline import read_analysis
 from infoq_onnx.schema import Allocation, Analysis, Costs, Evaluation, Network, from_json
 from tests.networks import mlp, residual_convnet
 

@@ -99,7 +99,7 @@ def test_storages_compute_the_same(name: str, storage: str) -> None:
     np.testing.assert_array_equal(plain, other)
 
 
-# -------------------------------------------------------------------------------------------------------- odd networks
+# --------------------------------------------------------------------------------------------------------- odd networks
 
 
 def with_output(model: onnx.ModelProto, name: str, *shape: int) -> onnx.ModelProto:
@@ -202,7 +202,7 @@ def test_odd_networks(name: str) -> None:
         assert [value.name for value in model.graph.output] == list(of.graph.outputs)
 
 
-# ------------------------------------------------------------------------------------------------------------ the file
+# ------------------------------------------------------------------------------------------------------------- the file
 
 
 @pytest.mark.parametrize("name", SMALL)

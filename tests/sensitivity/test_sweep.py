@@ -49,7 +49,7 @@ def problem_of(of: Ready, bits: Sequence[int] = (2, 6, 8), labels: npt.NDArray[n
         labels = run_in_batches(of.graph.model, of, {})[of.graph.output].argmax(axis=1).astype(np.int64)
     settings = SweepSettings(len(values), SEED, PROJECTIONS, 3, tuple(bits), "pca", 0.7, True, False)
     encoded = values.reshape(len(values), -1)[:, :5].astype(np.float64)
-    return Problem(of.graph, of.network, of.table, of.dataset, labels, encoded, settings)
+    return Problem(of.graph, of.network, of.table, of.dataset, labels, labels % 3, encoded, settings)
 
 
 def swept(problem: Problem, folder: Path) -> SweepResult:
@@ -131,10 +131,12 @@ class ByHand:
         return run_in_batches(model, self.of, {"seen": seen})
 
     def differences(self, found: dict[str, npt.NDArray[np.float32]], tensor: str) -> tuple[float, ...]:
-        name, labels = projection_name(tensor), self.problem.labels
+        name, targets = projection_name(tensor), self.problem.targets
         sides = [outputs[name].astype(np.float64) for outputs in (self.baseline, found)]
         xl = paired_difference(*(smi_from_projections(self.x, side, 3, SEED).per_projection for side in sides))
-        ly = paired_difference(*(smi_discrete_from_projections(side, labels, 3, SEED).per_projection for side in sides))
+        ly = paired_difference(
+            *(smi_discrete_from_projections(side, targets, 3, SEED).per_projection for side in sides)
+        )
         return (*xl, *ly)
 
 

@@ -1,0 +1,65 @@
+"""Analysis folders: make, find and read them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from infoq_onnx.errors import AnalysisError, OutputError
+from infoq_onnx.schema import SCHEMA_VERSION, Analysis, from_json
+
+
+@contextlib.contextmanager
+def created(folder: Path) -> Iterator[None]:
+    """Make sure that a folder exists; one that was made here goes again when the block has put nothing in it."""
+    existed = os.path.isdir(folder)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot create {folder}: {error.strerror}; choose another folder with -o") from error
+    try:
+        yield
+    finally:
+        if not existed and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def read_analysis(folder: Path | str) -> Analysis:
+    """Read a finished analysis.
+
+    Raises
+    ------
+    AnalysisError
+        Missing, unfinished, damaged, or of another schema version.
+    """
+    path = Path(folder) / "analysis.json"
+    if not os.path.isfile(path):
+        if os.path.exists(Path(folder) / "journal.jsonl"):
+            raise AnalysisError(f"{folder} is not finished; run analyze again, it goes on where it stopped")
+        raise AnalysisError(f"{folder} holds no analysis; make one with: infoq-onnx analyze MODEL --calib IMAGES")
+    try:
+        analysis = from_json(Analysis, path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise AnalysisError(f"{path} is damaged ({' '.join(str(error).split())}); run analyze again") from error
+    if analysis.schema != SCHEMA_VERSION:
+        raise AnalysisError(f"{path} has schema {analysis.schema}, expected {SCHEMA_VERSION}; run analyze again")
+    return analysis
+
+
+def find_analysis(folder: Path | str = ".") -> Path:
+    """Return the newest finished analysis in a folder.
+
+    Raises
+    ------
+    AnalysisError
+        There is none.
+    """
+    found = [path.parent for path in Path(folder).glob("*.infoq/analysis.json")]
+    if not found:
+        raise AnalysisError(
+            f"no finished analysis (*.infoq) in {Path(folder).resolve()}; make one with: "
+            "infoq-onnx analyze MODEL --calib IMAGES"
+        )
+    return max(found, key=lambda path: ((path / "analysis.json").stat().st_mtime_ns, path.name))

@@ -1,0 +1,142 @@
+"""What a verb starts from: a model made ready, samples made ready, and the same again from what an analysis says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from infoq_onnx.data import preprocess
+from infoq_onnx.data.dataset import Dataset, load_dataset
+from infoq_onnx.data.encoders import get_encoder
+from infoq_onnx.data.encoders.onnx_file import encode
+from infoq_onnx.errors import AnalysisError, DataError, ModelError
+from infoq_onnx.files import sha256_of
+from infoq_onnx.graph.editing import expose
+from infoq_onnx.graph.graph import Graph
+from infoq_onnx.graph.load import load_model
+from infoq_onnx.graph.network import find_network
+from infoq_onnx.graph.normalize import normalize
+from infoq_onnx.progress import Reporter
+from infoq_onnx.schema import Analysis, Network, Preprocessing
+from infoq_onnx.simulate.batching import batch_size
+from infoq_onnx.simulate.placement import Placement, place
+
+SELF = "self"
+"""The encoder that is the model itself."""
+
+Recipe = Callable[[tuple[int, ...]], Preprocessing]
+"""Makes a preprocessing for a model's input shape."""
+
+
+@dataclass(frozen=True)
+class PreparedModel:
+    """A model, normalised, with what there is to quantize in it."""
+
+    path: Path
+    sha256: str
+    graph: Graph
+    network: Network
+    placement: Placement
+
+
+def prepare(model: Path | str) -> PreparedModel:
+    """Load, check and normalise a model, and find its quantizable layers.
+
+    Raises
+    ------
+    ModelError
+        The file cannot be used.
+    """
+    path = Path(model)
+    loaded = load_model(path)
+    try:
+        graph = Graph(normalize(loaded))
+        network = find_network(graph)
+        placement = place(graph, network)
+    except ModelError as error:
+        # what is found in a graph is told without the file it came from
+        raise ModelError(f"{path}: {error}") from error
+    return PreparedModel(path, sha256_of(path), graph, network, placement)
+
+
+def preprocessing_for(
+    choice: str | Recipe | Preprocessing | None, input_shape: tuple[int, ...]
+) -> Preprocessing | None:
+    """Make the preprocessing that was asked for, by a preset's name, by a recipe, or as it is."""
+    if isinstance(choice, str):
+        return preprocess.preset(choice, input_shape)
+    return choice(input_shape) if callable(choice) else choice
+
+
+def load_samples(
+    prepared: PreparedModel,
+    data: Path | str,
+    classes: Path | str | None,
+    preprocessing: str | Recipe | Preprocessing | None,
+    samples: int | None,
+    seed: int,
+) -> Dataset:
+    """Load samples for a model; the arguments are those of `pipeline.analyze`."""
+    shape = prepared.network.input_shape
+    return load_dataset(
+        Path(data),
+        classes=None if classes is None else Path(classes),
+        preprocessing=preprocessing_for(preprocessing, shape),
+        input_shape=shape,
+        samples=samples,
+        seed=seed,
+        n_classes=prepared.network.classes,
+    )
+
+
+def report_skipped(dataset: Dataset, reporter: Reporter) -> None:
+    """Name the images that are left out."""
+    for path, reason in dataset.skipped:
+        reporter.warn(f"{path} is left out: {reason}")
+    if dataset.skipped:
+        reporter.warn(f"{len(dataset.skipped)} of {len(dataset) + len(dataset.skipped)} images are left out")
+
+
+def encode_inputs(name: str, prepared: PreparedModel, dataset: Dataset) -> npt.NDArray[np.float64]:
+    """Encode X as the analysis asks for: X_E [N, e]."""
+    graph = prepared.graph
+    size = batch_size(graph)
+    if name == SELF:
+        features = prepared.network.layers[-1].groups[0]
+        return encode(expose(graph.model, [features]).SerializeToString(), dataset, size, features)
+    return get_encoder(name)(dataset, size)
+
+
+def prepare_again(found: Analysis, model: Path | str | None) -> PreparedModel:
+    """Load the analysed model from where it was, or from where the user says it is, and make sure it is that one."""
+    path = Path(model) if model is not None else Path(found.model.path)
+    if not os.path.exists(path):
+        raise ModelError(f"the analysed model {path} is gone; say where it is with --model")
+    if os.path.isfile(path) and sha256_of(path) != found.model.sha256:
+        raise AnalysisError(
+            f"the analysis is of another model than {path} (SHA-256 {found.model.sha256[:12]}… then, "
+            f"{sha256_of(path)[:12]}… now); run analyze on it, or give --model"
+        )
+    return prepare(path)
+
+
+def calibration_again(found: Analysis, prepared: PreparedModel, calib: Path | str | None, samples: int) -> Dataset:
+    """Load samples of the analysed set from where it was, or from where the user says it is."""
+    reference = found.calibration
+    path = Path(calib) if calib is not None else Path(reference.path)
+    if not os.path.exists(path):
+        raise DataError(f"the calibration data {path} is gone; say where it is with --calib")
+    return load_dataset(
+        path,
+        classes=None if reference.classes_path is None else Path(reference.classes_path),
+        preprocessing=None if reference.preprocessing == preprocess.AS_IS else reference.preprocessing,
+        input_shape=prepared.network.input_shape,
+        samples=min(samples, found.settings.samples),
+        seed=found.settings.seed,
+        n_classes=prepared.network.classes,
+    )
