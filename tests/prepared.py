@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,11 +96,3 @@ def is_one_line(error: BaseException, *parts: str) -> bool:
     """Whether a message is what users may see: one line that names every part."""
     text = str(error)
     return "\n" not in text and bool(text) and all(part in text for part in parts)
-
-
-def merged(bits: Bits, **weights: int) -> Bits:
-    """Change the weight bits of some layers."""
-    return {**bits[0], **weights}, dict(bits[1])
-
-
-Feeds = Mapping[str, npt.NDArray[Any]]

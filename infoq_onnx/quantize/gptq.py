@@ -22,15 +22,20 @@ import numpy as np
 import numpy.typing as npt
 
 from infoq_onnx.quantize.grid import weight_code_limits
+from infoq_onnx.quantize.weights import usable_scales
 
 Array = npt.NDArray[np.float64]
 
 _BLOCK = 128
-_FRACTIONS = np.linspace(0.3, 1.0, 57)
+_FRACTIONS = np.linspace(0.05, 1.0, 77)
+"""Clipping points tried, as a share of the largest magnitude in the row."""
 
 
 class Moments:
     """First and second moments of a layer's inputs x and targets t, summed in float64 as batches stream by.
+
+    What is summed is the distance from the first batch's means. A variance found as the difference of two large sums
+    would drown in their rounding, and a constant would seem to vary.
 
     Parameters
     ----------
@@ -39,6 +44,8 @@ class Moments:
 
     def __init__(self, groups: int, width: int, rows: int) -> None:
         self.count = 0
+        self._x_origin = np.zeros((groups, width), dtype=np.float32)
+        self._t_origin = np.zeros((groups, rows), dtype=np.float32)
         self._x = np.zeros((groups, width))
         self._t = np.zeros((groups, rows))
         self._xx = np.zeros((groups, width, width))
@@ -46,34 +53,38 @@ class Moments:
 
     def add(self, columns: npt.NDArray[np.float32], targets: npt.NDArray[np.float32]) -> None:
         """Add a batch: columns [G, p, d] and targets [G, p, R]."""
+        if self.count == 0:
+            self._x_origin = columns.mean(axis=1, dtype=np.float64).astype(np.float32)
+            self._t_origin = targets.mean(axis=1, dtype=np.float64).astype(np.float32)
         self.count += columns.shape[1]
-        self._x += columns.sum(axis=1, dtype=np.float64)
-        self._t += targets.sum(axis=1, dtype=np.float64)
+        from_x, from_t = columns - self._x_origin[:, None], targets - self._t_origin[:, None]
+        self._x += from_x.sum(axis=1, dtype=np.float64)
+        self._t += from_t.sum(axis=1, dtype=np.float64)
         # products of one batch in float32, at the speed of the machine; batches are summed in float64
-        for group, (x, t) in enumerate(zip(columns, targets, strict=True)):
+        for group, (x, t) in enumerate(zip(from_x, from_t, strict=True)):
             self._xx[group] += x.T @ x
             self._tx[group] += t.T @ x
 
     @property
     def input_mean(self) -> Array:
         """x̄ [G, d]."""
-        mean: Array = self._x / self.count
+        mean: Array = self._x_origin + self._x / self.count
         return mean
 
     @property
     def target_mean(self) -> Array:
         """t̄ [G, R]."""
-        mean: Array = self._t / self.count
+        mean: Array = self._t_origin + self._t / self.count
         return mean
 
     def second(self, *, centred: bool) -> tuple[Array, Array]:
         """H [G, d, d] and K [G, R, d]; about the means, or about 0."""
-        if not centred:
-            return self._xx / self.count, self._tx / self.count
-        x, t = self.input_mean, self.target_mean
-        second: Array = self._xx / self.count - x[:, :, None] * x[:, None, :]
-        cross: Array = self._tx / self.count - t[:, :, None] * x[:, None, :]
-        return second, cross
+        x, t = self._x / self.count, self._t / self.count
+        second: Array = self._xx / self.count - _outer(x, x)
+        cross: Array = self._tx / self.count - _outer(t, x)
+        if centred:
+            return second, cross
+        return second + _outer(self.input_mean, self.input_mean), cross + _outer(self.target_mean, self.input_mean)
 
 
 @dataclass(frozen=True)
@@ -111,7 +122,7 @@ def round_layer(weight: Array, moments: Moments, bits: int, *, has_bias: bool, d
     importance: Array = np.einsum("gii->gi", damped)
     scales = search_scales(fitted, importance, bits)
     codes = gptq(fitted, damped, scales, bits)
-    scales = _rescaled(fitted, damped, codes, scales)
+    scales = usable_scales(_rescaled(fitted, damped, codes, scales))
     bias: Array | None = None
     if has_bias:
         bias = moments.target_mean - np.einsum("grd,gd->gr", codes * scales[:, :, None], moments.input_mean)
@@ -122,16 +133,16 @@ def search_scales(weight: Array, importance: Array, bits: int) -> Array:
     """Scales [G, R] with the least squared error of nearest codes, each column weighted by `importance` [G, d]."""
     low, high = weight_code_limits(bits)
     largest = np.abs(weight).max(axis=2)
-    best = np.where(largest > 0, largest, 1.0) / high
-    least = np.full(best.shape, np.inf)
+    live = largest > 0
+    best = np.zeros(largest.shape)
+    least = np.full(largest.shape, np.inf)
     for fraction in _FRACTIONS:
-        # below 8 bits the negative side has a code more, so the clipping point may lie beyond `high`
-        scale = np.where(largest > 0, largest, 1.0) * fraction / (high if bits > 2 else 1.0)
+        scale = np.where(live, largest, 1.0) * fraction / high
         codes = np.clip(np.rint(weight / scale[:, :, None]), low, high)
         error = np.einsum("grd,gd->gr", (weight - codes * scale[:, :, None]) ** 2, importance)
         better = error < least
         best, least = np.where(better, scale, best), np.where(better, error, least)
-    return best
+    return usable_scales(np.where(live, best, 0.0))
 
 
 def gptq(weight: Array, hessian: Array, scales: Array, bits: int) -> Array:
@@ -173,3 +184,8 @@ def _rescaled(weight: Array, hessian: Array, codes: Array, scales: Array) -> Arr
     cross, square = np.sum(product * weight, axis=2), np.sum(product * codes, axis=2)
     best = np.divide(cross, square, out=np.zeros_like(cross), where=square > 0)
     return np.where(best > 0, best, scales)
+
+
+def _outer(left: Array, right: Array) -> Array:
+    """Products [G, m, n] of all pairs of [G, m] and [G, n]."""
+    return left[:, :, None] * right[:, None, :]

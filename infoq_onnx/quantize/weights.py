@@ -35,10 +35,16 @@ def weight_scales(weight: FloatArray, bits: int, axis: int) -> npt.NDArray[np.fl
     """
     rows = np.ascontiguousarray(np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1), dtype=np.float64)
     low, high = weight_code_limits(bits)
-    scales = _search(rows, _FRACTIONS, float(low), float(high)).astype(np.float32)
+    return usable_scales(_search(rows, _FRACTIONS, float(low), float(high))).astype(np.float32)
+
+
+def usable_scales(scales: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Mend the scales of dead and nearly dead channels of one layer, those of dead ones being 0.
+
+    The bias of a channel is an int32 in units of its scale, and would overflow if that were too small.
+    """
     largest = float(scales.max(initial=0.0)) or 1.0
-    # a nearly dead channel must not get so small a scale that its int32 bias overflows
-    return np.where(scales > 0, np.maximum(scales, np.float32(largest * 2.0**-16)), np.float32(largest))
+    return np.where(scales > 0, np.maximum(scales, largest * 2.0**-16), largest)
 
 
 @compiled_parallel

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import onnx
 
 from infoq_onnx.data.dataset import Dataset
-from infoq_onnx.graph.editing import attribute, reads
+from infoq_onnx.graph.editing import attribute, input_at, reads
 from infoq_onnx.graph.extract import extract
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.session import open_session
@@ -131,7 +131,7 @@ class _Stream:
             self._fixed[layer.bias] = dequantize_bias(codes.bias, codes.bias_scales)
 
     def run(self, tensors: Sequence[str], size: int) -> Iterator[list[Float32]]:
-        """Yield some tensors of each batch, [n, …]."""
+        """Yield some tensors of each batch, [n, …]; whole, where their leading axis is not the batch."""
         fixed = self.graph.batch
         batches = self._dataset.batches(fixed or size) if self._kept is None else self._stored(fixed or size)
         session = None
@@ -146,7 +146,7 @@ class _Stream:
             values = {name: padded(value, fixed) for name, value in feeds.items()}
             if session is not None:
                 values.update(zip(computed, session.run(computed, values), strict=True))
-            yield [values[tensor][:count] for tensor in tensors]
+            yield [values[name][:count] if name in self.graph.batched else values[name] for name in tensors]
 
     def advance(self, layer: Layer) -> None:
         """Keep what is read behind a layer, if that fits memory; else go on from where the stream was."""
@@ -203,7 +203,8 @@ def _moments(reference: _Stream, student: _Stream, layer: Layer, form: _Form) ->
             targets = targets - inputs[1]
         columns, outputs = form.columns(inputs[0]), form.outputs(targets)
         if positions > _POSITIONS:
-            chosen = np.sort(draw.choice(columns.shape[1], _POSITIONS * len(targets), replace=False))
+            share = columns.shape[1] * _POSITIONS // positions
+            chosen = np.sort(draw.choice(columns.shape[1], share, replace=False))
             columns, outputs = columns[:, chosen], outputs[:, chosen]
         moments.add(columns, outputs)
     return moments
@@ -231,6 +232,9 @@ def _shortcut(graph: Graph, layer: Layer) -> onnx.NodeProto | None:
 
 def _form(graph: Graph, layer: Layer) -> _Form | None:
     """Bring a layer into the form of a matrix product; None where that is not possible."""
+    if layer.bias is None and input_at(graph.producer[layer.output], 2):
+        # what is added varies, and is in the target, but is nothing that weights should make
+        return None
     # the constant on the left of a MatMul, or a stack of constants, would need columns of another kind
     plain_matmul = layer.op_type == "MatMul" and len(layer.weight_shape) == 2 and layer.channel_axis == 1
     if layer.op_type == "Gemm" or plain_matmul:
@@ -254,8 +258,7 @@ def _pads(
     rank = len(kernel)
     if mode in (b"SAME_UPPER", b"SAME_LOWER"):
         before, after = [], []
-        for axis in range(rank):
-            size = graph.shapes[node.input[0]][1 + axis]
+        for axis, size in enumerate(graph.shapes[node.input[0]][-rank:]):
             extent = dilations[axis] * (kernel[axis] - 1) + 1
             total = max(0, (-(-size // strides[axis]) - 1) * strides[axis] + extent - size)
             small, large = total // 2, total - total // 2

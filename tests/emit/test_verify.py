@@ -57,6 +57,16 @@ def test_a_wrong_weight_is_noticed(name: str, tmp_path: Path) -> None:
     assert is_one_line(caught.value, "shown.onnx", "48 images", "no file was left")
 
 
+def test_wrong_logits_are_noticed_even_where_no_prediction_changes(tmp_path: Path) -> None:
+    model = emitted("residual")
+    scales = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    set_initializers(model, {f"fc_{part}/scales": scales[f"fc_{part}/scales"] * np.float32(1.2) for part in "wb"})
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(VerificationError) as caught:
+        verified("residual", tmp_path / "model.onnx")
+    assert is_one_line(caught.value, "agreement 100.0 %")
+
+
 def test_logits_that_are_no_numbers_are_noticed(tmp_path: Path) -> None:
     model = emitted("residual")
     set_initializers(model, {"fc_w/scales": np.full(10, np.nan, np.float32)})
