@@ -364,8 +364,6 @@ def emit(
     graph, network, placement = prepared.graph, prepared.network, prepared.placement
     bits = (allocation.weight_bits, allocation.activation_bits)
     reference = simulation(graph, network, placement, table, *bits, codes=codes)
-    session = open_session(reference, integer_kernels=False)
-    simulated = logits_of(session, graph, dataset, batch_size(graph))
     metadata = {
         "infoq_onnx.version": importlib.metadata.version("infoq-onnx"),
         "infoq_onnx.budget": label,
@@ -375,7 +373,7 @@ def emit(
     model = qdq_model(graph, network, placement, table, *bits, codes, STORAGES[storage], metadata)
     with replacing(path) as onnx_file:
         onnx.save(model, onnx_file)
-        verification = verify(onnx_file, graph, dataset, simulated, str(path))
+        verification = verify(onnx_file, graph, dataset, reference, str(path))
         write_text(path.with_suffix(".json"), to_json(allocation))
     return verification
 

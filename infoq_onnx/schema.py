@@ -308,9 +308,12 @@ class Verification:
     """Root mean square of the differences over the standard deviation of the simulation's logits."""
     agreement: float
     """Share of images with the same top-1 class."""
-    max_difference_unfused: float
-    """The same as `max_difference` with every node computed as written."""
     relative_rms_unfused: float
+    """The same as `relative_rms` with every node computed as written."""
+    noise_rms: float
+    """`relative_rms` of the simulation itself, run with float sums in another order …"""
+    noise_agreement: float
+    """… and its share of images with the same top-1 class."""
 
 
 @dataclass(frozen=True)

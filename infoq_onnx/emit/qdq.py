@@ -22,6 +22,7 @@ from onnx import helper, numpy_helper
 from infoq_onnx.emit.storage import DOMAIN, Storage
 from infoq_onnx.graph.editing import opset_of, replace_nodes
 from infoq_onnx.graph.graph import Graph
+from infoq_onnx.graph.passes.remove_dead import remove_dead
 from infoq_onnx.quantize.table import GridTable
 from infoq_onnx.schema import Network, Quantizer
 from infoq_onnx.simulate.calibrate import quantizers_of
@@ -59,7 +60,8 @@ def qdq_model(
     model = insert_quantizers(graph, network, placement, quantizers)
     _drop_redundant_clips(model, graph, placement, quantizers)
     _store_codes(model, network, codes, weight_bits, storage)
-    del model.graph.value_info[:]
+    # the bounds of dropped Clips, among others: onnxruntime warns of what nothing reads
+    remove_dead(model)
     model.producer_name, model.producer_version = "infoq-onnx", metadata.get("infoq_onnx.version", "")
     helper.set_model_props(model, dict(metadata))
     return model

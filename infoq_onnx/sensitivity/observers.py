@@ -19,15 +19,25 @@ MIN_TRIALS = 8
 """Fewer points say nothing about a correlation."""
 
 
+MAX_CANDIDATES = 24
+"""Tensors observed in a deep network: each costs a pass over it and two estimates a trial."""
+LAST = 3
+"""The last so many candidates are observed in any case: pooled features and logits are among them."""
+
+
 def candidates(graph: Graph, network: Network) -> tuple[str, ...]:
     """Tensors worth observing, in topological order: every layer's output (after its activation function and residual
     Add), what the last layer reads (the pooled features), and the logits. Tensors that mix the images of a batch, as
-    [tokens, batch, features] does, have no row an image that could be observed.
+    [tokens, batch, features] does, have no row an image that could be observed. A deep network has more than are worth
+    their cost: MAX_CANDIDATES are taken, evenly over its depth, the last of all among them.
     """
     tensors = {layer.observed for layer in network.layers}
     tensors |= {network.layers[-1].groups[0], network.output}
     order = {tensor: index for index, node in enumerate(graph.nodes) for tensor in node.output}
-    return tuple(sorted(tensors & order.keys() & graph.batched, key=lambda tensor: order[tensor]))
+    found = sorted(tensors & order.keys() & graph.batched, key=lambda tensor: order[tensor])
+    # the last ones tell most, so the spacing is counted from the end
+    kept = np.unique(np.linspace(len(found) - 1, 0, min(MAX_CANDIDATES, len(found))).round().astype(int))
+    return tuple(found[index] for index in sorted({*kept.tolist(), *range(max(0, len(found) - LAST), len(found))}))
 
 
 def pearson(x: Sequence[float], y: Sequence[float]) -> float | None:

@@ -1,0 +1,224 @@
+"""Packed weights are the same int8 tensors once onnxruntime has loaded them, in exactly their bits."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from infoq_onnx.emit.qdq import qdq_model
+from infoq_onnx.emit.storage import DOMAIN, STORAGES, Stored, int8, packed
+from infoq_onnx.emit.storage.packed import pack, plane_widths, unpack_function
+from infoq_onnx.graph.ort import run, run_session
+from infoq_onnx.graph.session import open_session
+from infoq_onnx.schema import BITS
+from infoq_onnx.simulate.simulation import layer_codes
+from tests.networks import Builder
+from tests.prepared import Ready, images, ready, small
+
+from .optimized import operators
+
+BELOW_8 = [bits for bits in BITS if bits < 8]
+OPSETS = [13, 17, 18, 20, 21]
+
+
+def codes_of(bits: int, *shape: int, seed: int = 0) -> np.ndarray:
+    """Draw codes from all that a bit-width has; the first and the last are always among the first ones."""
+    low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+    codes = np.random.default_rng(seed).integers(low, high + 1, shape).astype(np.int8)
+    codes.reshape(-1)[: min(codes.size, 2)] = [low, high][: min(codes.size, 2)]
+    return codes
+
+
+def alone(stored: Stored, shape: tuple[int, ...], opset: int = 17) -> onnx.ModelProto:
+    """A model that gives nothing but the stored tensor."""
+    nodes = [node for node in (stored.node,) if node is not None]
+    output = helper.make_tensor_value_info("y", TensorProto.INT8, shape)
+    graph = helper.make_graph(
+        [*nodes, helper.make_node("Identity", [stored.output], ["y"])], "stored", [], [output], stored.initializers
+    )
+    imports = [helper.make_opsetid("", opset)]
+    functions = []
+    if stored.function is not None:
+        imports.append(helper.make_opsetid(DOMAIN, 1))
+        functions.append(stored.function)
+    version = max(8, helper.find_min_ir_version_for([helper.make_opsetid("", opset)]))
+    model = helper.make_model(graph, opset_imports=imports, functions=functions, ir_version=version)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def unpacked(planes: list[np.ndarray], bits: int, size: int) -> np.ndarray:
+    """What the format says, one bit at a time: byte i of a plane holds the fields of the codes i, i + n, i + 2n …"""
+    values = np.zeros(size, dtype=np.int64)
+    for plane, width in zip(planes, plane_widths(bits), strict=True):
+        values <<= width
+        for index in range(size):
+            row, byte = divmod(index, len(plane))
+            values[index] += (int(plane[byte]) >> (row * width)) & ((1 << width) - 1)
+    return (values - (1 << (bits - 1))).astype(np.int8)
+
+
+@pytest.mark.parametrize("bits", BELOW_8)
+def test_planes_are_whole_shares_of_a_byte(bits: int) -> None:
+    widths = plane_widths(bits)
+    assert sum(widths) == bits
+    assert list(widths) == sorted(set(widths), reverse=True)
+    assert set(widths) <= {1, 2, 4}
+
+
+@settings(derandomize=True, deadline=None, max_examples=80)
+@given(st.sampled_from(BELOW_8), st.lists(st.integers(1, 7), min_size=1, max_size=4), st.integers(0, 99))
+def test_what_was_packed_comes_back(bits: int, shape: list[int], seed: int) -> None:
+    codes = codes_of(bits, *shape, seed=seed)
+    planes = pack(codes, bits)
+    assert all(plane.dtype == np.uint8 for plane in planes)
+    np.testing.assert_array_equal(unpacked(planes, bits, codes.size), codes.ravel())
+    stored = packed("w", codes, bits, 17)
+    found = run(alone(stored, codes.shape), {})[0]
+    assert found.dtype == np.int8
+    np.testing.assert_array_equal(found, codes)
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+@pytest.mark.parametrize("bits", BITS)
+def test_operator_sets(bits: int, opset: int) -> None:
+    codes = codes_of(bits, 5, 3, 3)
+    model = alone(packed("w", codes, bits, opset), codes.shape, opset)
+    for optimize in (True, False):
+        np.testing.assert_array_equal(run_session(open_session(model, optimize=optimize), {})[0], codes)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 8, 9, 63, 64, 65, 1000])
+@pytest.mark.parametrize("bits", BELOW_8)
+def test_bytes_are_those_of_the_bits(bits: int, size: int) -> None:
+    """Each plane is rounded up to whole bytes, and nothing is stored beside them but the shape."""
+    stored = packed("w", codes_of(bits, size), bits, 17)
+    planes, shape = stored.initializers[:-1], stored.initializers[-1]
+    assert [len(plane.raw_data) for plane in planes] == [math.ceil(size * width / 8) for width in plane_widths(bits)]
+    assert len(shape.raw_data) == 8
+    assert stored.bytes == sum(math.ceil(size * width / 8) for width in plane_widths(bits)) + 8
+    if size % 8 == 0:
+        assert stored.bytes == size * bits // 8 + 8
+    # raw data, not one varint for every byte
+    assert all(not plane.int32_data for plane in planes)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_a_byte_each(bits: int) -> None:
+    codes = codes_of(bits, 4, 9)
+    stored = int8("w", codes, bits, 17)
+    assert (stored.node, stored.function) == (None, None)
+    assert stored.bytes == 36
+    np.testing.assert_array_equal(numpy_helper.to_array(stored.initializers[0]), codes)
+    np.testing.assert_array_equal(run(alone(stored, (4, 9)), {})[0], codes)
+
+
+def test_8_bits_need_no_packing() -> None:
+    codes = codes_of(8, 4, 9)
+    assert packed("w", codes, 8, 17) == int8("w", codes, 8, 17)
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("bits", BITS)
+def test_names_start_with_that_of_the_weight(storage: str, bits: int) -> None:
+    stored = STORAGES[storage]("conv1.weight", codes_of(bits, 3, 3), bits, 17)
+    names = [stored.output, *(tensor.name for tensor in stored.initializers)]
+    if stored.node is not None:
+        names += [stored.node.name, *stored.node.input, *stored.node.output]
+    assert all(name.startswith("conv1.weight/") for name in names)
+
+
+def test_codes_need_not_be_contiguous() -> None:
+    codes = codes_of(3, 6, 4).T
+    for storage in STORAGES.values():
+        np.testing.assert_array_equal(run(alone(storage("w", codes, 3, 17), (4, 6)), {})[0], codes)
+
+
+@pytest.mark.parametrize("bits", BELOW_8)
+def test_a_function_is_the_same_for_all_weights_of_a_width(bits: int) -> None:
+    one, other = (packed(name, codes_of(bits, size), bits, 17).function for name, size in (("a", 3), ("b", 50)))
+    assert one == other == unpack_function(bits, 17)
+    assert one is not None
+    assert (one.domain, one.name) == (DOMAIN, f"Unpack{bits}")
+
+
+# ------------------------------------------------------------------------------------------------------------ in models
+
+
+def network(opset: int) -> onnx.ModelProto:
+    b = Builder()
+    stem = b.relu(b.conv("x", "stem", 3, 7), "stem_relu")
+    branch = b.conv(b.relu(b.conv(stem, "one", 7, 7, group=7), "relu"), "two", 7, 7, kernel=1)
+    y = b.relu(b.op("Add", [branch, stem], "add"), "add_relu")
+    return b.model(b.classifier(y, 7, 5), (3, 8, 8), (5,), opset=opset)
+
+
+def emitted(of: Ready, storage: str, seed: int) -> onnx.ModelProto:
+    bits = of.mixed(seed)
+    codes = layer_codes(of.graph, of.network, of.table, *bits)
+    model = qdq_model(of.graph, of.network, of.placement, of.table, *bits, codes, STORAGES[storage], {})
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def assert_same(of: Ready, plain: onnx.ModelProto, other: onnx.ModelProto) -> None:
+    feeds = {of.graph.input: images(of.network.input_shape, of.graph.batch or 16, seed=5)}
+    for optimize in (True, False):
+        one, two = (run_session(open_session(model, optimize=optimize), feeds)[0] for model in (plain, other))
+        np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+def test_models_of_any_operator_set(opset: int, tmp_path: Path) -> None:
+    of = ready(network(opset), images((3, 8, 8), 16))
+    for seed in range(2):
+        plain, other = emitted(of, "int8", seed), emitted(of, "packed", seed)
+        assert other.functions
+        assert {entry.domain: entry.version for entry in other.opset_import} == {"": opset, DOMAIN: 1}
+        assert_same(of, plain, other)
+        found = operators(other, tmp_path)
+        assert found == operators(plain, tmp_path)
+        assert found["QLinearConv"] == 3
+        assert found["BitShift"] == 0
+
+
+def test_a_file_from_before_local_functions(tmp_path: Path) -> None:
+    """IR version 7, as exporters write it with operator set 13, knows none."""
+    source = network(13)
+    source.ir_version = 7
+    of = ready(source, images((3, 8, 8), 16))
+    assert_same(of, emitted(of, "int8", 0), emitted(of, "packed", 0))
+    assert operators(emitted(of, "packed", 0), tmp_path)["QLinearConv"] == 3
+
+
+@pytest.mark.parametrize("name", ["residual", "depthwise", "concat", "attention", "mlp", "batchnorm", "fixed batch"])
+def test_storages_compute_the_same(name: str, tmp_path: Path) -> None:
+    of = small(name)
+    plain, other = emitted(of, "int8", 4), emitted(of, "packed", 4)
+    assert_same(of, plain, other)
+    found = operators(other, tmp_path)
+    assert found == operators(plain, tmp_path)
+    assert {"BitShift", *(f"Unpack{bits}" for bits in BITS)}.isdisjoint(found)
+
+
+def test_each_width_has_one_function() -> None:
+    of = small("residual")
+    bits = of.uniform(3, 8)
+    bits[0]["stem"], bits[0]["fc"] = 8, 5
+    codes = layer_codes(of.graph, of.network, of.table, *bits)
+    model = qdq_model(of.graph, of.network, of.placement, of.table, *bits, codes, STORAGES["packed"], {})
+    assert [function.name for function in model.functions] == ["Unpack3", "Unpack5"]
+    assert sum(node.domain == DOMAIN for node in model.graph.node) == len(of.network.layers) - 1
+    stored = {tensor.name: len(tensor.raw_data) for tensor in model.graph.initializer}
+    for layer in of.network.layers:
+        size = sum(length for name, length in stored.items() if name.startswith(f"{layer.weight}/plane_"))
+        if layer.name != "stem":
+            assert size == sum(math.ceil(layer.parameters * width / 8) for width in plane_widths(bits[0][layer.name]))
+    assert stored["stem_w/codes"] == 8 * 27
