@@ -4,8 +4,9 @@ The file is run twice: node by node, and as stock onnxruntime would run it, with
 the simulation's own arithmetic, so its logits must be those of the simulation. Integer kernels round the same sums a
 little differently: a value that lies on the boundary between two codes may get the other one, that moves others behind
 it, and at low bits or behind many layers logits move visibly. How far they may move is no constant, so it is measured:
-the simulation, too, is run in two ways, node by node and with onnxruntime's float optimisations. These differ in nothing
-but the rounding of float sums. The integer kernels may be some times as far from it as the two are from one another.
+the simulation, too, is run in two ways, node by node and with onnxruntime's float optimisations. These differ in
+nothing but the rounding of float sums. The integer kernels may be some times as far from it as the two are from one
+another.
 """
 
 from __future__ import annotations
