@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from infoq_onnx import allocate, analyze, evaluate
 from infoq_onnx.demo import demo_calibration_path, demo_model_path, demo_test_path
-from infoq_onnx.pipeline import allocate, analyze, evaluate
 
 MAX_BYTES = 60_000
 MAX_DROP = 0.05

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from infoq_onnx import compress, evaluate
 from infoq_onnx.demo import demo_calibration_path, demo_model_path, demo_test_path
-from infoq_onnx.pipeline import compress, evaluate
 
 
 def main(**options: Any) -> None:

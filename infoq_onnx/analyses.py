@@ -8,7 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from infoq_onnx.errors import AnalysisError, OutputError
+from infoq_onnx.files import first_changed
 from infoq_onnx.schema import SCHEMA_VERSION, Analysis, from_json
+
+CHECKSUMS = "SHA256SUMS"
+"""File of an analysis that holds the checksums of the others."""
 
 
 @contextlib.contextmanager
@@ -45,6 +49,12 @@ def read_analysis(folder: Path | str) -> Analysis:
         raise AnalysisError(f"{path} is damaged ({' '.join(str(error).split())}); run analyze again") from error
     if analysis.schema != SCHEMA_VERSION:
         raise AnalysisError(f"{path} has schema {analysis.schema}, expected {SCHEMA_VERSION}; run analyze again")
+    try:
+        changed = first_changed(Path(folder), CHECKSUMS)
+    except (OSError, ValueError) as error:
+        raise AnalysisError(f"{Path(folder) / CHECKSUMS} is missing or damaged; run analyze again") from error
+    if changed is not None:
+        raise AnalysisError(f"{Path(folder) / changed} was changed after it was written; run analyze again")
     return analysis
 
 
@@ -58,6 +68,8 @@ def find_analysis(folder: Path | str = ".") -> Path:
     """
     found = [path.parent for path in Path(folder).glob("*.infoq/analysis.json")]
     if not found:
+        if unfinished := sorted(path.parent for path in Path(folder).glob("*.infoq/journal.jsonl")):
+            raise AnalysisError(f"{unfinished[0]} is not finished; run analyze again, it goes on where it stopped")
         raise AnalysisError(
             f"no finished analysis (*.infoq) in {Path(folder).resolve()}; make one with: "
             "infoq-onnx analyze MODEL --calib IMAGES"

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from infoq_onnx.errors import OutputError
@@ -57,6 +57,26 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path`, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+def write_checksums(folder: Path, names: Sequence[str], to: str) -> None:
+    """Write the SHA-256 of some files of a folder to the file `to` beside them, as sha256sum does."""
+    write_text(folder / to, "".join(f"{sha256_of(folder / name)}  {name}\n" for name in names))
+
+
+def first_changed(folder: Path, checksums: str) -> str | None:
+    """Return the first file that is not as `write_checksums` found it; None when all are.
+
+    Raises
+    ------
+    OSError, ValueError
+        The checksums or a file cannot be read.
+    """
+    for line in (folder / checksums).read_text(encoding="utf-8").splitlines():
+        digest, name = line.split("  ", 1)
+        if sha256_of(folder / name) != digest:
+            return name
+    return None
 
 
 def sha256_of(path: Path) -> str:

@@ -125,18 +125,37 @@ def prepare_again(found: Analysis, model: Path | str | None) -> PreparedModel:
     return prepare(path)
 
 
-def calibration_again(found: Analysis, prepared: PreparedModel, calib: Path | str | None, samples: int) -> Dataset:
-    """Load samples of the analysed set from where it was, or from where the user says it is."""
+def calibration_again(
+    found: Analysis, prepared: PreparedModel, calib: Path | str | None, samples: int | None = None
+) -> Dataset:
+    """Load the analysed samples from where they were, or from where the user says they are.
+
+    Parameters
+    ----------
+    found, prepared : the analysis and its model
+    calib : where the samples are now; None: where they were
+    samples : how many, any of the set; None: those of the analysis, which are made sure to be the same
+
+    Raises
+    ------
+    DataError
+        They are gone.
+    AnalysisError
+        They are others.
+    """
     reference = found.calibration
     path = Path(calib) if calib is not None else Path(reference.path)
     if not os.path.exists(path):
         raise DataError(f"the calibration data {path} is gone; say where it is with --calib")
-    return load_dataset(
+    dataset = load_dataset(
         path,
         classes=None if reference.classes_path is None else Path(reference.classes_path),
         preprocessing=None if reference.preprocessing == preprocess.AS_IS else reference.preprocessing,
         input_shape=prepared.network.input_shape,
-        samples=min(samples, found.settings.samples),
+        samples=reference.requested if samples is None else min(samples, reference.samples),
         seed=found.settings.seed,
         n_classes=prepared.network.classes,
     )
+    if samples is None and dataset.sha256 != reference.sha256:
+        raise AnalysisError(f"{path} holds other samples than the analysis was made with; give those, or analyze again")
+    return dataset

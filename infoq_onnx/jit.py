@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from numba import njit
+from numba.core import config
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+# By default numba writes machine code beside the source. In an installed package those files outlive an uninstall, and
+# the folder that is left hides a later editable install: they belong into the user's cache.
+if not config.CACHE_DIR:  # type: ignore[attr-defined]
+    config.CACHE_DIR = str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "infoq-onnx")  # type: ignore[attr-defined]
 
 # numba's workqueue threading layer, the only one on some machines, ends the process when two Python threads enter
 # parallel kernels at once. A kernel uses every core by itself, so nothing is lost by taking turns.

@@ -19,7 +19,7 @@ import onnx
 from infoq_onnx.allocation.bounds import option, parse_bound
 from infoq_onnx.allocation.costs import Metric, costs, uniform
 from infoq_onnx.allocation.decide import budget_label, decide, decide_uniform
-from infoq_onnx.analyses import created, find_analysis, read_analysis
+from infoq_onnx.analyses import CHECKSUMS, created, find_analysis, read_analysis
 from infoq_onnx.data import preprocess
 from infoq_onnx.data.dataset import Dataset, load_dataset
 from infoq_onnx.data.encoders import get_encoder
@@ -29,7 +29,7 @@ from infoq_onnx.emit.storage import STORAGES
 from infoq_onnx.emit.verify import verify
 from infoq_onnx.errors import DataError, ModelError, SettingsError
 from infoq_onnx.evaluation import PREPROCESSING_KEY, evaluate_model, open_classifier
-from infoq_onnx.files import replacing, sha256_of, write_text
+from infoq_onnx.files import replacing, sha256_of, write_checksums, write_text
 from infoq_onnx.graph.session import open_session
 from infoq_onnx.inputs import (
     SELF,
@@ -59,6 +59,7 @@ from infoq_onnx.schema import (
     Preprocessing,
     SweepSettings,
     Verification,
+    from_json,
     to_json,
 )
 from infoq_onnx.sensitivity.criteria import get_criteria
@@ -234,6 +235,7 @@ def _analyze_into(
     (folder / "analysis.json").unlink(missing_ok=True)
     save_table(table, folder / "ranges.npz")
     write_text(folder / "analysis.json", to_json(analysis))
+    write_checksums(folder, ("analysis.json", "ranges.npz"), CHECKSUMS)
 
 
 def allocate(
@@ -311,9 +313,11 @@ def allocate(
     )
     allocation = dataclasses.replace(allocation, analysis_sha256=sha256_of(folder / "analysis.json"), rounding=rounding)
     prepared = prepare_again(found, model)
-    if os.path.realpath(path) == os.path.realpath(prepared.path):
-        raise SettingsError(f"-o {path} is the float model itself; choose another name")
+    _check_output(path, prepared)
     table = load_table(folder / "ranges.npz")
+    if calib is not None:
+        # where the user says they are now, there may be others
+        calibration_again(found, prepared, calib)
     bits_chosen = (allocation.weight_bits, allocation.activation_bits)
     if rounding == "gptq":
         codes = reconstruct(
@@ -322,7 +326,7 @@ def allocate(
             prepared.placement,
             table,
             *bits_chosen,
-            calibration_again(found, prepared, calib, found.settings.samples),
+            calibration_again(found, prepared, calib),
             lambda layer, done, total: (reporter or Silent()).progress("rounding", layer, done, total),
         )
     else:
@@ -490,6 +494,20 @@ def demo(output: Path | str | None = None, *, reporter: Reporter | None = None) 
 
 
 # ------------------------------------------------------------------------------------------------------------- details
+
+
+def _check_output(path: Path, prepared: PreparedModel) -> None:
+    """Refuse to write over what allocate did not write."""
+    if os.path.realpath(path) == os.path.realpath(prepared.path) or (
+        path.is_file() and sha256_of(path) == prepared.sha256
+    ):
+        raise SettingsError(f"-o {path} is the float model itself; choose another name")
+    beside = path.with_suffix(".json")
+    if beside.is_file():
+        try:
+            from_json(Allocation, beside.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise SettingsError(f"-o {path} would replace {beside}, no allocation; choose another name") from error
 
 
 def _check_settings(settings: SweepSettings, bits: Sequence[int], samples: int | None) -> None:

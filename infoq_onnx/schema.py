@@ -202,6 +202,8 @@ class CalibrationRef:
     sha256: str
     """Of the chosen samples' bytes and labels, in order."""
     samples: int
+    requested: int
+    """How many were chosen, the unreadable ones among them."""
     labels: Literal["true", "predicted"]
     """"predicted": no labels were given, the float model's argmax stands in for Y."""
     targets: Literal["true", "predicted", "groups"]

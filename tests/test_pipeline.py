@@ -259,7 +259,7 @@ def test_features_of_the_model_as_encoder(case: Case, tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------- the same bytes
 
 
-NAMES = ("analysis.json", "ranges.npz", "journal.jsonl")
+NAMES = ("analysis.json", "ranges.npz", "journal.jsonl", "SHA256SUMS")
 
 
 @pytest.mark.parametrize("name", ["residual", "attention"])
@@ -542,14 +542,41 @@ def test_analyses_that_cannot_be_read(case: Case, copied: Path, tmp_path: Path) 
     content = json.loads(text)
     path.write_text(json.dumps({**content, "schema": 999}), encoding="utf-8")
     refused(AnalysisError, "999", "analyze again", call=lambda: read_analysis(copied))
+    path.write_text(text.replace('"seed": 0', '"seed": 1', 1), encoding="utf-8")
+    refused(AnalysisError, "analysis.json", "was changed", call=lambda: read_analysis(copied))
     path.write_text(text, encoding="utf-8")
+    assert read_analysis(copied) == read_analysis(case.analysis)
     (copied / "ranges.npz").write_bytes(b"")
     refused(
         AnalysisError,
         "ranges.npz",
         call=lambda: allocate(copied, uniform_bits=(4, 4), output=tmp_path / "m.onnx"),
     )
-    assert read_analysis(copied) == read_analysis(case.analysis)
+    (copied / "SHA256SUMS").unlink()
+    refused(AnalysisError, "SHA256SUMS", "analyze again", call=lambda: read_analysis(copied))
+
+
+def test_nothing_that_allocate_did_not_write_is_replaced(case: Case, copied: Path, tmp_path: Path) -> None:
+    def wanted(path: Path) -> None:
+        allocate(copied, uniform_bits=(4, 4), output=path)
+
+    (tmp_path / "mine.json").write_text('{"important": true}')
+    refused(SettingsError, "mine.json", call=lambda: wanted(tmp_path / "mine.onnx"))
+    refused(SettingsError, "analysis.json", call=lambda: wanted(copied / "analysis.onnx"))
+    shutil.copy(case.model, tmp_path / "copy.onnx")
+    refused(SettingsError, "float model", call=lambda: wanted(tmp_path / "copy.onnx"))
+    wanted(tmp_path / "ours.onnx")
+    wanted(tmp_path / "ours.onnx")
+
+
+def test_other_samples_are_not_taken_for_those_that_moved(case: Case, tmp_path: Path) -> None:
+    other = data_for(SMALL["mlp"](), tmp_path / "other.npz", count=40)
+    refused(
+        AnalysisError,
+        "other.npz",
+        "other samples",
+        call=lambda: allocate(case.analysis, uniform_bits=(4, 4), calib=other, output=tmp_path / "m.onnx"),
+    )
 
 
 def test_the_newest_finished_analysis_is_found(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -569,8 +596,8 @@ def test_a_model_that_fails_its_check_is_not_left(
     old: bool, case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if old:
-        for name in ("m.onnx", "m.json"):
-            (tmp_path / name).write_text("old")
+        allocate(case.analysis, uniform_bits=(2, 2), output=tmp_path / "m.onnx")
+        before = content(tmp_path, "m.json", "m.onnx")
 
     def fail(path: Path, *_: object) -> None:
         onnx.load(path)
@@ -583,7 +610,7 @@ def test_a_model_that_fails_its_check_is_not_left(
         call=lambda: allocate(case.analysis, uniform_bits=(4, 4), output=tmp_path / "m.onnx"),
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == (["m.json", "m.onnx"] if old else [])
-    assert not old or content(tmp_path, "m.json", "m.onnx") == [b"old", b"old"]
+    assert not old or content(tmp_path, "m.json", "m.onnx") == before
 
 
 def test_models_with_other_inputs_are_not_compared(case: Case, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -61,4 +62,4 @@ def analyze(model: Path, as_json: bool, **options: Any) -> None:
         return
     for table in tables.analysis(analysis):
         show(table)
-    show(f"{folder} is ready for: infoq-onnx allocate --bitops uniform:4/4")
+    show(f"{folder} is ready for: infoq-onnx allocate {shlex.quote(str(folder))} --bitops uniform:4/4")

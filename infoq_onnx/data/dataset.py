@@ -128,6 +128,7 @@ class Dataset:
             classes_path=str(self.source.classes_path) if self.source.classes_path is not None else None,
             sha256=self.sha256,
             samples=len(self),
+            requested=len(self) + len(self.skipped),
             labels="true" if self.labels is not None else "predicted",
             targets="true" if self.labels is not None else "predicted",
             preprocessing=self.preprocessing or preprocess.AS_IS,

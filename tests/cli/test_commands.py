@@ -64,6 +64,7 @@ def test_names_that_look_like_markup_are_shown_as_they_are() -> None:
 def test_analyze_makes_a_folder_and_tells_what_it_does_line_by_line() -> None:
     result = run("analyze", "model.onnx", "--calib", "data.npz", *QUICK, "-o", "new.infoq")
     assert sorted(path.name for path in Path("new.infoq").iterdir()) == [
+        "SHA256SUMS",
         "analysis.json",
         "journal.jsonl",
         "ranges.npz",
