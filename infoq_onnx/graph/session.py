@@ -33,6 +33,8 @@ def open_session(
     options.intra_op_num_threads = threads
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        # a constant weight is laid out anew and its products are summed in another order than a computed one's
+        options.add_session_config_entry("session.disable_prepacking", "1")
     if not integer_kernels:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
