@@ -64,6 +64,7 @@ from infoq_onnx.schema import (
 )
 from infoq_onnx.sensitivity.criteria import get_criteria
 from infoq_onnx.sensitivity.journal import locked, open_journal
+from infoq_onnx.sensitivity.observers import candidates
 from infoq_onnx.sensitivity.sweep import Problem, sweep, trial_count
 from infoq_onnx.sensitivity.targets import groups, has_classmates
 from infoq_onnx.simulate.batching import batch_size, logits_of
@@ -186,7 +187,16 @@ def _analyze_into(
     versions = {name: importlib.metadata.version(name) for name in ("infoq-onnx", "onnxruntime", "numpy")}
     fingerprint = hashlib.sha256(
         "".join(
-            [prepared.sha256, calibration.sha256, to_json(calibration.preprocessing), to_json(settings), str(versions)]
+            [
+                prepared.sha256,
+                calibration.sha256,
+                to_json(calibration.preprocessing),
+                to_json(settings),
+                str(versions),
+                # what is measured where follows from the model, but by rules that change with the code
+                to_json(network),
+                str(candidates(graph, network)),
+            ]
         ).encode()
     ).hexdigest()
     journal = open_journal(folder / "journal.jsonl", fingerprint)

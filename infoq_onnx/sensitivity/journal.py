@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import IO
 
 from infoq_onnx.errors import AnalysisError, OutputError
 from infoq_onnx.schema import Trial, from_json
@@ -100,19 +101,7 @@ def locked(folder: Path) -> Iterator[None]:
         The folder cannot be written.
     """
     path = folder / ".lock"
-    try:
-        file = path.open("a+", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"cannot write in {folder}: {error.strerror}; choose another folder with -o") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise AnalysisError(
-                f"{folder} is in use by process {holder}; wait for it, stop it, or choose another folder with -o"
-            ) from error
+    with contextlib.closing(_lock(path)) as file:
         # the kernel drops the lock with the process, so a killed run leaves nothing to clean up
         file.truncate(0)
         file.write(str(os.getpid()))
@@ -121,3 +110,26 @@ def locked(folder: Path) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def _lock(path: Path) -> IO[str]:
+    while True:
+        try:
+            file = path.open("a+", encoding="utf-8")
+        except OSError as error:
+            raise OutputError(
+                f"cannot write in {path.parent}: {error.strerror}; choose another folder with -o"
+            ) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            file.close()
+            raise AnalysisError(
+                f"{path.parent} is in use by process {holder}; wait for it, stop it, or choose another folder with -o"
+            ) from error
+        # a holder that ended in between has taken its file away: then others would find, and lock, another one
+        if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+            return file
+        file.close()

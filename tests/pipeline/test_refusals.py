@@ -1,0 +1,248 @@
+"""How the verbs refuse: one line, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from infoq_onnx import pipeline
+from infoq_onnx.analyses import find_analysis, read_analysis
+from infoq_onnx.errors import (
+    AnalysisError,
+    DataError,
+    InfeasibleBudgetError,
+    InfoQError,
+    ModelError,
+    OutputError,
+    SettingsError,
+    VerificationError,
+)
+from infoq_onnx.files import sha256_of
+from infoq_onnx.pipeline import allocate, analyze, evaluate, inspect
+from tests.networks import SMALL, mlp, residual_convnet
+from tests.pipeline.cases import NAMES, QUICK, Case, content, data_for, refused, saved
+
+
+@pytest.mark.parametrize(
+    ("settings", "part"),
+    [
+        ({"bits": (2, 9)}, "9"),
+        ({"bits": (8,)}, "--bits"),
+        ({"projections": 1}, "--projections"),
+        ({"neighbours": 0}, "--neighbours"),
+        ({"neighbours": 16}, "--neighbours"),
+        ({"threshold": 1.5}, "--threshold"),
+        ({"samples": 3}, "--samples"),
+        ({"encoder": "vgg"}, "vgg"),
+        ({"seed": -1}, "-1"),
+    ],
+)
+def test_settings_that_make_no_sense(settings: dict[str, Any], part: str, case: Case, tmp_path: Path) -> None:
+    folder = tmp_path / "a.infoq"
+    refused(SettingsError, part, call=lambda: analyze(case.model, case.calib, output=folder, **{**QUICK, **settings}))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_few_images(tmp_path: Path) -> None:
+    model, calib = saved(mlp(), tmp_path / "mlp.onnx"), data_for(mlp(), tmp_path / "calib.npz", 15)
+    refused(DataError, "calib.npz", "15", call=lambda: analyze(model, calib, output=tmp_path / "a.infoq", **QUICK))
+
+
+def test_files_that_are_not_there(case: Case, tmp_path: Path) -> None:
+    output = tmp_path / "a.infoq"
+    refused(ModelError, "gone.onnx", call=lambda: analyze(tmp_path / "gone.onnx", case.calib, output=output))
+    refused(DataError, "gone.npz", call=lambda: analyze(case.model, tmp_path / "gone.npz", output=output))
+    refused(ModelError, "gone.onnx", call=lambda: inspect(tmp_path / "gone.onnx"))
+    refused(ModelError, "gone.onnx", call=lambda: evaluate(tmp_path / "gone.onnx", case.calib))
+    refused(DataError, "gone.npz", call=lambda: evaluate(case.model, tmp_path / "gone.npz"))
+    refused(OutputError, "gone", call=lambda: analyze(case.model, case.calib, output=tmp_path / "gone" / "a", **QUICK))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_computes_no_numbers(tmp_path: Path) -> None:
+    model, calib = saved(mlp(), tmp_path / "mlp.onnx"), tmp_path / "calib.npz"
+    np.savez(calib, x=np.full((32, 12), 1e38, np.float32))
+    refused(ModelError, "mlp.onnx", call=lambda: analyze(model, calib, output=tmp_path / "a.infoq", **QUICK))
+
+
+def test_a_folder_in_use_by_another_process(case: Case, copied: Path) -> None:
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from infoq_onnx.sensitivity.journal import locked\n"
+        "with locked(Path(sys.argv[1])):\n"
+        "    print('held', flush=True)\n"
+        "    sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(copied)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        refused(
+            AnalysisError,
+            str(copied),
+            f"process {holder.pid}",
+            call=lambda: analyze(case.model, case.calib, output=copied, **QUICK),
+        )
+        holder.communicate()
+    assert content(copied, *NAMES) == content(case.analysis, *NAMES)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "parts"),
+    [
+        ({}, SettingsError, ["--uniform", "--bitops"]),
+        ({"bounds": {"bitops": "1G"}, "uniform_bits": (4, 4)}, SettingsError, ["--uniform", "--bitops"]),
+        ({"uniform_bits": (4, 4), "pins": ("fc1=8",)}, SettingsError, ["--uniform", "--pin"]),
+        ({"uniform_bits": (4, 3)}, SettingsError, ["--uniform", "3", "2, 4, 8"]),
+        ({"bounds": {"bitops": "uniform:4/4"}, "criterion": "hawq"}, SettingsError, ["hawq", "infoq, kl"]),
+        ({"bounds": {"bitops": "uniform:4/4"}, "bits": (3, 8)}, SettingsError, ["--bits", "3", "2, 4, 8"]),
+        ({"bounds": {"bitops": "a lot"}}, SettingsError, ["--bitops", "a lot"]),
+        ({"bounds": {"compression": "8"}, "pins": ("fc9=8",)}, SettingsError, ["fc9"]),
+        ({"bounds": {"compression": "8"}, "storage": "tape"}, SettingsError, ["tape"]),
+        ({"bounds": {"compression": "8"}, "rounding": "up"}, SettingsError, ["up"]),
+        ({"bounds": {"compression": "17"}}, InfeasibleBudgetError, ["16"]),
+    ],
+)
+def test_choices_that_make_no_sense(
+    options: dict[str, Any], kind: type[InfoQError], parts: list[str], case: Case, tmp_path: Path
+) -> None:
+    refused(kind, *parts, call=lambda: allocate(case.analysis, output=tmp_path / "m.onnx", **options))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_of_results(case: Case, tmp_path: Path) -> None:
+    before = case.model.read_bytes()
+    for output, kind in (
+        (tmp_path / "m.pb", SettingsError),
+        (case.model, SettingsError),
+        (tmp_path / "gone" / "m.onnx", OutputError),
+    ):
+        options = {"uniform_bits": (8, 8), "output": output}
+        refused(kind, output.name, call=lambda options=options: allocate(case.analysis, **options))
+    assert case.model.read_bytes() == before
+    assert not case.model.with_suffix(".json").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_model_has_changed_or_gone(tmp_path: Path) -> None:
+    model, calib = saved(mlp(), tmp_path / "mlp.onnx"), data_for(mlp(), tmp_path / "calib.npz")
+    folder = analyze(model, calib, output=tmp_path / "a.infoq", **QUICK)
+
+    def again(**options: Any) -> object:
+        return allocate(folder, uniform_bits=(4, 4), output=tmp_path / "m.onnx", **options)
+
+    saved(mlp(seed=1), model)
+    refused(AnalysisError, "mlp.onnx", sha256_of(model)[:12], call=again)
+    model.unlink()
+    refused(ModelError, "mlp.onnx", "--model", call=again)
+    assert not (tmp_path / "m.onnx").exists()
+    moved = saved(mlp(), tmp_path / "moved.onnx")
+    again(model=moved)
+
+    calib.rename(tmp_path / "moved.npz")
+    refused(DataError, "calib.npz", "--calib", call=lambda: again(model=moved))
+    again(model=moved, calib=tmp_path / "moved.npz")
+    refused(AnalysisError, "fixed.onnx", call=lambda: again(model=saved(mlp(batch=1), tmp_path / "fixed.onnx")))
+
+
+def test_analyses_that_cannot_be_read(case: Case, copied: Path, tmp_path: Path) -> None:
+    refused(AnalysisError, "nowhere", "analyze", call=lambda: read_analysis(tmp_path / "nowhere"))
+    path = copied / "analysis.json"
+    text = path.read_text(encoding="utf-8")
+    for damaged in (
+        text[: len(text) // 2],
+        "",
+        text.replace('"seed"', '"sead"', 1),
+        text.replace('"seed": 0', '"seed": "no"', 1),
+        "[" * 100_000,
+    ):
+        path.write_text(damaged, encoding="utf-8")
+        refused(AnalysisError, "analysis.json", "analyze again", call=lambda: read_analysis(copied))
+    content = json.loads(text)
+    path.write_text(json.dumps({**content, "schema": 999}), encoding="utf-8")
+    refused(AnalysisError, "999", "analyze again", call=lambda: read_analysis(copied))
+    path.write_text(text.replace('"seed": 0', '"seed": 1', 1), encoding="utf-8")
+    refused(AnalysisError, "analysis.json", "was changed", call=lambda: read_analysis(copied))
+    path.write_text(text, encoding="utf-8")
+    assert read_analysis(copied) == read_analysis(case.analysis)
+    (copied / "ranges.npz").write_bytes(b"")
+    refused(
+        AnalysisError,
+        "ranges.npz",
+        call=lambda: allocate(copied, uniform_bits=(4, 4), output=tmp_path / "m.onnx"),
+    )
+    (copied / "SHA256SUMS").unlink()
+    refused(AnalysisError, "SHA256SUMS", "analyze again", call=lambda: read_analysis(copied))
+
+
+def test_nothing_that_allocate_did_not_write_is_replaced(case: Case, copied: Path, tmp_path: Path) -> None:
+    def wanted(path: Path) -> None:
+        allocate(copied, uniform_bits=(4, 4), output=path)
+
+    (tmp_path / "mine.json").write_text('{"important": true}')
+    refused(SettingsError, "mine.json", call=lambda: wanted(tmp_path / "mine.onnx"))
+    refused(SettingsError, "analysis.json", call=lambda: wanted(copied / "analysis.onnx"))
+    shutil.copy(case.model, tmp_path / "copy.onnx")
+    refused(SettingsError, "float model", call=lambda: wanted(tmp_path / "copy.onnx"))
+    wanted(tmp_path / "ours.onnx")
+    wanted(tmp_path / "ours.onnx")
+
+
+def test_other_samples_are_not_taken_for_those_that_moved(case: Case, tmp_path: Path) -> None:
+    other = data_for(SMALL["mlp"](), tmp_path / "other.npz", count=40)
+    refused(
+        AnalysisError,
+        "other.npz",
+        "other samples",
+        call=lambda: allocate(case.analysis, uniform_bits=(4, 4), calib=other, output=tmp_path / "m.onnx"),
+    )
+
+
+def test_the_newest_finished_analysis_is_found(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused(AnalysisError, str(tmp_path), call=lambda: find_analysis(tmp_path))
+    for age, name in enumerate(("new.infoq", "old.infoq")):
+        folder = Path(shutil.copytree(case.analysis, tmp_path / name))
+        os.utime(folder / "analysis.json", (1e9 - age, 1e9 - age))
+    (tmp_path / "unfinished.infoq").mkdir()
+    (tmp_path / "unfinished.infoq" / "journal.jsonl").touch()
+    assert find_analysis(tmp_path) == tmp_path / "new.infoq"
+    monkeypatch.chdir(tmp_path)
+    assert find_analysis() == Path("new.infoq")
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_model_that_fails_its_check_is_not_left(
+    old: bool, case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if old:
+        allocate(case.analysis, uniform_bits=(2, 2), output=tmp_path / "m.onnx")
+        before = content(tmp_path, "m.json", "m.onnx")
+
+    def fail(path: Path, *_: object) -> None:
+        onnx.load(path)
+        raise VerificationError("m.onnx disagrees")
+
+    monkeypatch.setattr(pipeline, "verify", fail)
+    refused(
+        VerificationError,
+        "m.onnx",
+        call=lambda: allocate(case.analysis, uniform_bits=(4, 4), output=tmp_path / "m.onnx"),
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == (["m.json", "m.onnx"] if old else [])
+    assert not old or content(tmp_path, "m.json", "m.onnx") == before
+
+
+def test_models_with_other_inputs_are_not_compared(case: Case, tmp_path: Path) -> None:
+    other = saved(residual_convnet(), tmp_path / "other.onnx")
+    refused(ModelError, "other.onnx", "mlp.onnx", call=lambda: evaluate(case.model, case.calib, against=other))
