@@ -13,6 +13,8 @@ from infoq_onnx.schema import SCHEMA_VERSION, Analysis, from_json
 
 CHECKSUMS = "SHA256SUMS"
 """File of an analysis that holds the checksums of the others."""
+CODES = "codes.npz"
+"""File of an analysis with the weights that were rounded one layer at a time, where there are any."""
 
 
 @contextlib.contextmanager

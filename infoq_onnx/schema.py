@@ -23,6 +23,8 @@ BASELINE_BITS = 8
 
 Kind = Literal["weight", "activation"]
 
+Rounding = Literal["nearest", "gptq"]
+
 
 # -------------------------------------------------------------------------------------------------------------- network
 
@@ -228,6 +230,8 @@ class SweepSettings:
     """The 1/b factor of Eq. 4."""
     debias: bool
     """Use max(0, |Δ| − σ) for |Δ|."""
+    trial_rounding: Rounding
+    """How the weights of a trial are rounded."""
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,13 @@ from infoq_onnx.cli.options import BitList, data_options, preprocessing_of
 @click.option(
     "--debias/--no-debias", default=False, show_default=True, help="Subtract the noise level from each difference."
 )
+@click.option(
+    "--trial-rounding",
+    type=click.Choice(["nearest", "gptq"]),
+    default="nearest",
+    show_default=True,
+    help="How the weights of a trial are rounded: to nearest, or by gptq, as allocate rounds them.",
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for the analysis [MODEL.infoq].")
 @click.option("--json", "as_json", is_flag=True, help="Print the analysis as JSON instead of a table.")
 def analyze(model: Path, as_json: bool, **options: Any) -> None:

@@ -16,7 +16,8 @@ from infoq_onnx.files import write_bytes
 from infoq_onnx.schema import Quantizer
 
 # RuntimeError: what zipfile says of a flag or a version that it does not know
-_UNREADABLE = (OSError, ValueError, KeyError, IndexError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (OSError, ValueError, KeyError, IndexError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What reading a damaged .npz raises."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,12 @@ def load_table(path: Path) -> GridTable:
             weights: dict[str, dict[int, npt.NDArray[np.float32]]] = {layer: {} for layer in layers}
             for index, bits in arrays["widths"]:
                 weights[layers[index]][int(bits)] = arrays[f"weight_{index}_{bits}"]
-    except _UNREADABLE as error:
-        reason = " ".join(str(error).split())
-        raise AnalysisError(f"{path} is missing or damaged ({reason}); run analyze again") from error
+    except UNREADABLE as error:
+        raise damaged(path, error) from error
     return GridTable(activations, weights)
+
+
+def damaged(path: Path, error: Exception) -> AnalysisError:
+    """Say in one line that a file of an analysis cannot be read."""
+    reason = " ".join(str(error).split())
+    return AnalysisError(f"{path} is missing or damaged ({reason}); run analyze again")

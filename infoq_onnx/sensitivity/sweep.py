@@ -24,6 +24,7 @@ from scipy.special import log_softmax
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.session import open_session
+from infoq_onnx.quantize.codes import CodeTable
 from infoq_onnx.quantize.grid import dequantize_weight, quantize_weight
 from infoq_onnx.quantize.table import GridTable
 from infoq_onnx.schema import BASELINE_BITS, Delta, Kind, Network, Observer, SweepSettings, Trial
@@ -74,6 +75,8 @@ class Problem:
     encoded: Array
     """X_E [N, e]."""
     settings: SweepSettings
+    rounded: CodeTable
+    """Weights by layer and bits, the baseline's included; a layer that is not in it is rounded to nearest."""
 
 
 @dataclass(frozen=True)
@@ -212,8 +215,9 @@ def _try(
     # a group's own tensor lies in front of its quantizer: it does not change
     tensors = [tensor for tensor in seen if tensor in reached and tensor != unit.tensor]
     outputs = [observed.output, *(projection_name(tensor) for tensor in tensors)]
-    rerun = Rerun(observed, problem.network, unit.tensor, outputs)
     variants = [_variant(problem, unit, b) for b in bits]
+    fed = [name for name in variants[0] if name in observed.initializers]  # the weight, and perhaps the bias
+    rerun = Rerun(observed, problem.network, unit.tensor, outputs, fed)
     parts = [rerun.run(batch, variants) for batch in problem.dataset.batches(batch_size(problem.graph))]
     trials = []
     for index, b in enumerate(bits):
@@ -249,6 +253,15 @@ def _variant(problem: Problem, unit: Unit, bits: int) -> Variant:
     layer = next(layer for layer in problem.network.layers if layer.name == unit.name)
     if layer.weight is None or layer.channel_axis is None:
         raise ValueError(f"{layer.name} has no weight")
+    rounded = problem.rounded.get(layer.name)
+    if rounded is not None:
+        held = rounded[bits]
+        variant: dict[str, npt.NDArray[np.generic]] = {
+            layer.weight: dequantize_weight(held.codes, held.scales, layer.channel_axis)
+        }
+        if layer.bias is not None and held.bias is not None:
+            variant[layer.bias] = held.bias.astype(np.float32)
+        return variant
     scales = problem.table.weights[layer.name][bits]
     codes = quantize_weight(problem.graph.constant(layer.weight), scales, bits, layer.channel_axis)
     return {layer.weight: dequantize_weight(codes, scales, layer.channel_axis)}

@@ -26,16 +26,17 @@ class Rerun:
     network : its layers
     unit : an initializer (a layer's weight) or the tensor of an activation group
     outputs : what to compute; each must depend on the unit
+    fed : initializers that variants give values for: the unit's own where it is one, and its layer's bias
     """
 
-    def __init__(self, graph: Graph, network: Network, unit: str, outputs: Sequence[str]) -> None:
+    def __init__(self, graph: Graph, network: Network, unit: str, outputs: Sequence[str], fed: Sequence[str]) -> None:
         self._graph = graph
         self._outputs = list(outputs)
         self._kept = list(cut(graph, [unit]))
         self._computed = [tensor for tensor in self._kept if tensor != graph.input]
         self._before = open_session(extract(graph, [graph.input], self._computed)) if self._computed else None
         if unit in graph.initializers:
-            after = extract(graph, [*self._kept, unit], outputs)
+            after = extract(graph, [*self._kept, *fed], outputs)
         else:
             after = extract(graph, self._kept, outputs)
             quantize_group(after, network, unit)

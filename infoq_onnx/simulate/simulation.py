@@ -11,6 +11,7 @@ import onnx
 from onnx import numpy_helper
 
 from infoq_onnx.graph.graph import Graph
+from infoq_onnx.quantize.codes import CodeTable, RoundedWeight
 from infoq_onnx.quantize.grid import (
     bias_scales,
     dequantize_bias,
@@ -19,7 +20,7 @@ from infoq_onnx.quantize.grid import (
     quantize_weight,
 )
 from infoq_onnx.quantize.table import GridTable
-from infoq_onnx.schema import Network
+from infoq_onnx.schema import Layer, Network
 from infoq_onnx.simulate.calibrate import quantizers_of
 from infoq_onnx.simulate.insert import insert_quantizers
 from infoq_onnx.simulate.placement import Placement
@@ -45,22 +46,38 @@ def layer_codes(
     table: GridTable,
     weight_bits: Mapping[str, int],
     activation_bits: Mapping[str, int],
+    rounded: CodeTable | None = None,
 ) -> dict[str, LayerCodes]:
-    """Nearest codes of every layer's weight and bias, by layer."""
+    """Codes of every layer's weight and bias, by layer.
+
+    Parameters
+    ----------
+    graph, network, table : the network and its grids
+    weight_bits, activation_bits : bits of every layer's weights and of every group
+    rounded : weights by layer and bits; a layer that is not in it gets its nearest codes
+    """
     codes = {}
     for layer in network.layers:
         if layer.weight is None or layer.channel_axis is None:
             continue
         bits = weight_bits[layer.name]
-        scales = table.weights[layer.name][bits]
-        weight = quantize_weight(graph.constant(layer.weight), scales, bits, layer.channel_axis)
-        bias = units = None
-        if layer.bias is not None and layer.op_type in _INTEGER_BIAS:
-            group = layer.groups[0]
-            units = bias_scales(table.activations[group][activation_bits[group]].scale, scales)
-            bias = quantize_bias(graph.constant(layer.bias), units)
-        codes[layer.name] = LayerCodes(weight, scales, bias, units)
+        if rounded is not None and layer.name in rounded:
+            held = rounded[layer.name][bits]
+        else:
+            scales = table.weights[layer.name][bits]
+            weight = quantize_weight(graph.constant(layer.weight), scales, bits, layer.channel_axis)
+            held = RoundedWeight(weight, scales, None if layer.bias is None else graph.constant(layer.bias))
+        codes[layer.name] = with_bias(layer, held, table, activation_bits)
     return codes
+
+
+def with_bias(layer: Layer, held: RoundedWeight, table: GridTable, activation_bits: Mapping[str, int]) -> LayerCodes:
+    """Join a rounded weight with its bias, which is an integer in units of the layer's input and weight scales."""
+    if held.bias is None or layer.op_type not in _INTEGER_BIAS:
+        return LayerCodes(held.codes, held.scales, None, None)
+    group = layer.groups[0]
+    units = bias_scales(table.activations[group][activation_bits[group]].scale, held.scales)
+    return LayerCodes(held.codes, held.scales, quantize_bias(held.bias, units), units)
 
 
 def simulation(

@@ -114,12 +114,15 @@ def test_progress_is_a_line_at_the_end_of_each_stage(capsys: pytest.CaptureFixtu
 # ------------------------------------------------------------------------------------------------- stopped and overrun
 
 
-@pytest.mark.parametrize(("command", "more"), [("inspect", ""), ("analyze", "; the same command goes on where it was")])
-def test_ctrl_c_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch, command: str, more: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "module", "more"),
+    [("inspect", "inspecting", ""), ("analyze", "analyzing", "; the same command goes on where it was")],
+)
+def test_ctrl_c_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch, command: str, module: str, more: str) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "prepare", interrupted)
+    monkeypatch.setattr(f"infoq_onnx.pipeline.{module}.prepare", interrupted)
     result = CliRunner().invoke(main, [command, "model.onnx", *(["--calib", "data.npz"] if more else [])])
     assert (result.exit_code, result.stdout, result.stderr) == (130, "", f"stopped{more}\n")
 

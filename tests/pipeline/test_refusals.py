@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 
-from infoq_onnx import pipeline
+from infoq_onnx.pipeline import allocating
 from infoq_onnx.analyses import find_analysis, read_analysis
 from infoq_onnx.errors import (
     AnalysisError,
@@ -233,7 +233,7 @@ def test_a_model_that_fails_its_check_is_not_left(
         onnx.load(path)
         raise VerificationError("m.onnx disagrees")
 
-    monkeypatch.setattr(pipeline, "verify", fail)
+    monkeypatch.setattr(allocating, "verify", fail)
     refused(
         VerificationError,
         "m.onnx",

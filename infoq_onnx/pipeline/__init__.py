@@ -1,0 +1,12 @@
+"""The verbs: inspect, analyze, allocate, compress, evaluate, demo. Each reads like the README."""
+
+from __future__ import annotations
+
+from infoq_onnx.pipeline.allocating import allocate
+from infoq_onnx.pipeline.analyzing import analyze
+from infoq_onnx.pipeline.compressing import compress
+from infoq_onnx.pipeline.demonstrating import demo
+from infoq_onnx.pipeline.evaluating import evaluate
+from infoq_onnx.pipeline.inspecting import inspect
+
+__all__ = ["allocate", "analyze", "compress", "demo", "evaluate", "inspect"]

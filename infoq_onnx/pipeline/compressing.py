@@ -1,0 +1,50 @@
+"""`analyze` and `allocate` in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from infoq_onnx.allocation.costs import Metric
+from infoq_onnx.pipeline.allocating import allocate
+from infoq_onnx.pipeline.analyzing import analyze
+from infoq_onnx.progress import Reporter
+from infoq_onnx.schema import (
+    Compressed,
+)
+
+
+def compress(
+    model: Path | str,
+    calib: Path | str,
+    *,
+    bounds: Mapping[Metric, str],
+    weight_only: bool = False,
+    pins: Sequence[str] = (),
+    rounding: str = "nearest",
+    analysis: Path | str | None = None,
+    output: Path | str | None = None,
+    reporter: Reporter | None = None,
+    **options: Any,
+) -> Compressed:
+    """`analyze` and `allocate` in one call.
+
+    Parameters
+    ----------
+    model, calib : see `analyze`
+    bounds, weight_only, pins, rounding, output : see `allocate`
+    analysis : folder for the analysis
+    reporter : receives progress
+    options : further arguments of `analyze`
+    """
+    folder = analyze(model, calib, output=analysis, reporter=reporter, **options)
+    return allocate(
+        folder,
+        bounds=bounds,
+        weight_only=weight_only,
+        pins=pins,
+        rounding=rounding,
+        output=output,
+        reporter=reporter,
+    )

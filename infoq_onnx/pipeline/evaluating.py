@@ -1,0 +1,67 @@
+"""How good is a model, on images that calibration has not seen?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from infoq_onnx.data.dataset import load_dataset
+from infoq_onnx.errors import ModelError
+from infoq_onnx.evaluation import evaluate_model, open_classifier
+from infoq_onnx.inputs import (
+    Recipe,
+    preprocessing_for,
+    report_skipped,
+)
+from infoq_onnx.progress import Reporter, Silent
+from infoq_onnx.schema import (
+    Evaluation,
+    Preprocessing,
+)
+
+
+def evaluate(
+    model: Path | str,
+    data: Path | str,
+    *,
+    against: Path | str | None = None,
+    classes: Path | str | None = None,
+    preprocessing: str | Recipe | Preprocessing | None = None,
+    samples: int | None = None,
+    seed: int = 0,
+    reporter: Reporter | None = None,
+) -> Evaluation:
+    """Measure a model on images, alone or against another one.
+
+    Parameters
+    ----------
+    model, against : ONNX files, quantized or not
+    data, classes, preprocessing, samples, seed : as in `analyze`; a model that `allocate` wrote carries its
+        preprocessing
+    reporter : is told which images are left out
+
+    Returns
+    -------
+    Evaluation
+
+    Raises
+    ------
+    InfoQError
+        See `infoq_onnx.errors`.
+    """
+    classifier = open_classifier(Path(model))
+    reference = None if against is None else open_classifier(Path(against))
+    if reference is not None and reference.input_shape != classifier.input_shape:
+        raise ModelError(
+            f"{against} takes inputs of {reference.input_shape}, {model} of {classifier.input_shape}: not comparable"
+        )
+    dataset = load_dataset(
+        Path(data),
+        classes=None if classes is None else Path(classes),
+        preprocessing=preprocessing_for(preprocessing, classifier.input_shape) or classifier.preprocessing,
+        input_shape=classifier.input_shape,
+        samples=samples,
+        seed=seed,
+        n_classes=classifier.classes,
+    )
+    report_skipped(dataset, reporter or Silent())
+    return evaluate_model(classifier, dataset, reference)

@@ -1,0 +1,66 @@
+"""Rounded weights that do not depend on how others are rounded, at every bit-width, and their file: `codes.npz`."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from infoq_onnx.files import write_bytes
+from infoq_onnx.quantize.table import UNREADABLE, damaged
+
+
+@dataclass(frozen=True)
+class RoundedWeight:
+    """A layer's weight on its grid, with the bias that goes with it."""
+
+    codes: npt.NDArray[np.int8]
+    """In the weight's shape."""
+    scales: npt.NDArray[np.float32]
+    """[C], one an output channel."""
+    bias: npt.NDArray[np.float64] | None
+    """[C], real-valued; None for a layer without."""
+
+
+CodeTable = dict[str, dict[int, RoundedWeight]]
+"""Layer → bits → its weight."""
+
+
+def save_codes(table: CodeTable, path: Path) -> None:
+    """Write a table; the same table gives the same bytes."""
+    entries = [(layer, bits) for layer, widths in table.items() for bits in widths]
+    arrays: dict[str, npt.NDArray[np.generic]] = {
+        "layers": np.array([layer for layer, _ in entries], dtype=np.str_),
+        "bits": np.array([bits for _, bits in entries], dtype=np.int64),
+    }
+    for index, (layer, bits) in enumerate(entries):
+        held = table[layer][bits]
+        arrays[f"codes_{index}"], arrays[f"scales_{index}"] = held.codes, held.scales
+        if held.bias is not None:
+            arrays[f"bias_{index}"] = held.bias
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    write_bytes(path, buffer.getvalue())
+
+
+def load_codes(path: Path) -> CodeTable:
+    """Read a table.
+
+    Raises
+    ------
+    AnalysisError
+        The file is missing or damaged.
+    """
+    table: CodeTable = {}
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+            for index, (layer, bits) in enumerate(zip(arrays["layers"], arrays["bits"], strict=True)):
+                bias = arrays.get(f"bias_{index}")
+                held = RoundedWeight(arrays[f"codes_{index}"], arrays[f"scales_{index}"], bias)
+                table.setdefault(str(layer), {})[int(bits)] = held
+    except UNREADABLE as error:
+        raise damaged(path, error) from error
+    return table

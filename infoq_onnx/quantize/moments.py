@@ -1,0 +1,98 @@
+"""First and second moments of a layer's inputs and targets: all that fitting and rounding it need to know of images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+HALVES = 2
+"""Images are summed in two halves, so that a fit to one half can be tried on the other."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Moments of some images. With inputs x [d] and targets t [R] of each of G groups, means are over positions."""
+
+    count: int
+    """Positions summed."""
+    input_mean: Array
+    """x̄ [G, d]"""
+    target_mean: Array
+    """t̄ [G, R]"""
+    second: Array
+    """H = E[(x − x̄)(x − x̄)ᵀ] [G, d, d]; about 0 instead of the means where a layer has no bias."""
+    cross: Array
+    """K = E[(t − t̄)(x − x̄)ᵀ] [G, R, d]; likewise."""
+
+
+class Moments:
+    """Sums in float64 as batches stream by.
+
+    What is summed is the distance from the first batch's means. A variance found as the difference of two large sums
+    would drown in their rounding, and a constant would seem to vary.
+
+    Parameters
+    ----------
+    groups, width, rows : G, d and R of `quantize.columns`
+    """
+
+    def __init__(self, groups: int, width: int, rows: int) -> None:
+        self._counts = [0] * HALVES
+        self._x_origin = np.zeros((groups, width), dtype=np.float32)
+        self._t_origin = np.zeros((groups, rows), dtype=np.float32)
+        self._x = np.zeros((HALVES, groups, width))
+        self._t = np.zeros((HALVES, groups, rows))
+        self._xx = np.zeros((HALVES, groups, width, width))
+        self._tx = np.zeros((HALVES, groups, rows, width))
+
+    @property
+    def count(self) -> int:
+        """Positions added."""
+        return sum(self._counts)
+
+    def add(self, columns: npt.NDArray[np.float32], targets: npt.NDArray[np.float32], half: int = 0) -> None:
+        """Add a batch: columns [G, p, d] and targets [G, p, R], to one of the halves."""
+        if columns.shape[1] == 0:
+            return
+        if self.count == 0:
+            self._x_origin = columns.mean(axis=1, dtype=np.float64).astype(np.float32)
+            self._t_origin = targets.mean(axis=1, dtype=np.float64).astype(np.float32)
+        self._counts[half] += columns.shape[1]
+        from_x, from_t = columns - self._x_origin[:, None], targets - self._t_origin[:, None]
+        self._x[half] += from_x.sum(axis=1, dtype=np.float64)
+        self._t[half] += from_t.sum(axis=1, dtype=np.float64)
+        # products of one batch in float32, at the speed of the machine; batches are summed in float64
+        for group, (x, t) in enumerate(zip(from_x, from_t, strict=True)):
+            self._xx[half, group] += x.T @ x
+            self._tx[half, group] += t.T @ x
+
+    def all(self, *, centred: bool) -> Statistics:
+        """Moments of all that was added; second moments about the means, or about 0."""
+        return self._statistics(slice(None), centred)
+
+    def halves(self, *, centred: bool) -> tuple[Statistics, Statistics] | None:
+        """Moments of each half, or None where one is empty."""
+        if not all(self._counts):
+            return None
+        return self._statistics(slice(0, 1), centred), self._statistics(slice(1, 2), centred)
+
+    def _statistics(self, part: slice, centred: bool) -> Statistics:
+        count = sum(self._counts[part])
+        x, t = self._x[part].sum(axis=0) / count, self._t[part].sum(axis=0) / count
+        second: Array = self._xx[part].sum(axis=0) / count - _outer(x, x)
+        cross: Array = self._tx[part].sum(axis=0) / count - _outer(t, x)
+        input_mean: Array = self._x_origin + x
+        target_mean: Array = self._t_origin + t
+        if not centred:
+            second = second + _outer(input_mean, input_mean)
+            cross = cross + _outer(target_mean, input_mean)
+        return Statistics(count, input_mean, target_mean, second, cross)
+
+
+def _outer(left: Array, right: Array) -> Array:
+    """Products [G, m, n] of all pairs of [G, m] and [G, n]."""
+    return left[:, :, None] * right[:, None, :]

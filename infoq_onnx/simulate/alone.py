@@ -1,0 +1,42 @@
+"""Round every layer on its own: its input is the float network's, so its codes do not depend on other layers' bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from infoq_onnx.data.dataset import Dataset
+from infoq_onnx.graph.graph import Graph
+from infoq_onnx.quantize.codes import CodeTable
+from infoq_onnx.quantize.rounding import round_layer
+from infoq_onnx.schema import Network
+from infoq_onnx.simulate.forms import form_of
+from infoq_onnx.simulate.gather import gather
+from infoq_onnx.simulate.streams import Stream
+
+
+def round_alone(
+    graph: Graph, network: Network, dataset: Dataset, bits: Sequence[int], progress: Callable[[str, int, int], None]
+) -> CodeTable:
+    """Round every layer that is a plain matrix product, at several bit-widths.
+
+    Parameters
+    ----------
+    graph, network : the float network
+    dataset : calibration images
+    bits : widths wanted
+    progress : called as progress(layer, layers done, layers in all)
+    """
+    stream = Stream(graph, dataset, integer=True)
+    table: CodeTable = {}
+    for done, layer in enumerate(network.layers):
+        progress(layer.name, done, len(network.layers))
+        form = form_of(graph, layer)
+        if form is not None:
+            moments = gather(stream, stream, layer, form)
+            has_bias = layer.bias is not None
+            table[layer.name] = {
+                b: form.rounded(round_layer(form.rows(), moments, b, has_bias=has_bias, exact_input=True)) for b in bits
+            }
+        stream.advance(layer)
+    progress("", len(network.layers), len(network.layers))
+    return table
