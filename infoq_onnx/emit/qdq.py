@@ -20,14 +20,14 @@ import onnx
 from onnx import helper, numpy_helper
 
 from infoq_onnx.emit.storage import DOMAIN, Storage
-from infoq_onnx.graph.editing import opset_of, replace_nodes
+from infoq_onnx.graph.editing import opset_of, replace_nodes, stamp_ir_version
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.passes.remove_dead import remove_dead
 from infoq_onnx.quantize.table import GridTable
 from infoq_onnx.schema import Network, Quantizer
 from infoq_onnx.simulate.calibrate import quantizers_of
 from infoq_onnx.simulate.insert import Quantizers, insert_quantizers
-from infoq_onnx.simulate.placement import Placement, clip_bounds
+from infoq_onnx.simulate.placement import CONVOLUTIONS, Placement, clip_bounds
 from infoq_onnx.simulate.simulation import LayerCodes
 
 
@@ -58,6 +58,9 @@ def qdq_model(
     """
     quantizers = quantizers_of(table, placement, dict(activation_bits))
     model = insert_quantizers(graph, network, placement, quantizers)
+    if (opset := storage.opset(weight_bits.values())) > opset_of(model):
+        model = onnx.version_converter.convert_version(model, opset)
+        stamp_ir_version(model)
     _drop_redundant_clips(model, graph, placement, quantizers)
     _store_codes(model, network, codes, weight_bits, storage)
     # the bounds of dropped Clips, among others: onnxruntime warns of what nothing reads
@@ -65,10 +68,6 @@ def qdq_model(
     model.producer_name, model.producer_version = "infoq-onnx", metadata.get("infoq_onnx.version", "")
     helper.set_model_props(model, dict(metadata))
     return model
-
-
-_Held = tuple[str | None, str, type[np.integer], npt.NDArray[np.float32] | None, int | None]
-"""Initializer to be replaced, tensor of its codes, their type, scales, axis."""
 
 
 def _store_codes(
@@ -81,33 +80,36 @@ def _store_codes(
     """Replace float weights and biases by codes behind DequantizeLinear, in place."""
     layers = {layer.name: layer for layer in network.layers if layer.name in codes}
     opset = opset_of(model)
+    writer = {output: node for node in model.graph.node for output in node.output}
     replaced: set[str] = set()
     functions: dict[str, onnx.FunctionProto] = {}
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         if layer := layers.get(node.name):
             held = codes[layer.name]
-            stored = storage(str(layer.weight), held.weight, weight_bits[layer.name], opset)
+            stored = storage.store(str(layer.weight), held.weight, weight_bits[layer.name], opset)
             model.graph.initializer.extend(stored.initializers)
-            if stored.node is not None and stored.function is not None:
+            if stored.node is not None:
                 nodes.append(stored.node)
+            if stored.function is not None:
                 functions[stored.function.name] = stored.function
-            constants: list[_Held] = [(layer.weight, stored.output, np.int8, held.scales, layer.channel_axis)]
+            scales = _constant(model, f"{layer.weight}/scales", held.scales)
+            # without a zero point it is 0. Convolutions become integer kernels all the same, matrix products do not
+            zeros = [] if node.op_type in CONVOLUTIONS else [_constant(model, f"{layer.weight}/zeros", _zeros(held))]
+            values = _dequantized(str(layer.weight), [stored.output, scales, *zeros], int(layer.channel_axis or 0))
+            nodes.append(values)
+            constants = {layer.weight: values.output[0]}
             if held.bias is not None:
-                bias = numpy_helper.from_array(held.bias, f"{layer.bias}/codes")
-                model.graph.initializer.append(bias)
-                constants.append((layer.bias, bias.name, np.int32, held.bias_scales, 0))
-            for name, source, dtype, scales, axis in constants:
-                units = numpy_helper.from_array(np.asarray(scales, dtype=np.float32), f"{name}/scales")
-                zero_points = numpy_helper.from_array(np.zeros(units.dims, dtype=dtype), f"{name}/zero_points")
-                model.graph.initializer.extend([units, zero_points])
-                output = f"{name}/dequantized"
-                inputs = [source, units.name, zero_points.name]
-                nodes.append(helper.make_node("DequantizeLinear", inputs, [output], name=output, axis=axis))
-                replaced.add(str(name))
-                for index, tensor in enumerate(node.input):
-                    if tensor == name:
-                        node.input[index] = output
+                # in units of the products: their scales are made when the model is loaded, and take no room in the file
+                bias = _constant(model, f"{layer.bias}/codes", held.bias)
+                units = helper.make_node("Mul", [scales, writer[node.input[0]].input[1]], [f"{layer.bias}/scales"])
+                values = _dequantized(str(layer.bias), [bias, units.output[0]], 0)
+                nodes += [units, values]
+                constants[layer.bias] = values.output[0]
+            for index, tensor in enumerate(node.input):
+                if tensor in constants:
+                    node.input[index] = constants[tensor]
+            replaced.update(str(name) for name in constants)
         nodes.append(node)
     replace_nodes(model.graph, nodes)
     for initializer in [tensor for tensor in model.graph.initializer if tensor.name in replaced]:
@@ -115,6 +117,20 @@ def _store_codes(
     if functions:
         model.functions.extend(functions[name] for name in sorted(functions))
         model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+
+
+def _constant(model: onnx.ModelProto, name: str, values: npt.NDArray[np.generic]) -> str:
+    model.graph.initializer.append(numpy_helper.from_array(values, name))
+    return name
+
+
+def _zeros(held: LayerCodes) -> npt.NDArray[np.int8]:
+    return np.zeros(held.scales.shape, dtype=np.int8)
+
+
+def _dequantized(name: str, inputs: list[str], axis: int) -> onnx.NodeProto:
+    # no name of its own: those of 2 nodes a layer are a good part of a small file
+    return helper.make_node("DequantizeLinear", inputs, [f"{name}/dequantized"], axis=axis)
 
 
 def _drop_redundant_clips(model: onnx.ModelProto, graph: Graph, placement: Placement, quantizers: Quantizers) -> None:

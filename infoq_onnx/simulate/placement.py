@@ -49,7 +49,7 @@ _KEEPS_GRID = frozenset(
 )
 _INTEGER = frozenset({"Add", "AveragePool", "Concat", "GlobalAveragePool", "LeakyRelu", "Mul", "Sigmoid", "Softmax"})
 """Operators with an integer kernel in onnxruntime whose output has a grid of its own."""
-_CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
+CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 _SHAPE_READERS = frozenset({"Shape", "Size"})
 
 
@@ -103,7 +103,7 @@ def place(graph: Graph, network: Network) -> Placement:
             if _keeps_grid(graph, node) and quantized(source):
                 inherited[output] = inherited.get(source, source)
                 continue
-            is_convolution = node.op_type in _CONVOLUTIONS and node.name in layer_of
+            is_convolution = node.op_type in CONVOLUTIONS and node.name in layer_of
             if is_convolution or (node.op_type in _INTEGER and all(quantized(name) for name in node.input if name)):
                 wanted.add(_behind_activation(graph, output))
             if output in groups or output in wanted:

@@ -128,7 +128,7 @@ def test_8_bits_need_no_packing() -> None:
 @pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("bits", BITS)
 def test_names_start_with_that_of_the_weight(storage: str, bits: int) -> None:
-    stored = STORAGES[storage]("conv1.weight", codes_of(bits, 3, 3), bits, 17)
+    stored = STORAGES[storage].store("conv1.weight", codes_of(bits, 3, 3), bits, 17)
     names = [stored.output, *(tensor.name for tensor in stored.initializers)]
     if stored.node is not None:
         names += [stored.node.name, *stored.node.input, *stored.node.output]
@@ -138,7 +138,7 @@ def test_names_start_with_that_of_the_weight(storage: str, bits: int) -> None:
 def test_codes_need_not_be_contiguous() -> None:
     codes = codes_of(3, 6, 4).T
     for storage in STORAGES.values():
-        np.testing.assert_array_equal(run(alone(storage("w", codes, 3, 17), (4, 6)), {})[0], codes)
+        np.testing.assert_array_equal(run(alone(storage.store("w", codes, 3, 21), (4, 6), 21), {})[0], codes)
 
 
 @pytest.mark.parametrize("bits", BELOW_8)

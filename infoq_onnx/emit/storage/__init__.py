@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from infoq_onnx.emit.storage import native as _native
 from infoq_onnx.emit.storage.int8 import int8
+from infoq_onnx.emit.storage.native import native
 from infoq_onnx.emit.storage.packed import DOMAIN, packed
 from infoq_onnx.emit.storage.stored import Stored
 
 
-class Storage(Protocol):
+class Store(Protocol):
     """Stores the codes of one weight."""
 
     def __call__(self, name: str, codes: npt.NDArray[np.int8], bits: int, opset: int) -> Stored:
         """Return what holds `codes`, all within `bits` bits; every name in it starts with `name`."""
 
 
-STORAGES: dict[str, Storage] = {"packed": packed, "int8": int8}
+@dataclass(frozen=True)
+class Storage:
+    """A way to store weights."""
 
-__all__ = ["DOMAIN", "STORAGES", "Storage", "Stored", "int8", "packed"]
+    store: Store
+    opsets: Mapping[int, int] = field(default_factory=dict)
+    """Bits → the operator set that they need; any will do where nothing is said."""
+
+    def opset(self, bits: Iterable[int]) -> int:
+        """Least operator set for weights of these widths."""
+        return max((self.opsets.get(b, 0) for b in bits), default=0)
+
+
+STORAGES: dict[str, Storage] = {
+    "packed": Storage(packed),
+    "native": Storage(native, _native.OPSETS),
+    "int8": Storage(int8),
+}
+
+__all__ = ["DOMAIN", "STORAGES", "Storage", "Store", "Stored", "int8", "native", "packed"]
