@@ -304,6 +304,28 @@ class Allocation:
 
 
 @dataclass(frozen=True)
+class Kernel:
+    """What onnxruntime runs in place of one layer of a model."""
+
+    layer: str
+    op_type: str
+    runs: str
+    """Operator that is run."""
+    integer: bool
+    reason: str
+    """What keeps it in float; empty for an integer kernel."""
+
+
+@dataclass(frozen=True)
+class Lint:
+    """What `lint` found."""
+
+    onnxruntime: str
+    """Version."""
+    kernels: tuple[Kernel, ...]
+
+
+@dataclass(frozen=True)
 class Verification:
     """How far an emitted model is from its simulation, on some images."""
 
@@ -320,6 +342,8 @@ class Verification:
     """`relative_rms` of the simulation itself, run with float sums in another order …"""
     noise_agreement: float
     """… and its share of images with the same top-1 class."""
+    kernels: tuple[Kernel, ...] = ()
+    """What onnxruntime runs in place of each layer."""
 
 
 @dataclass(frozen=True)

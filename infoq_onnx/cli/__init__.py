@@ -10,6 +10,7 @@ from infoq_onnx.cli.demo import demo
 from infoq_onnx.cli.evaluate import evaluate
 from infoq_onnx.cli.failing import InfoQGroup
 from infoq_onnx.cli.inspect import inspect
+from infoq_onnx.cli.lint import lint
 
 
 @click.group(
@@ -30,5 +31,5 @@ def main() -> None:
     """
 
 
-for command in (demo, inspect, analyze, allocate, evaluate):
+for command in (demo, inspect, analyze, allocate, evaluate, lint):
     main.add_command(command)

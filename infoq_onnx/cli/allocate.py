@@ -52,10 +52,11 @@ Examples: infoq-onnx allocate --bitops uniform:4/4
 )
 @click.option(
     "--storage",
-    type=click.Choice(["packed", "int8"]),
+    type=click.Choice(["packed", "native", "int8"]),
     default="packed",
     show_default=True,
-    help="packed: each weight in exactly its bits, unpacked when the model is loaded; int8: one byte a weight.",
+    help="packed: each weight in exactly its bits, unpacked when the model is loaded; native: ONNX's INT2 and INT4 "
+    "(operator sets 25 and 21), above 4 bits a byte; int8: one byte a weight.",
 )
 @click.option("--model", type=click.Path(path_type=Path), help="Where the float model is now, if it moved.")
 @click.option("--calib", type=click.Path(path_type=Path), help="Where the calibration data is now, if it moved.")
@@ -84,4 +85,5 @@ def allocate(analysis: Path | None, as_json: bool, **options: Any) -> None:
     show(tables.allocation(result))
     show(tables.totals(result))
     show(tables.verification_line(result.verification))
+    show(tables.kernels_line(result.verification.kernels))
     show(f"wrote {result.model_path} and {result.allocation_path}")

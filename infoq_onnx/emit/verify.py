@@ -11,6 +11,7 @@ another.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy.typing as npt
 import onnx
 
 from infoq_onnx.data.dataset import Dataset
+from infoq_onnx.emit.kernels import find_kernels
 from infoq_onnx.errors import VerificationError
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.ort import ORT_ERRORS, first_line
@@ -76,7 +78,7 @@ def verify(path: Path, graph: Graph, dataset: Dataset, simulation: onnx.ModelPro
             f"difference {result.max_difference:.4g}, {100 * worst:.1f} % of the logits' spread, top-1 agreement "
             f"{100 * result.agreement:.1f} %); no file was left"
         )
-    return result
+    return dataclasses.replace(result, kernels=find_kernels(onnx.load_from_string(content)))
 
 
 def compare(

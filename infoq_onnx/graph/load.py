@@ -77,6 +77,19 @@ def load_model(path: Path) -> ModelProto:
     return model
 
 
+def read_any(path: Path) -> ModelProto:
+    """Read an ONNX file of any kind, its external data included.
+
+    Raises
+    ------
+    ModelError
+        Nothing there, or no ONNX model.
+    """
+    model = _read(Path(path))
+    _load_external_data(Path(path), model)
+    return model
+
+
 def require_file(path: Path) -> None:
     """Make sure that there is a file that can be read whole.
 

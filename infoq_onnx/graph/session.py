@@ -28,8 +28,7 @@ def open_session(
     -------
     onnxruntime.InferenceSession
     """
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
+    options = session_options()
     options.intra_op_num_threads = threads
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -39,3 +38,10 @@ def open_session(
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
     return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def session_options() -> ort.SessionOptions:
+    """Make the options that all sessions have."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    return options

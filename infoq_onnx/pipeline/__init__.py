@@ -1,4 +1,4 @@
-"""The verbs: inspect, analyze, allocate, compress, evaluate, demo. Each reads like the README."""
+"""The verbs: inspect, analyze, allocate, compress, evaluate, lint, demo. Each reads like the README."""
 
 from __future__ import annotations
 
@@ -8,5 +8,6 @@ from infoq_onnx.pipeline.compressing import compress
 from infoq_onnx.pipeline.demonstrating import demo
 from infoq_onnx.pipeline.evaluating import evaluate
 from infoq_onnx.pipeline.inspecting import inspect
+from infoq_onnx.pipeline.linting import lint
 
-__all__ = ["allocate", "analyze", "compress", "demo", "evaluate", "inspect"]
+__all__ = ["allocate", "analyze", "compress", "demo", "evaluate", "inspect", "lint"]

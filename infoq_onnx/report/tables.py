@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from infoq_onnx.schema import Analysis, Compressed, DemoRow, Evaluation, Network, Verification
+    from infoq_onnx.schema import Analysis, Compressed, DemoRow, Evaluation, Kernel, Network, Verification
 
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -145,6 +145,23 @@ def totals(result: Compressed) -> Table:
     table.add_row("mean activation bits", "32", f"{after.avg_act_bits:.3f}")
     table.add_row("file", size(result.float_file_bytes), size(result.file_bytes))
     return table
+
+
+def kernels(found: Sequence[Kernel]) -> Table:
+    """Table of the layers of a model with what runs in their place."""
+    table = Table(title="what onnxruntime runs")
+    for name in ("layer", "operator", "runs as", "why in float"):
+        table.add_column(name, overflow="fold")
+    for kernel in found:
+        table.add_row(kernel.layer, kernel.op_type, kernel.runs, kernel.reason)
+    return table
+
+
+def kernels_line(found: Sequence[Kernel]) -> str:
+    """Say in one line how many layers run as integer kernels, and which is the first that does not."""
+    left = [kernel for kernel in found if not kernel.integer]
+    text = f"{len(found) - len(left)} of {len(found)} layers run as integer kernels"
+    return f"{text}; {left[0].layer} does not: {left[0].reason}" if left else text
 
 
 def verification_line(checked: Verification) -> str:

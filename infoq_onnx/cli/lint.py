@@ -1,0 +1,34 @@
+"""infoq-onnx lint"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command(
+    short_help="Show which layers of a quantized model run as integer kernels.",
+    epilog="Example: infoq-onnx lint small.onnx --strict",
+)
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--strict", is_flag=True, help="Exit with 1 if a layer is left in float.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def lint(model: Path, strict: bool, as_json: bool) -> None:
+    """Show what onnxruntime runs in place of every layer of MODEL, and what keeps a layer in float.
+
+    MODEL may be any ONNX model with QuantizeLinear and DequantizeLinear, whoever made it.
+    """
+    from infoq_onnx import pipeline
+    from infoq_onnx.cli.console import show
+    from infoq_onnx.report import tables
+    from infoq_onnx.schema import to_json
+
+    found = pipeline.lint(model)
+    if as_json:
+        show(to_json(found))
+    else:
+        show(tables.kernels(found.kernels))
+        show(tables.kernels_line(found.kernels))
+    if strict and not all(kernel.integer for kernel in found.kernels):
+        raise SystemExit(1)

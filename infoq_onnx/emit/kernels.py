@@ -1,0 +1,144 @@
+"""Which layers of a quantized model onnxruntime runs as integer kernels, and what keeps the others in float.
+
+What runs is read from the graph that onnxruntime makes of the model when it loads it. Why a layer stayed in float is
+found in the model itself, by going through what an integer kernel needs.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+
+import onnx
+import onnxruntime as ort
+from onnx import NodeProto, TensorProto, inliner
+
+from infoq_onnx.graph.editing import consumers_of, initializers_of, input_at, producers_of
+from infoq_onnx.graph.session import session_options
+from infoq_onnx.schema import Kernel
+
+_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_INTEGER = frozenset(
+    {
+        "ConvInteger",
+        "DynamicQuantizeMatMul",
+        "MatMulInteger",
+        "MatMulIntegerToFloat",
+        "QGemm",
+        "QLinearConv",
+        "QLinearConvTranspose",
+        "QLinearMatMul",
+    }
+)
+_NEEDS_QUANTIZED_OUTPUT = ("Conv", "ConvTranspose")
+_BYTES = (TensorProto.UINT8, TensorProto.INT8)
+
+
+def find_kernels(model: onnx.ModelProto) -> tuple[Kernel, ...]:
+    """Say of every layer of a model what runs in its place.
+
+    Parameters
+    ----------
+    model : any model, external data loaded; it is left as it is
+
+    Raises
+    ------
+    Exception
+        One of `graph.ort.ORT_ERRORS`: onnxruntime cannot load it.
+    """
+    marked = onnx.ModelProto()
+    marked.CopyFrom(inliner.inline_local_functions(model) if model.functions else model)
+    names = [node.name for node in marked.graph.node]
+    for index, node in enumerate(marked.graph.node):
+        # onnxruntime keeps the names of the layers that it turns into integer kernels, or appends to them
+        node.name = f"node_{index}"
+    running = {re.split(r"_token_|/", node.name)[0]: node.op_type for node in _optimized(marked).graph.node}
+    view = _View(marked.graph)
+    kernels = []
+    for index, node in enumerate(marked.graph.node):
+        if node.op_type in _LAYERS and not node.domain:
+            # what lost its name is a float kernel that took up what stood behind it
+            runs = running.get(node.name, node.op_type)
+            integer = runs in _INTEGER
+            kernels.append(Kernel(names[index] or node.output[0], node.op_type, runs, integer, view.reason(node, runs)))
+    return tuple(kernels)
+
+
+def _optimized(model: onnx.ModelProto) -> onnx.ModelProto:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "optimized.onnx"
+        options = session_options()
+        options.optimized_model_filepath = str(path)
+        ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return onnx.load(path)
+
+
+class _View:
+    """A graph, asked what an integer kernel would need."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self._producer = producers_of(graph)
+        self._consumers = consumers_of(graph)
+        self._initializers = initializers_of(graph)
+        self._outputs = {value.name for value in graph.output}
+        self._types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.input)}
+
+    def reason(self, node: NodeProto, runs: str) -> str:
+        """Say what keeps a layer in float; nothing for an integer kernel."""
+        if runs in _INTEGER:
+            return ""
+        data, weight = input_at(node, 0), input_at(node, 1)
+        for tensor, what in ((data, "input"), (weight, "weight")):
+            found = self._not_quantized(tensor, what)
+            if found:
+                return found
+        narrow = self._code_type(weight)
+        if narrow is not None and narrow not in _BYTES:
+            name = TensorProto.DataType.Name(narrow)
+            return f"weights are {name}: DequantizeLinear must read INT8 or UINT8 (put a Cast in between)"
+        if self._code_type(data) == TensorProto.INT8:
+            return "activations are INT8: onnxruntime's fast kernels want UINT8"
+        if node.op_type in _NEEDS_QUANTIZED_OUTPUT:
+            found = self._output_not_quantized(node)
+            if found:
+                return found
+        bias = input_at(node, 2)
+        if bias and self._code_type(bias) == TensorProto.INT32:
+            return "the bias may not be in units of input scale × weight scale"
+        return f"onnxruntime {ort.__version__} has no integer kernel for this; it runs {runs}"
+
+    def _not_quantized(self, tensor: str, what: str) -> str:
+        node = self._producer.get(tensor)
+        if node is not None and node.op_type == "DequantizeLinear":
+            return ""
+        if node is None:
+            where = "a float constant" if tensor in self._initializers else "the float input of the graph"
+            return f"{what} {tensor} is {where}: no DequantizeLinear in front"
+        return f"{what} {tensor} comes from {node.op_type} in float: no QuantizeLinear and DequantizeLinear between"
+
+    def _output_not_quantized(self, node: NodeProto) -> str:
+        tensor = node.output[0]
+        if tensor in self._outputs:
+            return f"its output {tensor} is an output of the graph: nothing quantizes it"
+        readers = self._consumers.get(tensor, [])
+        if any(reader.op_type != "QuantizeLinear" for reader in readers):
+            kinds = ", ".join(sorted({reader.op_type for reader in readers if reader.op_type != "QuantizeLinear"}))
+            return f"its output {tensor} is read by {kinds} in float: no QuantizeLinear straight behind"
+        if len(readers) != 1:
+            return f"its output {tensor} has {len(readers)} QuantizeLinear behind it: one is needed"
+        return ""
+
+    def _code_type(self, tensor: str) -> int | None:
+        """Type of the codes that a DequantizeLinear reads; None where the graph does not tell."""
+        node = self._producer.get(tensor)
+        if node is None or node.op_type != "DequantizeLinear":
+            return None
+        codes = node.input[0]
+        for name in (codes, input_at(node, 2)):
+            if name in self._initializers:
+                return int(self._initializers[name].data_type)
+        writer = self._producer.get(codes)
+        if writer is not None and writer.op_type == "Cast":
+            return next((int(attribute.i) for attribute in writer.attribute if attribute.name == "to"), None)
+        return self._types.get(codes)

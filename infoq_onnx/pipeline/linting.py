@@ -1,0 +1,29 @@
+"""Which layers of a quantized model run as integer kernels, and why not the others?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnxruntime
+
+from infoq_onnx.emit.kernels import find_kernels
+from infoq_onnx.errors import ModelError
+from infoq_onnx.graph.load import read_any
+from infoq_onnx.graph.ort import ORT_ERRORS, first_line
+from infoq_onnx.schema import Lint
+
+
+def lint(model: Path | str) -> Lint:
+    """Say of every layer of a model, whoever quantized it, what onnxruntime runs in its place.
+
+    Raises
+    ------
+    ModelError
+        No such file, or not a model that onnxruntime loads.
+    """
+    path = Path(model)
+    loaded = read_any(path)
+    try:
+        return Lint(onnxruntime.__version__, find_kernels(loaded))
+    except ORT_ERRORS as error:
+        raise ModelError(f"{path}: onnxruntime cannot load it ({first_line(error)})") from error
