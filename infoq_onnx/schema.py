@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 BITS: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8)
 """The bit-widths the method knows. 8 is the baseline."""
@@ -261,6 +261,8 @@ class Bound:
     limit: float
     text: str
     """As the user wrote it, e.g. "uniform:3/3"."""
+    overhead: float = 0.0
+    """What counts besides, whatever the bits: of a size, the bytes of the file that are not weights."""
 
 
 @dataclass(frozen=True)

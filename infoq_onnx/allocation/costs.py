@@ -125,7 +125,7 @@ def value_of(metric: Metric, network: Network, total: int) -> float:
 
 def meets(bound: Bound, value: float) -> bool:
     """Whether a metric's value is within the bound: at least the limit for compression, at most for all others."""
-    return value >= bound.limit if bound.metric == "compression" else value <= bound.limit
+    return value >= bound.limit if bound.metric == "compression" else value + bound.overhead <= bound.limit
 
 
 def largest_total(bound: Bound, network: Network) -> int | None:
@@ -139,7 +139,7 @@ def largest_total(bound: Bound, network: Network) -> int | None:
     baseline = total_of(parts, dict.fromkeys(units(network), BASELINE_BITS))
     if meets(bound, value_of(bound.metric, network, baseline)):
         return None
-    limit = Fraction(bound.limit)
+    limit = Fraction(bound.limit) - Fraction(bound.overhead)
     exact: dict[Metric, Callable[[], Fraction]] = {
         "bitops": lambda: limit,
         "size": lambda: 8 * limit,

@@ -126,7 +126,7 @@ def _require_reachable(network: Network, narrowest: Mapping[Unit, int], bounds: 
         if not meets(bound, reachable):
             upper = bound.metric != "compression"
             extreme = "smallest" if upper else "largest"
-            hint = format_quantity(reachable, SUFFIXES[bound.metric], up=upper)
+            hint = format_quantity(reachable + bound.overhead, SUFFIXES[bound.metric], up=upper)
             complaints.append(f"{option(bound.metric)} {bound.text} cannot be met: the {extreme} reachable is {hint}")
     if complaints:
         advice = "loosen the budget or drop a pin" if pins.texts else "loosen the budget"

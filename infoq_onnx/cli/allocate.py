@@ -25,7 +25,9 @@ Examples: infoq-onnx allocate --bitops uniform:4/4
 @click.option(
     "--bitops", help="At most this many BitOps an image: 23.04G, or uniform:3/3 for those of all layers at 3/3."
 )
-@click.option("--size", help="At most this many bytes of weights: 1.5MiB, 900KB, or uniform:3.")
+@click.option(
+    "--size", help="At most this large a file: 1.5MiB, 900KB. (uniform:3, and other storages, count weights alone.)"
+)
 @click.option("--compression", help="Weights at least this many times smaller than in float: 10.66.")
 @click.option("--avg-weight-bits", help="At most this mean of weight bits over all weights: 3.5.")
 @click.option("--avg-act-bits", help="At most this mean of activation bits over all activations: 5.")
@@ -46,9 +48,15 @@ Examples: infoq-onnx allocate --bitops uniform:4/4
 @click.option(
     "--rounding",
     type=click.Choice(["nearest", "gptq"]),
-    default="nearest",
+    default="gptq",
     show_default=True,
-    help="nearest: at once; gptq: layer by layer, each to mend what those before it have lost (minutes, better).",
+    help="gptq: later weights of a layer make up for the errors of earlier ones; nearest: at once, much less accurate.",
+)
+@click.option(
+    "--repair/--no-repair",
+    default=True,
+    show_default=True,
+    help="With gptq, each layer also makes up for the errors of the layers before it: for every budget anew.",
 )
 @click.option(
     "--storage",

@@ -2,45 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import importlib.metadata
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-
-import onnx
+from typing import get_args
 
 from infoq_onnx.allocation.bounds import option, parse_bound
 from infoq_onnx.allocation.costs import Metric, costs, uniform
 from infoq_onnx.allocation.decide import budget_label, decide, decide_uniform
-from infoq_onnx.analyses import find_analysis, read_analysis
-from infoq_onnx.data import preprocess
-from infoq_onnx.data.dataset import Dataset
-from infoq_onnx.emit.qdq import qdq_model
+from infoq_onnx.analyses import CHECKSUMS, CODES, find_analysis, read_analysis
 from infoq_onnx.emit.storage import STORAGES
-from infoq_onnx.emit.verify import verify
-from infoq_onnx.errors import SettingsError
-from infoq_onnx.evaluation import PREPROCESSING_KEY
-from infoq_onnx.files import replacing, sha256_of, write_text
+from infoq_onnx.errors import OutputError, SettingsError
+from infoq_onnx.files import sha256_of, write_checksums
 from infoq_onnx.inputs import (
     PreparedModel,
     calibration_again,
     prepare_again,
 )
+from infoq_onnx.pipeline.emitting import Emission
 from infoq_onnx.progress import Reporter, Silent
-from infoq_onnx.quantize.table import GridTable, load_table
+from infoq_onnx.quantize.codes import CodeTable, load_codes, save_codes
+from infoq_onnx.quantize.table import load_table
 from infoq_onnx.schema import (
     Allocation,
+    Analysis,
+    Bound,
     Compressed,
-    Verification,
+    Rounding,
     from_json,
-    to_json,
 )
+from infoq_onnx.simulate.alone import round_alone
 from infoq_onnx.simulate.reconstruct import reconstruct
-from infoq_onnx.simulate.simulation import LayerCodes, layer_codes, simulation
+from infoq_onnx.simulate.simulation import layer_codes
 
 VERIFICATION_SAMPLES = 128
-ROUNDINGS = ("nearest", "gptq")
+_SOLVES = 8
+"""Times that a program is solved for a file of a given size; two or three are enough in practice."""
 
 
 def allocate(
@@ -53,7 +52,8 @@ def allocate(
     criterion: str = "infoq",
     bits: Sequence[int] | None = None,
     pins: Sequence[str] = (),
-    rounding: str = "nearest",
+    rounding: str = "gptq",
+    repair: bool = True,
     storage: str = "packed",
     model: Path | str | None = None,
     calib: Path | str | None = None,
@@ -72,8 +72,10 @@ def allocate(
     criterion : whose scores to use
     bits : widths to choose among; None for all that were analysed
     pins : e.g. "first=8/8", "conv1=4", "last=/8"
-    rounding : "nearest", or "gptq": layer by layer, to mend what the layers before have lost
-    storage : "packed": every weight in exactly its bits; "int8": one byte a weight
+    rounding : "nearest", or "gptq", where later weights of a layer make up for the errors of earlier ones
+    repair : with gptq, also let each layer make up for the errors of the layers before it
+    storage : "packed": every weight in exactly its bits, and an absolute bound on the size holds for the whole file;
+        "native": ONNX's narrow integers; "int8": one byte a weight
     model, calib : where they are now, when they moved since the analysis
     output : the ONNX to write; the allocation goes beside it as .json
     reporter : receives progress
@@ -93,8 +95,13 @@ def allocate(
     """
     if storage not in STORAGES:
         raise SettingsError(f"--storage {storage}: choose {' or '.join(STORAGES)}")
-    if rounding not in ROUNDINGS:
-        raise SettingsError(f"--rounding {rounding}: choose {' or '.join(ROUNDINGS)}")
+    if rounding not in get_args(Rounding):
+        raise SettingsError(f"--rounding {rounding}: choose {' or '.join(get_args(Rounding))}")
+    reporter = reporter or Silent()
+
+    def progress(layer: str, done: int, total: int) -> None:
+        reporter.progress("rounding", layer, done, total)
+
     folder = Path(analysis) if analysis is not None else find_analysis()
     found = read_analysis(folder)
     network = found.network
@@ -111,33 +118,36 @@ def allocate(
     path = Path(output) if output is not None else Path(f"{Path(model or found.model.path).stem}.{label}.onnx")
     if path.suffix != ".onnx":
         raise SettingsError(f"-o {path}: the model's name must end in .onnx")
-    allocation = (
-        decide_uniform(found, uniform_bits, weight_only)
-        if uniform_bits is not None
-        else decide(found, parsed, pins, weight_only, alpha, criterion, bits)
-    )
-    allocation = dataclasses.replace(allocation, analysis_sha256=sha256_of(folder / "analysis.json"), rounding=rounding)
     prepared = prepare_again(found, model)
     _check_output(path, prepared)
     table = load_table(folder / "ranges.npz")
     if calib is not None:
         # where the user says they are now, there may be others
         calibration_again(found, prepared, calib)
-    bits_chosen = (allocation.weight_bits, allocation.activation_bits)
-    if rounding == "gptq":
-        codes = reconstruct(
-            prepared.graph,
-            network,
-            prepared.placement,
-            table,
-            *bits_chosen,
-            calibration_again(found, prepared, calib),
-            lambda layer, done, total: (reporter or Silent()).progress("rounding", layer, done, total),
+    emission = Emission(prepared, table, storage, label, found.calibration.preprocessing)
+
+    def decided(within: tuple[Bound, ...]) -> Allocation:
+        allocation = (
+            decide_uniform(found, uniform_bits, weight_only)
+            if uniform_bits is not None
+            else decide(found, within, pins, weight_only, alpha, criterion, bits)
         )
+        return dataclasses.replace(
+            allocation, analysis_sha256=sha256_of(folder / "analysis.json"), rounding=_name_of(rounding, repair)
+        )
+
+    allocation = _within_file(emission, parsed, decided) if storage == "packed" else decided(parsed)
+    bits_chosen = (allocation.weight_bits, allocation.activation_bits)
+    if rounding == "gptq" and repair:
+        samples = calibration_again(found, prepared, calib)
+        codes = reconstruct(prepared.graph, network, prepared.placement, table, *bits_chosen, samples, progress)
     else:
-        codes = layer_codes(prepared.graph, network, table, *bits_chosen)
+        rounded = None
+        if rounding == "gptq":
+            rounded = _rounded_alone(folder, found, prepared, calib, progress)
+        codes = layer_codes(prepared.graph, network, table, *bits_chosen, rounded)
     dataset = calibration_again(found, prepared, calib, VERIFICATION_SAMPLES)
-    verification = emit(prepared, table, allocation, codes, dataset, path, label, storage)
+    verification = emission.write(allocation, codes, dataset, path)
     return Compressed(
         allocation=allocation,
         network=network,
@@ -150,41 +160,53 @@ def allocate(
     )
 
 
-def emit(
-    prepared: PreparedModel,
-    table: GridTable,
-    allocation: Allocation,
-    codes: Mapping[str, LayerCodes],
-    dataset: Dataset,
-    path: Path,
-    label: str,
-    storage: str,
-) -> Verification:
-    """Write the model of an allocation and the allocation beside it, both or neither, after checking the model.
+def _name_of(rounding: str, repair: bool) -> str:
+    return "gptq, repaired" if rounding == "gptq" and repair else rounding
 
-    Parameters
-    ----------
-    prepared, table, allocation, codes : what to write
-    dataset : images for the check
-    path : of the ONNX; the allocation gets the suffix .json
-    label : the budget in one word, for the model's metadata
-    storage : how weight codes lie in the file, a key of `emit.storage.STORAGES`
+
+def _within_file(
+    emission: Emission, bounds: tuple[Bound, ...], decided: Callable[[tuple[Bound, ...]], Allocation]
+) -> Allocation:
+    """Decide so that absolute bounds on the size hold for the file, and not for its weights alone.
+
+    Names, scales and biases take the same room whatever the bits, but for the functions that unpack each width and for
+    the allocation in the metadata. So the room is measured and the program solved again until it was enough.
     """
-    graph, network, placement = prepared.graph, prepared.network, prepared.placement
-    bits = (allocation.weight_bits, allocation.activation_bits)
-    reference = simulation(graph, network, placement, table, *bits, codes=codes)
-    metadata = {
-        "infoq_onnx.version": importlib.metadata.version("infoq-onnx"),
-        "infoq_onnx.budget": label,
-        "infoq_onnx.allocation": to_json(allocation),
-        PREPROCESSING_KEY: to_json(dataset.preprocessing or preprocess.AS_IS),
-    }
-    model = qdq_model(graph, network, placement, table, *bits, codes, STORAGES[storage], metadata)
-    with replacing(path) as onnx_file:
-        onnx.save(model, onnx_file)
-        verification = verify(onnx_file, graph, dataset, reference, str(path))
-        write_text(path.with_suffix(".json"), to_json(allocation))
-    return verification
+    if not any(_is_absolute(bound) for bound in bounds):
+        return decided(bounds)
+    overhead = emission.overhead(decided(tuple(bound for bound in bounds if not _is_absolute(bound))))
+    for _ in range(_SOLVES):
+        files = {bound: dataclasses.replace(bound, overhead=overhead) for bound in bounds if _is_absolute(bound)}
+        allocation = decided(tuple(files.get(bound, bound) for bound in bounds))
+        needed = emission.overhead(allocation)
+        if needed <= overhead:
+            break
+        overhead = needed
+    return allocation
+
+
+def _is_absolute(bound: Bound) -> bool:
+    return bound.metric == "size" and not bound.text.strip().lower().startswith("uniform")
+
+
+def _rounded_alone(
+    folder: Path,
+    found: Analysis,
+    prepared: PreparedModel,
+    calib: Path | str | None,
+    progress: Callable[[str, int, int], None],
+) -> CodeTable:
+    """Every layer's codes by itself, at every width: from the analysis, or made and kept there for the next budget."""
+    path = folder / CODES
+    if path.exists():
+        return load_codes(path)
+    samples = calibration_again(found, prepared, calib)
+    table = round_alone(prepared.graph, prepared.network, samples, found.settings.bits, progress)
+    with contextlib.suppress(OutputError):
+        # a folder that cannot be written only costs time
+        save_codes(table, path)
+        write_checksums(folder, ("analysis.json", "ranges.npz", CODES), CHECKSUMS)
+    return table
 
 
 def _check_output(path: Path, prepared: PreparedModel) -> None:

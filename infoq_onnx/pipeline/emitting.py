@@ -1,0 +1,80 @@
+"""The two files of an allocation: made, measured, checked and written."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from infoq_onnx.data import preprocess
+from infoq_onnx.data.dataset import Dataset
+from infoq_onnx.emit.qdq import qdq_model
+from infoq_onnx.emit.storage import STORAGES
+from infoq_onnx.emit.verify import verify
+from infoq_onnx.evaluation import PREPROCESSING_KEY
+from infoq_onnx.files import replacing, write_text
+from infoq_onnx.inputs import (
+    PreparedModel,
+)
+from infoq_onnx.quantize.table import GridTable
+from infoq_onnx.schema import (
+    Allocation,
+    Preprocessing,
+    Verification,
+    to_json,
+)
+from infoq_onnx.simulate.simulation import LayerCodes, layer_codes, simulation
+
+
+@dataclass(frozen=True)
+class Emission:
+    """Everything that a model's file depends on but the codes of its weights, and the allocation."""
+
+    prepared: PreparedModel
+    table: GridTable
+    storage: str
+    """How weight codes lie in the file, a key of `emit.storage.STORAGES`."""
+    label: str
+    """The budget in one word, for the model's metadata."""
+    preprocessing: Preprocessing | None
+
+    def model(self, allocation: Allocation, codes: Mapping[str, LayerCodes]) -> onnx.ModelProto:
+        """Build the model of an allocation."""
+        metadata = {
+            "infoq_onnx.version": importlib.metadata.version("infoq-onnx"),
+            "infoq_onnx.budget": self.label,
+            "infoq_onnx.allocation": to_json(allocation),
+            PREPROCESSING_KEY: to_json(self.preprocessing or preprocess.AS_IS),
+        }
+        prepared, bits = self.prepared, (allocation.weight_bits, allocation.activation_bits)
+        return qdq_model(
+            prepared.graph,
+            prepared.network,
+            prepared.placement,
+            self.table,
+            *bits,
+            codes,
+            STORAGES[self.storage],
+            metadata,
+        )
+
+    def overhead(self, allocation: Allocation) -> float:
+        """Bytes of an allocation's file that are not weights. Which codes the weights have makes no difference."""
+        bits = (allocation.weight_bits, allocation.activation_bits)
+        codes = layer_codes(self.prepared.graph, self.prepared.network, self.table, *bits)
+        return float(self.model(allocation, codes).ByteSize()) - allocation.costs.weight_bytes
+
+    def write(
+        self, allocation: Allocation, codes: Mapping[str, LayerCodes], dataset: Dataset, path: Path
+    ) -> Verification:
+        """Write the model and the allocation beside it, both or neither, after checking the model on some images."""
+        prepared, bits = self.prepared, (allocation.weight_bits, allocation.activation_bits)
+        reference = simulation(prepared.graph, prepared.network, prepared.placement, self.table, *bits, codes=codes)
+        with replacing(path) as onnx_file:
+            onnx.save(self.model(allocation, codes), onnx_file)
+            verification = verify(onnx_file, prepared.graph, dataset, reference, str(path))
+            write_text(path.with_suffix(".json"), to_json(allocation))
+        return verification
