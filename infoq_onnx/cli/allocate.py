@@ -66,6 +66,14 @@ Examples: infoq-onnx allocate --bitops uniform:4/4
     help="packed: each weight in exactly its bits, unpacked when the model is loaded; native: ONNX's INT2 and INT4 "
     "(operator sets 25 and 21), above 4 bits a byte; int8: one byte a weight.",
 )
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(["qdq", "qonnx"]),
+    default="qdq",
+    show_default=True,
+    help="qdq: runs in onnxruntime; qonnx: Quant nodes for FINN and Brevitas (needs the extra qonnx).",
+)
 @click.option("--model", type=click.Path(path_type=Path), help="Where the float model is now, if it moved.")
 @click.option("--calib", type=click.Path(path_type=Path), help="Where the calibration data is now, if it moved.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The ONNX to write [MODEL.BUDGET.onnx].")
@@ -93,5 +101,6 @@ def allocate(analysis: Path | None, as_json: bool, **options: Any) -> None:
     show(tables.allocation(result))
     show(tables.totals(result))
     show(tables.verification_line(result.verification))
-    show(tables.kernels_line(result.verification.kernels))
+    if result.verification.kernels:
+        show(tables.kernels_line(result.verification.kernels))
     show(f"wrote {result.model_path} and {result.allocation_path}")

@@ -37,7 +37,8 @@ from infoq_onnx.simulate.alone import round_alone
 from infoq_onnx.simulate.reconstruct import reconstruct
 from infoq_onnx.simulate.simulation import layer_codes
 
-VERIFICATION_SAMPLES = 128
+FORMATS = {"qdq": 128, "qonnx": 8}
+"""Images that a file of each format is checked with; qonnx executes node by node, in seconds an image."""
 _SOLVES = 8
 """Times that a program is solved for a file of a given size; two or three are enough in practice."""
 
@@ -55,6 +56,7 @@ def allocate(
     rounding: str = "gptq",
     repair: bool = True,
     storage: str = "packed",
+    file_format: str = "qdq",
     model: Path | str | None = None,
     calib: Path | str | None = None,
     output: Path | str | None = None,
@@ -76,6 +78,7 @@ def allocate(
     repair : with gptq, also let each layer make up for the errors of the layers before it
     storage : "packed": every weight in exactly its bits, and an absolute bound on the size holds for the whole file;
         "native": ONNX's narrow integers; "int8": one byte a weight
+    file_format : "qdq" for onnxruntime; "qonnx" for FINN and Brevitas, with float weights and no storage to choose
     model, calib : where they are now, when they moved since the analysis
     output : the ONNX to write; the allocation goes beside it as .json
     reporter : receives progress
@@ -97,6 +100,8 @@ def allocate(
         raise SettingsError(f"--storage {storage}: choose {' or '.join(STORAGES)}")
     if rounding not in get_args(Rounding):
         raise SettingsError(f"--rounding {rounding}: choose {' or '.join(get_args(Rounding))}")
+    if file_format not in FORMATS:
+        raise SettingsError(f"--format {file_format}: choose {' or '.join(FORMATS)}")
     reporter = reporter or Silent()
 
     def progress(layer: str, done: int, total: int) -> None:
@@ -124,7 +129,7 @@ def allocate(
     if calib is not None:
         # where the user says they are now, there may be others
         calibration_again(found, prepared, calib)
-    emission = Emission(prepared, table, storage, label, found.calibration.preprocessing)
+    emission = Emission(prepared, table, storage, label, found.calibration.preprocessing, file_format)
 
     def decided(within: tuple[Bound, ...]) -> Allocation:
         allocation = (
@@ -136,7 +141,9 @@ def allocate(
             allocation, analysis_sha256=sha256_of(folder / "analysis.json"), rounding=_name_of(rounding, repair)
         )
 
-    allocation = _within_file(emission, parsed, decided) if storage == "packed" else decided(parsed)
+    allocation = (
+        _within_file(emission, parsed, decided) if (storage, file_format) == ("packed", "qdq") else decided(parsed)
+    )
     bits_chosen = (allocation.weight_bits, allocation.activation_bits)
     if rounding == "gptq" and repair:
         samples = calibration_again(found, prepared, calib)
@@ -146,7 +153,7 @@ def allocate(
         if rounding == "gptq":
             rounded = _rounded_alone(folder, found, prepared, calib, progress)
         codes = layer_codes(prepared.graph, network, table, *bits_chosen, rounded)
-    dataset = calibration_again(found, prepared, calib, VERIFICATION_SAMPLES)
+    dataset = calibration_again(found, prepared, calib, FORMATS[file_format])
     verification = emission.write(allocation, codes, dataset, path)
     return Compressed(
         allocation=allocation,

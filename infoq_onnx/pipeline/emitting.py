@@ -12,6 +12,7 @@ import onnx
 from infoq_onnx.data import preprocess
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.emit.qdq import qdq_model
+from infoq_onnx.emit.qonnx import qonnx_model, verify_qonnx
 from infoq_onnx.emit.storage import STORAGES
 from infoq_onnx.emit.verify import verify
 from infoq_onnx.evaluation import PREPROCESSING_KEY
@@ -40,6 +41,8 @@ class Emission:
     label: str
     """The budget in one word, for the model's metadata."""
     preprocessing: Preprocessing | None
+    format: str = "qdq"
+    """"qdq" for onnxruntime, "qonnx" for FINN and Brevitas."""
 
     def model(self, allocation: Allocation, codes: Mapping[str, LayerCodes]) -> onnx.ModelProto:
         """Build the model of an allocation."""
@@ -50,16 +53,16 @@ class Emission:
             PREPROCESSING_KEY: to_json(self.preprocessing or preprocess.AS_IS),
         }
         prepared, bits = self.prepared, (allocation.weight_bits, allocation.activation_bits)
-        return qdq_model(
-            prepared.graph,
-            prepared.network,
-            prepared.placement,
-            self.table,
-            *bits,
-            codes,
-            STORAGES[self.storage],
-            metadata,
-        )
+        if self.format == "qonnx":
+            scales = {layer: held.scales for layer, held in codes.items()}
+            return qonnx_model(self.simulation(allocation, codes), prepared.network, bits[0], scales, metadata)
+        network = (prepared.graph, prepared.network, prepared.placement)
+        return qdq_model(*network, self.table, *bits, codes, STORAGES[self.storage], metadata)
+
+    def simulation(self, allocation: Allocation, codes: Mapping[str, LayerCodes]) -> onnx.ModelProto:
+        """Build what the file has to compute."""
+        network = (self.prepared.graph, self.prepared.network, self.prepared.placement)
+        return simulation(*network, self.table, allocation.weight_bits, allocation.activation_bits, codes=codes)
 
     def overhead(self, allocation: Allocation) -> float:
         """Bytes of an allocation's file that are not weights. Which codes the weights have makes no difference."""
@@ -71,10 +74,13 @@ class Emission:
         self, allocation: Allocation, codes: Mapping[str, LayerCodes], dataset: Dataset, path: Path
     ) -> Verification:
         """Write the model and the allocation beside it, both or neither, after checking the model on some images."""
-        prepared, bits = self.prepared, (allocation.weight_bits, allocation.activation_bits)
-        reference = simulation(prepared.graph, prepared.network, prepared.placement, self.table, *bits, codes=codes)
+        reference = self.simulation(allocation, codes)
+        model = self.model(allocation, codes)
         with replacing(path) as onnx_file:
-            onnx.save(self.model(allocation, codes), onnx_file)
-            verification = verify(onnx_file, prepared.graph, dataset, reference, str(path))
+            onnx.save(model, onnx_file)
+            if self.format == "qonnx":
+                verification = verify_qonnx(model, self.prepared.graph, dataset, reference, str(path))
+            else:
+                verification = verify(onnx_file, self.prepared.graph, dataset, reference, str(path))
             write_text(path.with_suffix(".json"), to_json(allocation))
         return verification
