@@ -230,6 +230,8 @@ class SweepSettings:
     """The 1/b factor of Eq. 4."""
     debias: bool
     """Use max(0, |Δ| − σ) for |Δ|."""
+    equalize: bool
+    """Give the channels in front of depthwise convolutions the same range first."""
     trial_rounding: Rounding
     """How the weights of a trial are rounded."""
 

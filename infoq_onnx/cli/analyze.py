@@ -39,6 +39,12 @@ from infoq_onnx.cli.options import BitList, data_options, preprocessing_of
     "--debias/--no-debias", default=False, show_default=True, help="Subtract the noise level from each difference."
 )
 @click.option(
+    "--equalize/--no-equalize",
+    default=True,
+    show_default=True,
+    help="Give the channels in front of depthwise convolutions the same range first.",
+)
+@click.option(
     "--trial-rounding",
     type=click.Choice(["nearest", "gptq"]),
     default="nearest",

@@ -34,6 +34,7 @@ from infoq_onnx.schema import (
     from_json,
 )
 from infoq_onnx.simulate.alone import round_alone
+from infoq_onnx.simulate.equalize import equalized
 from infoq_onnx.simulate.reconstruct import reconstruct
 from infoq_onnx.simulate.simulation import layer_codes
 
@@ -126,6 +127,7 @@ def allocate(
     prepared = prepare_again(found, model)
     _check_output(path, prepared)
     table = load_table(folder / "ranges.npz")
+    prepared = dataclasses.replace(prepared, graph=equalized(prepared.graph, network, table.factors))
     if calib is not None:
         # where the user says they are now, there may be others
         calibration_again(found, prepared, calib)

@@ -50,6 +50,7 @@ from infoq_onnx.sensitivity.targets import groups, has_classmates
 from infoq_onnx.simulate.alone import round_alone
 from infoq_onnx.simulate.batching import batch_size, logits_of
 from infoq_onnx.simulate.calibrate import calibrate
+from infoq_onnx.simulate.equalize import Factors, equalized, find_factors
 
 DEFAULT_SAMPLES = 1000
 MIN_SAMPLES = 16
@@ -73,6 +74,7 @@ def analyze(
     threshold: float = 0.70,
     one_over_b: bool = True,
     debias: bool = False,
+    equalize: bool = True,
     trial_rounding: Rounding = "nearest",
     output: Path | str | None = None,
     reporter: Reporter | None = None,
@@ -94,6 +96,7 @@ def analyze(
     neighbours : k of the estimators
     threshold : correlation above which a candidate becomes an observer
     one_over_b, debias : see `sensitivity.criteria.infoq`
+    equalize : see `simulate.equalize`
     trial_rounding : how the weights of a trial are rounded: "nearest", or "gptq", every layer on its own
     output : folder for the analysis; by default `<model>.infoq` in the working folder
     reporter : receives progress
@@ -119,6 +122,7 @@ def analyze(
         threshold=threshold,
         one_over_b=one_over_b,
         debias=debias,
+        equalize=equalize,
         trial_rounding=trial_rounding,
     )
     _check_settings(settings, bits, samples)
@@ -188,7 +192,13 @@ def _analyze_into(
         done += images
         reporter.progress("ranges", f"{len(dataset)} images, twice", done, 2 * len(dataset))
 
+    factors: Factors = {}
+    if settings.equalize:
+        factors = find_factors(graph, network, dataset, lambda _: None)
+        graph = equalized(graph, network, factors)
+        prepared = dataclasses.replace(prepared, graph=graph)
     table = calibrate(graph, network, prepared.placement, dataset, settings.bits, advance)
+    table = dataclasses.replace(table, factors=factors)
     rounded: CodeTable = {}
     files = ["analysis.json", "ranges.npz"]
     if settings.trial_rounding == "gptq":

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 Float32 = npt.NDArray[np.float32]
+Positions = npt.NDArray[np.int64] | None
 
 
 @dataclass(frozen=True)
@@ -27,20 +29,22 @@ class Windows:
     groups: int
 
 
-def conv_columns(images: Float32, windows: Windows) -> Float32:
+def conv_columns(images: Float32, windows: Windows, positions: Positions = None) -> Float32:
     """Columns of a convolution's input.
 
     Parameters
     ----------
     images : [n, C, *spatial]
     windows : how they are read; padding is with 0
+    positions : which of an image's output positions to take, by row-major index; None for all
 
     Returns
     -------
     float32 array [G, p, d]
-        p = n · output positions (image by image, row by row), d = C/G · kernel elements, in the order of the weight's
-        axes.
+        p = n · positions (image by image), d = C/G · kernel elements, in the order of the weight's axes.
     """
+    if set(windows.kernel) == set(windows.strides) == {1} and not any((*windows.pads_before, *windows.pads_after)):
+        return conv_outputs(images, windows.groups, positions)
     pads = [(0, 0), (0, 0), *zip(windows.pads_before, windows.pads_after, strict=True)]
     padded = np.pad(images, pads) if any(sum(pad) for pad in pads) else images
     axes = tuple(range(2, images.ndim))
@@ -50,24 +54,31 @@ def conv_columns(images: Float32, windows: Windows) -> Float32:
     inside = tuple(slice(None, None, dilation) for dilation in windows.dilations)
     view = view[(slice(None), slice(None), *every, *inside)]
     n, channels, rank = images.shape[0], images.shape[1], len(axes)
-    positions = view.shape[2 : 2 + rank]
-    view = view.reshape(n, windows.groups, channels // windows.groups, *positions, *windows.kernel)
-    # [n, G, C/G, positions, kernel] → [G, n, positions, C/G, kernel]
-    order = (1, 0, *range(3, 3 + rank), 2, *range(3 + rank, 3 + 2 * rank))
-    columns = view.transpose(order).reshape(windows.groups, n * int(np.prod(positions)), -1)
+    if positions is None:
+        positions = np.arange(int(np.prod(view.shape[2 : 2 + rank])))
+    # [n, C, p, *kernel]: only what is taken is ever copied
+    where: tuple[Any, ...] = np.unravel_index(positions, view.shape[2 : 2 + rank])
+    taken = view[(slice(None), slice(None), *where)]
+    grouped = taken.reshape(n, windows.groups, channels // windows.groups, len(positions), -1)
+    columns = grouped.transpose(1, 0, 3, 2, 4).reshape(windows.groups, n * len(positions), -1)
     return np.ascontiguousarray(columns, dtype=np.float32)
 
 
-def conv_outputs(values: Float32, groups: int) -> Float32:
+def conv_outputs(values: Float32, groups: int, positions: Positions = None) -> Float32:
     """Bring a convolution's output [n, O, *spatial] into the order of its columns: [G, p, O/G]."""
     n, channels = values.shape[:2]
     flat = values.reshape(n, groups, channels // groups, -1)
+    if positions is not None:
+        flat = flat.take(positions, axis=-1)
     return np.ascontiguousarray(flat.transpose(1, 0, 3, 2).reshape(groups, -1, channels // groups))
 
 
-def matrix_columns(values: Float32) -> Float32:
-    """Input [..., K] (or output [..., N]) of a matrix product as [1, p, K]."""
-    return np.ascontiguousarray(values.reshape(1, -1, values.shape[-1]))
+def matrix_columns(values: Float32, positions: Positions = None) -> Float32:
+    """Input [n, ..., K] (or output [n, ..., N]) of a matrix product as [1, p, K]."""
+    flat = values.reshape(len(values), -1, values.shape[-1])
+    if positions is not None:
+        flat = flat[:, positions]
+    return np.ascontiguousarray(flat.reshape(1, -1, values.shape[-1]))
 
 
 def to_rows(weight: npt.NDArray[np.generic], axis: int, groups: int) -> npt.NDArray[np.float64]:

@@ -63,12 +63,12 @@ class Moments:
             self._t_origin = targets.mean(axis=1, dtype=np.float64).astype(np.float32)
         self._counts[half] += columns.shape[1]
         from_x, from_t = columns - self._x_origin[:, None], targets - self._t_origin[:, None]
-        self._x[half] += from_x.sum(axis=1, dtype=np.float64)
-        self._t[half] += from_t.sum(axis=1, dtype=np.float64)
-        # products of one batch in float32, at the speed of the machine; batches are summed in float64
-        for group, (x, t) in enumerate(zip(from_x, from_t, strict=True)):
-            self._xx[half, group] += x.T @ x
-            self._tx[half, group] += t.T @ x
+        # products and sums of one batch in float32, at the speed of the machine; batches are summed in float64
+        ones = np.ones(columns.shape[1], dtype=np.float32)
+        self._x[half] += ones @ from_x
+        self._t[half] += ones @ from_t
+        self._xx[half] += np.matmul(from_x.transpose(0, 2, 1), from_x)
+        self._tx[half] += np.matmul(from_t.transpose(0, 2, 1), from_x)
 
     def all(self, *, centred: bool) -> Statistics:
         """Moments of all that was added; second moments about the means, or about 0."""

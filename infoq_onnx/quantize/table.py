@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,8 @@ class GridTable:
     """Tensor → bits → quantizer."""
     weights: dict[str, dict[int, npt.NDArray[np.float32]]]
     """Layer → bits → scales [C]."""
+    factors: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    """Tensor → what its channels are multiplied by first, [C]; see `simulate.equalize`. The grids are of the result."""
 
 
 def save_table(table: GridTable, path: Path) -> None:
@@ -48,6 +50,9 @@ def save_table(table: GridTable, path: Path) -> None:
     for index, scales in enumerate(table.weights.values()):
         for bits, values in scales.items():
             arrays[f"weight_{index}_{bits}"] = values
+    arrays["equalized"] = np.array(list(table.factors), dtype=np.str_)
+    for index, factors in enumerate(table.factors.values()):
+        arrays[f"factors_{index}"] = factors
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
     write_bytes(path, buffer.getvalue())
@@ -71,9 +76,10 @@ def load_table(path: Path) -> GridTable:
             weights: dict[str, dict[int, npt.NDArray[np.float32]]] = {layer: {} for layer in layers}
             for index, bits in arrays["widths"]:
                 weights[layers[index]][int(bits)] = arrays[f"weight_{index}_{bits}"]
+            factors = {str(tensor): arrays[f"factors_{index}"] for index, tensor in enumerate(arrays["equalized"])}
     except UNREADABLE as error:
         raise damaged(path, error) from error
-    return GridTable(activations, weights)
+    return GridTable(activations, weights, factors)
 
 
 def damaged(path: Path, error: Exception) -> AnalysisError:

@@ -11,7 +11,15 @@ import onnx
 from infoq_onnx.graph.editing import attribute, input_at
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.quantize.codes import RoundedWeight
-from infoq_onnx.quantize.columns import Windows, conv_columns, conv_outputs, from_rows, matrix_columns, to_rows
+from infoq_onnx.quantize.columns import (
+    Positions,
+    Windows,
+    conv_columns,
+    conv_outputs,
+    from_rows,
+    matrix_columns,
+    to_rows,
+)
 from infoq_onnx.quantize.rounding import Rounded
 from infoq_onnx.schema import Layer
 
@@ -37,13 +45,17 @@ class Form:
         codes = from_rows(rows.codes, self.weight.shape, self.channel_axis).astype(np.int8)
         return RoundedWeight(codes, rows.scales.reshape(-1), None if rows.bias is None else rows.bias.reshape(-1))
 
-    def columns(self, values: Float32) -> Float32:
-        """Columns [G, p, d] of the layer's input."""
-        return matrix_columns(values) if self.windows is None else conv_columns(values, self.windows)
+    def columns(self, values: Float32, positions: Positions = None) -> Float32:
+        """Columns [G, p, d] of the layer's input, at some output positions of every image or at all."""
+        if self.windows is None:
+            return matrix_columns(values, positions)
+        return conv_columns(values, self.windows, positions)
 
-    def outputs(self, values: Float32) -> Float32:
+    def outputs(self, values: Float32, positions: Positions = None) -> Float32:
         """Outputs [G, p, R] in the order of the columns."""
-        return matrix_columns(values) if self.windows is None else conv_outputs(values, self.groups)
+        return (
+            matrix_columns(values, positions) if self.windows is None else conv_outputs(values, self.groups, positions)
+        )
 
 
 def form_of(graph: Graph, layer: Layer) -> Form | None:

@@ -14,8 +14,10 @@ from infoq_onnx.simulate.streams import Stream
 
 _COLUMN_BYTES = 128 * 2**20
 """What the columns of one batch may take."""
-_POSITIONS = 256
-"""Output positions of an image that enter the moments: neighbours say much the same."""
+_POSITIONS = 65536
+"""Output positions that enter the moments, of all images together …"""
+_POSITIONS_A_WEIGHT = 32
+"""… or this many for each weight of a row, where that is more. Neighbours in an image say much the same."""
 
 
 def gather(
@@ -40,17 +42,18 @@ def gather(
     groups, rows, width = form.rows().shape
     moments = Moments(groups, width, rows)
     positions = math.prod(layer.output_shape) // (groups * rows)
-    size = int(np.clip(_COLUMN_BYTES // (4 * groups * width * positions), 1, reference.size))
+    # where the leading axis is not the batch, positions of one image lie apart
+    batched = target in reference.graph.batched and all(name in student.graph.batched for name in wanted)
+    enough = -(-max(_POSITIONS, _POSITIONS_A_WEIGHT * width) // reference.images)
+    taken = min(positions, enough) if batched else positions
+    size = int(np.clip(_COLUMN_BYTES // (4 * groups * width * taken), 1, reference.size))
     draw = np.random.default_rng(0)
     streams = zip(reference.run([target], size), student.run(wanted, size), strict=True)
     for index, ((targets,), inputs) in enumerate(streams):
         if shortcut is not None:
             targets = targets - inputs[1]
-        columns, outputs = form.columns(inputs[0]), form.outputs(targets)
-        if positions > _POSITIONS:
-            share = columns.shape[1] * _POSITIONS // positions
-            chosen = np.sort(draw.choice(columns.shape[1], share, replace=False))
-            columns, outputs = columns[:, chosen], outputs[:, chosen]
+        chosen = np.sort(draw.choice(positions, taken, replace=False)) if taken < positions else None
+        columns, outputs = form.columns(inputs[0], chosen), form.outputs(targets, chosen)
         # positions lie image by image, so the halves share one image at most
         middle = columns.shape[1] // 2 if len(inputs[0]) > 1 else columns.shape[1] * (index % 2)
         moments.add(columns[:, :middle], outputs[:, :middle], 0)

@@ -40,6 +40,7 @@ class Stream:
         self.graph = graph
         self.node = {node.name: node for node in graph.nodes}
         self.size = batch_size(graph)
+        self.images = len(dataset)
         self._dataset, self._integer = dataset, integer
         self._index = {node.name: index for index, node in enumerate(graph.nodes)}
         self._fixed: dict[str, Float32] = {}
