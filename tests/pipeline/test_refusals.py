@@ -42,6 +42,7 @@ from tests.pipeline.cases import NAMES, QUICK, Case, content, data_for, refused,
         ({"threshold": 1.5}, "--threshold"),
         ({"samples": 3}, "--samples"),
         ({"encoder": "vgg"}, "vgg"),
+        ({"trial_rounding": "up"}, "--trial-rounding up: choose nearest or gptq"),
         ({"seed": -1}, "-1"),
     ],
 )
