@@ -27,6 +27,7 @@ from tests.simulate.uneven import (
     chain,
     clipped_and_padded,
     clipped_twice,
+    clipped_wider_again,
     computed_bias,
     network,
     one_dimensional,
@@ -55,7 +56,8 @@ def test_what_commutes_with_a_factor_may_lie_between(between: Between) -> None:
     (pair,) = pairs(graph, found)
     assert (pair.first.name, pair.second.name) == ("first", "second")
     assert pair.tensor == pair.second.groups[0]
-    assert pair.bound == {"relu6": 6.0, "clipped_and_padded": 6.0, "clipped_twice": 2.0}.get(between.__name__, np.inf)
+    bounds = {relu6: 6.0, clipped_and_padded: 6.0, clipped_twice: 2.0, clipped_wider_again: 2.0}
+    assert pair.bound == bounds.get(between, np.inf)
 
 
 @pytest.mark.parametrize("between", OTHERS, ids=lambda between: between.__name__)

@@ -52,7 +52,12 @@ def clipped_twice(b: Builder, y: str) -> str:
     return b.op("Clip", [y, b.constant("nil", 0.0), b.constant("two", 2.0)], "again")
 
 
-COMMUTING = (nothing, relu, relu6, half_open, padded, clipped_and_padded, clipped_twice)
+def clipped_wider_again(b: Builder, y: str) -> str:
+    y = b.op("Clip", [y, b.constant("nil", 0.0), b.constant("two", 2.0)], "before")
+    return relu6(b, y)
+
+
+COMMUTING = (nothing, relu, relu6, half_open, padded, clipped_and_padded, clipped_twice, clipped_wider_again)
 
 
 # ------------------------------------------------------------------------------------------------- and what does not
