@@ -82,6 +82,26 @@ def test_analyze_prints_the_analysis_as_json() -> None:
     assert from_json(Analysis, stdout) == read_analysis("new.infoq")
 
 
+def test_trials_may_be_rounded_as_allocate_rounds() -> None:
+    command = ("analyze", "model.onnx", "--calib", "data.npz", *QUICK, "--json", "-o")
+    found = {
+        rounding: from_json(Analysis, run(*command, f"{rounding}.infoq", *options).stdout)
+        for rounding, options in (("nearest", ()), ("gptq", ("--trial-rounding", "gptq")))
+    }
+    for rounding, analysis in found.items():
+        assert analysis.settings.trial_rounding == rounding
+        assert Path(f"{rounding}.infoq/codes.npz").exists() == (rounding == "gptq")
+    assert found["nearest"].trials != found["gptq"].trials
+    run("allocate", "gptq.infoq", "--uniform", "4/4", "-o", "out.onnx")
+
+
+def test_an_unknown_rounding_of_trials_is_refused_in_one_line() -> None:
+    command = ["analyze", "model.onnx", "--calib", "data.npz", "--trial-rounding", "up"]
+    result = CliRunner().invoke(main, command, prog_name="infoq-onnx")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert re.fullmatch("error: Invalid value for '--trial-rounding': .*nearest.*gptq.*\n", result.stderr)
+
+
 def test_analyze_goes_on_where_it_was() -> None:
     journal = Path("model.infoq/journal.jsonl")
     whole = journal.read_text()

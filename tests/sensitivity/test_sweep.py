@@ -8,52 +8,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 from scipy.special import log_softmax
 
-from infoq_onnx.graph.ort import run
-from infoq_onnx.quantize.grid import (
-    dequantize_activation,
-    dequantize_weight,
-    quantize_activation,
-    quantize_weight,
-)
-from infoq_onnx.schema import Observer, SweepSettings, Trial
+from infoq_onnx.quantize.codes import RoundedWeight
+from infoq_onnx.schema import Observer, Trial
 from infoq_onnx.sensitivity import sweep as module
 from infoq_onnx.sensitivity.criteria.infoq import infoq
 from infoq_onnx.sensitivity.criteria.kl import kl
-from infoq_onnx.sensitivity.estimators import (
-    directions,
-    paired_difference,
-    smi_discrete_from_projections,
-    smi_from_projections,
-)
 from infoq_onnx.sensitivity.journal import open_journal
 from infoq_onnx.sensitivity.observers import candidates
-from infoq_onnx.sensitivity.projection import add_projections, projection_name
-from infoq_onnx.sensitivity.sweep import Problem, SweepResult, sweep, trial_count, units
-from infoq_onnx.simulate.simulation import set_initializers
+from infoq_onnx.sensitivity.sweep import sweep, trial_count, units
 from tests.networks import Builder, mlp, residual_convnet
-from tests.prepared import Ready, images, ready, small
-
-PROJECTIONS = 4
-SEED = 5
-
-
-def problem_of(of: Ready, bits: Sequence[int] = (2, 6, 8), labels: npt.NDArray[np.int64] | None = None) -> Problem:
-    values = np.concatenate(list(of.dataset.batches(64)))
-    if labels is None:
-        labels = run_in_batches(of.graph.model, of, {})[of.graph.output].argmax(axis=1).astype(np.int64)
-    settings = SweepSettings(len(values), SEED, PROJECTIONS, 3, tuple(bits), "pca", 0.7, True, False)
-    encoded = values.reshape(len(values), -1)[:, :5].astype(np.float64)
-    return Problem(of.graph, of.network, of.table, of.dataset, labels, labels % 3, encoded, settings)
-
-
-def swept(problem: Problem, folder: Path) -> SweepResult:
-    return sweep(problem, open_journal(folder / "journal.jsonl", "f"), lambda *_: None)
+from tests.prepared import images, ready, small
+from tests.sensitivity.by_hand import ByHand, problem_of, swept
+from tests.simulate.rounded import alone
 
 
 def by_unit(trials: Sequence[Trial]) -> dict[tuple[str, str, int], Trial]:
@@ -63,87 +34,13 @@ def by_unit(trials: Sequence[Trial]) -> dict[tuple[str, str, int], Trial]:
 # ------------------------------------------------------------------------------------------------------- trials by hand
 
 
-def run_in_batches(
-    model: onnx.ModelProto, of: Ready, further: dict[str, npt.NDArray[np.float32]]
-) -> dict[str, npt.NDArray[np.float32]]:
-    values = np.concatenate(list(of.dataset.batches(64)))
-    names = [value.name for value in model.graph.output]
-    size = of.graph.batch or len(values)
-    parts = [
-        run(
-            model,
-            {
-                of.graph.input: values[start : start + size],
-                **{name: array[start : start + size] for name, array in further.items()},
-            },
-        )
-        for start in range(0, len(values), size)
-    ]
-    return {name: np.concatenate([part[index] for part in parts]) for index, name in enumerate(names)}
-
-
-class ByHand:
-    """The whole network is run for every trial, and quantized in numpy."""
-
-    def __init__(self, of: Ready, problem: Problem) -> None:
-        self.of, self.problem = of, problem
-        self.tensors = candidates(of.graph, of.network)
-        seeds = np.random.SeedSequence((SEED, 0, 0))
-        self.x = problem.encoded @ directions(problem.encoded.shape[1], PROJECTIONS, seeds)
-        model = onnx.ModelProto()
-        model.CopyFrom(of.graph.model)
-        for layer in of.network.layers:
-            if layer.weight is not None:
-                set_initializers(model, {layer.weight: self.weight(layer.name, 8)})
-        self.model = add_projections(model, of.graph, self.tensors, PROJECTIONS, SEED)
-        self.baseline = run_in_batches(self.model, of, {})
-
-    def weight(self, name: str, bits: int) -> npt.NDArray[np.float32]:
-        layer = next(layer for layer in self.of.network.layers if layer.name == name)
-        assert layer.weight is not None
-        assert layer.channel_axis is not None
-        scales = self.of.table.weights[name][bits]
-        codes = quantize_weight(self.of.graph.constant(layer.weight), scales, bits, layer.channel_axis)
-        return dequantize_weight(codes, scales, layer.channel_axis)
-
-    def outputs(self, trial: Trial) -> dict[str, npt.NDArray[np.float32]]:
-        model = onnx.ModelProto()
-        model.CopyFrom(self.model)
-        if trial.kind == "weight":
-            layer = next(layer for layer in self.of.network.layers if layer.name == trial.unit)
-            set_initializers(model, {str(layer.weight): self.weight(trial.unit, trial.bits)})
-            return run_in_batches(model, self.of, {})
-        shown = onnx.ModelProto()
-        shown.CopyFrom(self.model)
-        if trial.unit == self.of.graph.input:
-            values = np.concatenate(list(self.of.dataset.batches(64)))
-        else:
-            shown.graph.output.append(onnx.ValueInfoProto(name=trial.unit))
-            values = run_in_batches(shown, self.of, {})[trial.unit]
-        grid = self.of.table.activations[trial.unit][trial.bits]
-        seen = dequantize_activation(quantize_activation(values, grid), grid)
-        shape = [self.of.graph.batch or "batch", *values.shape[1:]]
-        model.graph.input.append(helper.make_tensor_value_info("seen", TensorProto.FLOAT, shape))
-        readers = {layer.name for layer in self.of.network.layers if trial.unit in layer.groups}
-        for node in model.graph.node:
-            if node.name in readers:
-                node.input[:] = ["seen" if tensor == trial.unit else tensor for tensor in node.input]
-        return run_in_batches(model, self.of, {"seen": seen})
-
-    def differences(self, found: dict[str, npt.NDArray[np.float32]], tensor: str) -> tuple[float, ...]:
-        name, targets = projection_name(tensor), self.problem.targets
-        sides = [outputs[name].astype(np.float64) for outputs in (self.baseline, found)]
-        xl = paired_difference(*(smi_from_projections(self.x, side, 3, SEED).per_projection for side in sides))
-        ly = paired_difference(
-            *(smi_discrete_from_projections(side, targets, 3, SEED).per_projection for side in sides)
-        )
-        return (*xl, *ly)
-
-
+@pytest.mark.parametrize("rounding", ["nearest", "gptq"])
 @pytest.mark.parametrize("name", ["residual", "attention"])
-def test_trials_are_those_made_by_hand(name: str, tmp_path: Path) -> None:
+def test_trials_are_those_made_by_hand(name: str, rounding: str, tmp_path: Path) -> None:
     of = small(name)
-    problem = problem_of(of, bits=(2, 8))
+    rounded = alone(of, (2, 8)) if rounding == "gptq" else {}
+    rounded.pop("fc", None)  # what is not in the table is rounded to nearest
+    problem = problem_of(of, bits=(2, 8), rounded=rounded)
     by_hand = ByHand(of, problem)
     before = by_hand.baseline[of.graph.output].astype(np.float64)
     result = swept(problem, tmp_path)
@@ -218,6 +115,34 @@ def test_without_low_widths_what_there_is_decides(tmp_path: Path) -> None:
     result = swept(problem_of(small("mlp"), bits=(6, 8)), tmp_path)
     assert {trial.bits for trial in result.trials} == {6}
     assert next(observer for observer in result.observers if observer.tensor == "logits").trials == 6
+
+
+# ----------------------------------------------------------------------------------------------------- rounded weights
+
+
+def test_rounded_weights_diverge_less(tmp_path: Path) -> None:
+    """In sum: what is fitted are outputs of layers, not the logits."""
+    of = small("residual")
+    harm = {}
+    for rounding, rounded in (("nearest", None), ("gptq", alone(of, (2, 3, 8)))):
+        (tmp_path / rounding).mkdir()
+        result = swept(problem_of(of, bits=(2, 3, 8), rounded=rounded), tmp_path / rounding)
+        harm[rounding] = {(trial.unit, trial.bits): trial.kl for trial in result.trials if trial.kind == "weight"}
+    assert sum(harm["gptq"].values()) < 0.5 * sum(harm["nearest"].values())
+
+
+def test_the_baseline_has_the_rounded_weights_and_biases_of_8_bits(tmp_path: Path) -> None:
+    """With 8-bit codes of 0 and biases that name a class it predicts that class."""
+    of = small("mlp")
+    rounded = alone(of, (2, 8))
+    last = rounded["fc3"][8]
+    rounded["fc3"][8] = RoundedWeight(np.zeros_like(last.codes), last.scales, np.array([0.0, 0.0, 1.0, 0.0]))
+    problem = problem_of(of, bits=(2, 8), rounded=rounded)
+    result = swept(problem, tmp_path)
+    assert result.baseline_top1 == np.mean(problem.labels == 2)
+    for (unit, kind, _), trial in by_unit(result.trials).items():
+        # nothing in front of the last layer reaches the logits any more
+        assert (trial.kl > 0) == ((unit, kind) == ("fc3", "weight"))
 
 
 # --------------------------------------------------------------------------------------------------------------- scores

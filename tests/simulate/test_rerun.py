@@ -28,9 +28,9 @@ def copy_of(of: Ready) -> onnx.ModelProto:
     return model
 
 
-def with_weight(of: Ready, weight: str, values: npt.NDArray[np.float32], batch: Logits) -> Logits:
+def with_constants(of: Ready, values: Variant, batch: Logits) -> Logits:
     model = copy_of(of)
-    set_initializers(model, {weight: values})
+    set_initializers(model, values)
     logits: Logits = run(model, {of.graph.input: batch})[0]
     return logits
 
@@ -69,11 +69,27 @@ def test_other_weights(name: str) -> None:
             continue
         weight = of.graph.constant(layer.weight)
         halved = weight * np.float32(0.5)
-        rerun = Rerun(of.graph, of.network, layer.weight, [of.graph.output])
+        rerun = Rerun(of.graph, of.network, layer.weight, [of.graph.output], [layer.weight])
         (changed,), (unchanged,) = rerun.run(batch, [{layer.weight: halved}, {layer.weight: weight}])
-        np.testing.assert_allclose(changed, with_weight(of, layer.weight, halved, batch), atol=2e-5)
-        np.testing.assert_allclose(unchanged, with_weight(of, layer.weight, weight, batch), atol=2e-5)
+        np.testing.assert_allclose(changed, with_constants(of, {layer.weight: halved}, batch), atol=2e-5)
+        np.testing.assert_allclose(unchanged, with_constants(of, {layer.weight: weight}, batch), atol=2e-5)
         assert np.abs(changed - unchanged).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["residual", "depthwise", "batchnorm", "fixed batch"])
+def test_other_weights_and_biases(name: str) -> None:
+    of = small(name)
+    batch = images(of.network.input_shape, of.graph.batch or 5, seed=9)
+    for layer in of.network.layers:
+        assert layer.weight is not None
+        assert layer.bias is not None
+        weight, bias = of.graph.constant(layer.weight), of.graph.constant(layer.bias)
+        variants = [
+            {layer.weight: weight * np.float32(factor), layer.bias: bias + np.float32(factor)} for factor in (0.5, 1)
+        ]
+        rerun = Rerun(of.graph, of.network, layer.weight, [of.graph.output], list(variants[0]))
+        for (found,), variant in zip(rerun.run(batch, variants), variants, strict=True):
+            np.testing.assert_allclose(found, with_constants(of, variant, batch), atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["residual", "depthwise", "attention", "fixed batch"])
@@ -82,7 +98,7 @@ def test_other_grids(name: str) -> None:
     batch = images(of.network.input_shape, of.graph.batch or 5, seed=9)
     for group in of.network.groups:
         grids = [of.table.activations[group.name][bits] for bits in (2, 5, 8)]
-        rerun = Rerun(of.graph, of.network, group.name, [of.graph.output])
+        rerun = Rerun(of.graph, of.network, group.name, [of.graph.output], [])
         found = rerun.run(batch, [fed(group.name, grid) for grid in grids])
         for (logits,), grid in zip(found, grids, strict=True):
             np.testing.assert_allclose(logits, with_grid(of, group.name, grid, batch), atol=2e-5)
@@ -94,7 +110,7 @@ def test_several_outputs_in_their_order() -> None:
     batch = images((3, 16, 16), 2)
     weight = of.graph.constant("b1_w")
     outputs = [of.graph.output, "b1_relu_out", "flatten_out"]
-    ((logits, inner, pooled),) = Rerun(of.graph, of.network, "b1_w", outputs).run(batch, [{"b1_w": weight}])
+    ((logits, inner, pooled),) = Rerun(of.graph, of.network, "b1_w", outputs, ["b1_w"]).run(batch, [{"b1_w": weight}])
     assert (logits.shape, inner.shape, pooled.shape) == ((2, 10), (2, 16, 8, 8), (2, 16))
 
 
@@ -104,15 +120,16 @@ def test_a_short_batch_of_a_fixed_one(unit: str, variant: int | None) -> None:
     batch = images((12,), 3)
     grids = small("mlp").table.activations
     feeds = {unit: graph.constant(unit)} if variant is None else fed(unit, grids[unit][variant])
-    ((short,),) = Rerun(graph, network, unit, [graph.output]).run(batch, [feeds])
-    ((full,),) = Rerun(graph, network, unit, [graph.output]).run(padded(batch, 4), [feeds])
+    initializers = [unit] if variant is None else []
+    ((short,),) = Rerun(graph, network, unit, [graph.output], initializers).run(batch, [feeds])
+    ((full,),) = Rerun(graph, network, unit, [graph.output], initializers).run(padded(batch, 4), [feeds])
     assert short.shape == (3, 4)
     np.testing.assert_array_equal(short, full[:3])
 
 
 def test_what_lies_before_is_computed_once_for_all_variants(monkeypatch: pytest.MonkeyPatch) -> None:
     of = small("residual")
-    rerun = Rerun(of.graph, of.network, "fc_w", [of.graph.output])
+    rerun = Rerun(of.graph, of.network, "fc_w", [of.graph.output], ["fc_w"])
     runs: list[str] = []
 
     class Counted:

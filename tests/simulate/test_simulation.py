@@ -9,12 +9,14 @@ import pytest
 
 from infoq_onnx.graph.ort import run_session
 from infoq_onnx.graph.session import open_session
+from infoq_onnx.quantize.codes import RoundedWeight
 from infoq_onnx.quantize.grid import weight_code_limits
-from infoq_onnx.schema import Quantizer
+from infoq_onnx.schema import BITS, Quantizer
 from infoq_onnx.simulate.batching import batch_size, logits_of
-from infoq_onnx.simulate.simulation import layer_codes, set_initializers, simulation
+from infoq_onnx.simulate.simulation import layer_codes, set_initializers, simulation, with_bias
 from tests.networks import SMALL
 from tests.prepared import Bits, Ready, images, small, spread_of
+from tests.simulate.rounded import alone, error_of, fitted
 
 Array = npt.NDArray[np.float64]
 
@@ -138,6 +140,52 @@ def test_biases_are_in_units_of_the_input_grid_that_was_chosen() -> None:
     assert by_bits[8].bias is not None
     assert by_bits[2].bias is not None
     assert np.abs(by_bits[8].bias).max() > 4 * np.abs(by_bits[2].bias).max()
+
+
+@pytest.mark.parametrize("name", ["residual", "attention", "batchnorm"])
+def test_rounded_weights_take_the_place_of_nearest_codes(name: str) -> None:
+    """Each at its own bits; the layers that the table lacks have their nearest codes still."""
+    of = small(name)
+    weights, activations = of.mixed(seed=1)
+    table = alone(of, BITS)
+    last = of.network.layers[-1].name
+    del table[last]
+    nearest = layer_codes(of.graph, of.network, of.table, weights, activations)
+    found = layer_codes(of.graph, of.network, of.table, weights, activations, table)
+    assert list(found) == list(nearest)
+    for layer in of.network.layers:
+        if layer.name not in table:
+            if layer.name in nearest:
+                np.testing.assert_array_equal(found[layer.name].weight, nearest[layer.name].weight)
+                np.testing.assert_array_equal(found[layer.name].bias, nearest[layer.name].bias)
+            continue
+        held, wanted = found[layer.name], table[layer.name][weights[layer.name]]
+        np.testing.assert_array_equal(held.weight, wanted.codes)
+        np.testing.assert_array_equal(held.scales, wanted.scales)
+        assert (held.bias is None) == (layer.bias is None)
+        if held.bias is not None and held.bias_scales is not None and wanted.bias is not None:
+            group = layer.groups[0]
+            units = wanted.scales * np.float32(of.table.activations[group][activations[group]].scale)
+            np.testing.assert_array_equal(held.bias_scales, units)
+            np.testing.assert_array_equal(held.bias, np.rint(wanted.bias / units))
+            assert held.bias.dtype == np.int32
+
+
+def test_biases_that_no_integer_kernel_takes_stay_in_float() -> None:
+    of = small("batchnorm")
+    layer = next(layer for layer in of.network.layers if layer.op_type == "ConvTranspose")
+    held = RoundedWeight(np.ones(layer.weight_shape, np.int8), np.ones(6, np.float32), np.ones(6))
+    codes = with_bias(layer, held, of.table, of.uniform(4, 4)[1])
+    assert codes.bias is codes.bias_scales is None
+    np.testing.assert_array_equal(codes.weight, held.codes)
+
+
+@pytest.mark.parametrize("name", ["residual", "depthwise", "concat"])
+def test_rounded_weights_compute_better_than_nearest_ones(name: str) -> None:
+    of = fitted(name)
+    bits = of.uniform(3, 8)
+    codes = layer_codes(of.graph, of.network, of.table, *bits, alone(of, (3,)))
+    assert error_of(of, bits, codes) < 0.75 * error_of(of, bits, None)
 
 
 def test_set_initializers_changes_the_named_ones_alone() -> None:

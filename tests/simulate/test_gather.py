@@ -1,0 +1,146 @@
+"""Which columns of which images a layer is fitted to."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+
+from infoq_onnx.quantize.moments import Moments, Statistics
+from infoq_onnx.simulate import gather as module
+from infoq_onnx.simulate.forms import form_of
+from infoq_onnx.simulate.gather import gather
+from infoq_onnx.simulate.streams import Stream
+from tests.networks import mlp, residual_convnet
+from tests.prepared import dataset_of, images, searched, small
+from tests.simulate.rounded import (
+    assert_same,
+    differ,
+    error_of,
+    fitted,
+    layer_called,
+    made,
+    rounded,
+    tensors_of,
+    tokens_first,
+    watch,
+    windowed,
+)
+
+
+def test_a_draw_of_positions_stands_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = fitted("residual")
+    bits = of.uniform(3, 8)
+    seen = watch(monkeypatch)
+    every = rounded(of, bits)
+    assert {name: moments.count for name, moments in seen.items()} == {
+        layer.name: 64 * layer.output_shape[-1] ** 2 if layer.op_type == "Conv" else 64 for layer in of.network.layers
+    }
+    monkeypatch.setattr(module, "_POSITIONS", 16)
+    some = rounded(of, bits)
+    assert max(moments.count for moments in seen.values()) == 64 * 16
+    assert_same(some, rounded(of, bits))
+    assert differ(every, some)
+    assert error_of(of, bits, some) < 0.35 * error_of(of, bits, None)
+
+
+@pytest.mark.parametrize(
+    ("model", "positions"), [(tokens_first(20), 20), (tokens_first(300), 256), (windowed(), 4 * 3 * 6)]
+)
+def test_the_batch_need_not_lead(model: onnx.ModelProto, positions: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    of = made(model, 20)
+    seen = watch(monkeypatch)
+    rounded(of, of.uniform(4, 8))
+    assert seen["one"].count == 20 * positions
+    assert seen["fc"].count == 20
+
+
+def test_what_fills_up_a_batch_does_not_enter(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = made(residual_convnet(batch=4, size=8), 10)
+    seen = watch(monkeypatch)
+    rounded(of, of.uniform(4, 4))
+    assert {name: seen[name].count for name in ("stem", "b2", "fc")} == {"stem": 10 * 64, "b2": 10 * 16, "fc": 10}
+    free = made(residual_convnet(size=8), 10)
+    output = tensors_of(free, free.graph.model, ["stem_out"], integer=True)[0]
+    np.testing.assert_allclose(
+        seen["stem"].all(centred=True).target_mean.ravel(), output.mean(axis=(0, 2, 3)), atol=1e-5
+    )
+
+
+def test_batches_change_next_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums in another order may bring a code to the other side of a boundary, but not the logits far."""
+    of = small("residual")
+    bits = of.uniform(4, 8)
+    whole = rounded(of, bits)
+    monkeypatch.setattr(module, "_COLUMN_BYTES", 2**18)
+    parts = rounded(of, bits)
+    assert np.mean(whole["stem"].weight == parts["stem"].weight) > 0.95
+    np.testing.assert_allclose(whole["stem"].scales, parts["stem"].scales, rtol=0.01)
+    assert error_of(of, bits, parts) < 1.5 * error_of(of, bits, whole)
+
+
+# --------------------------------------------------------------------------------------------------------------- halves
+
+
+def of_its_own(model: onnx.ModelProto, name: str, values: npt.NDArray[np.float32]) -> Moments:
+    """Moments of a layer's float input and output."""
+    graph, network, _ = searched(model)
+    layer, stream = layer_called(network, name), Stream(graph, dataset_of(values), integer=True)
+    form = form_of(graph, layer)
+    assert form is not None
+    return gather(stream, stream, layer, form)
+
+
+def assert_moments_of(half: Statistics, x: npt.NDArray[np.float32]) -> None:
+    """Compare with those of some vectors [n, d] that a fully connected layer reads."""
+    assert half.count == len(x)
+    np.testing.assert_allclose(half.input_mean[0], x.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(half.second[0], np.cov(x, rowvar=False, bias=True), atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [30, 31])
+def test_halves_are_the_first_images_of_each_batch_and_the_others(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = images((12,), count)
+    for size in (8, 128):
+        monkeypatch.setattr(module, "_COLUMN_BYTES", 4 * 12 * size)
+        halves = of_its_own(mlp(), "fc1", x).halves(centred=True)
+        assert halves is not None
+        batches = [np.arange(start, min(start + size, count)) for start in range(0, count, size)]
+        first = np.concatenate([batch[: len(batch) // 2] for batch in batches])
+        assert_moments_of(halves[0], x[first])
+        assert_moments_of(halves[1], np.delete(x, first, axis=0))
+
+
+def test_images_that_come_one_by_one_take_turns() -> None:
+    x = images((12,), 15)
+    halves = of_its_own(mlp(batch=1), "fc1", x).halves(centred=True)
+    assert halves is not None
+    assert_moments_of(halves[0], x[1::2])
+    assert_moments_of(halves[1], x[0::2])
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        (residual_convnet(), "stem"),
+        (residual_convnet(), "fc"),
+        (windowed(), "one"),
+        pytest.param(
+            tokens_first(20),
+            "one",
+            marks=pytest.mark.xfail(strict=True, reason="positions of such a tensor do not lie image by image"),
+        ),
+    ],
+)
+def test_halves_are_of_different_images(model: onnx.ModelProto, name: str) -> None:
+    """Else a fit that has learnt one half by heart would look good on the other."""
+    x = images(searched(model)[1].input_shape, 20)
+    other = x.copy()
+    other[10:] += 1
+    halves, changed = (of_its_own(model, name, values).halves(centred=True) for values in (x, other))
+    assert halves is not None
+    assert changed is not None
+    np.testing.assert_allclose(changed[0].second, halves[0].second, atol=1e-6)
+    np.testing.assert_allclose(changed[0].input_mean, halves[0].input_mean, atol=1e-6)
+    assert not np.allclose(changed[1].input_mean, halves[1].input_mean, atol=1e-3)
