@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from infoq_onnx import pipeline
 from infoq_onnx.cli import main
 from infoq_onnx.cli.console import ConsoleReporter
 from infoq_onnx.schema import Evaluation, from_json

@@ -14,7 +14,6 @@ import numpy as np
 import onnx
 import pytest
 
-from infoq_onnx.pipeline import allocating
 from infoq_onnx.analyses import find_analysis, read_analysis
 from infoq_onnx.errors import (
     AnalysisError,
@@ -27,7 +26,7 @@ from infoq_onnx.errors import (
     VerificationError,
 )
 from infoq_onnx.files import sha256_of
-from infoq_onnx.pipeline import allocate, analyze, evaluate, inspect
+from infoq_onnx.pipeline import allocate, allocating, analyze, evaluate, inspect
 from tests.networks import SMALL, mlp, residual_convnet
 from tests.pipeline.cases import NAMES, QUICK, Case, content, data_for, refused, saved
 
