@@ -15,8 +15,8 @@ from infoq_onnx.data.dataset import Dataset, load_dataset
 from infoq_onnx.data.encoders import get_encoder
 from infoq_onnx.data.encoders.onnx_file import encode
 from infoq_onnx.errors import AnalysisError, DataError, ModelError
-from infoq_onnx.files import sha256_of
 from infoq_onnx.graph.editing import expose
+from infoq_onnx.graph.external import model_sha256
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.load import load_model
 from infoq_onnx.graph.network import find_network
@@ -39,6 +39,7 @@ class PreparedModel:
 
     path: Path
     sha256: str
+    """Of the file, and of its external data where it has any (see `graph.external`)."""
     graph: Graph
     network: Network
     placement: Placement
@@ -61,7 +62,7 @@ def prepare(model: Path | str) -> PreparedModel:
     except ModelError as error:
         # what is found in a graph is told without the file it came from
         raise ModelError(f"{path}: {error}") from error
-    return PreparedModel(path, sha256_of(path), graph, network, placement)
+    return PreparedModel(path, model_sha256(path), graph, network, placement)
 
 
 def preprocessing_for(
@@ -117,12 +118,13 @@ def prepare_again(found: Analysis, model: Path | str | None) -> PreparedModel:
     path = Path(model) if model is not None else Path(found.model.path)
     if not os.path.exists(path):
         raise ModelError(f"the analysed model {path} is gone; say where it is with --model")
-    if os.path.isfile(path) and sha256_of(path) != found.model.sha256:
+    prepared = prepare(path)
+    if prepared.sha256 != found.model.sha256:
         raise AnalysisError(
             f"the analysis is of another model than {path} (SHA-256 {found.model.sha256[:12]}… then, "
-            f"{sha256_of(path)[:12]}… now); run analyze on it, or give --model"
+            f"{prepared.sha256[:12]}… now); run analyze on it, or give --model"
         )
-    return prepare(path)
+    return prepared
 
 
 def calibration_again(

@@ -155,6 +155,27 @@ def test_the_model_has_changed_or_gone(tmp_path: Path) -> None:
     refused(AnalysisError, "fixed.onnx", call=lambda: again(model=saved(mlp(batch=1), tmp_path / "fixed.onnx")))
 
 
+def test_weights_outside_the_model_have_changed(tmp_path: Path) -> None:
+    """Trained on in place: the .onnx stays as it is, its external data does not."""
+    model, calib = tmp_path / "mlp.onnx", data_for(mlp(), tmp_path / "calib.npz")
+
+    def exported(seed: int) -> bytes:
+        outside = {"save_as_external_data": True, "location": "weights.bin", "size_threshold": 0}
+        (tmp_path / "weights.bin").unlink(missing_ok=True)
+        onnx.save_model(mlp(seed), model, **outside)
+        return model.read_bytes()
+
+    before = exported(seed=0)
+    folder = analyze(model, calib, output=tmp_path / "a.infoq", **QUICK)
+    assert exported(seed=1) == before
+    refused(
+        AnalysisError,
+        "mlp.onnx",
+        "another model",
+        call=lambda: allocate(folder, uniform_bits=(4, 4), output=tmp_path / "m.onnx"),
+    )
+
+
 def test_analyses_that_cannot_be_read(case: Case, copied: Path, tmp_path: Path) -> None:
     refused(AnalysisError, "nowhere", "analyze", call=lambda: read_analysis(tmp_path / "nowhere"))
     path = copied / "analysis.json"
