@@ -22,7 +22,7 @@ from infoq_onnx.quantize.table import GridTable
 from infoq_onnx.schema import BITS, Quantizer
 from infoq_onnx.simulate.batching import batch_size, logits_of
 from infoq_onnx.simulate.simulation import layer_codes, simulation
-from tests.networks import SMALL, Builder
+from tests.networks import SMALL, Builder, auxiliary_net
 from tests.prepared import Bits, Ready, ready, small, spread_of
 
 from .optimized import operators
@@ -183,6 +183,7 @@ ODD: dict[str, Callable[[], onnx.ModelProto]] = {
         bias_of_the_batch,
         one_in_a_reshape,
         where_the_largest_are,
+        auxiliary_net,
     )
 } | {
     "features as an output": lambda: with_output(two_convolutions(), "flatten_out", 8),
@@ -200,6 +201,16 @@ def test_odd_networks(name: str) -> None:
         model = emitted(of, bits)
         assert_alike(of, bits, model)
         assert [value.name for value in model.graph.output] == list(of.graph.outputs)
+
+
+def test_a_head_beside_the_first_output_stays_in_float(tmp_path: Path) -> None:
+    of = ready(auxiliary_net(), bits=(4,))
+    model = emitted(of, of.uniform(4, 4))
+    for initializer in (name for name in of.graph.initializers if name.startswith("aux")):
+        assert initializer in {tensor.name for tensor in model.graph.initializer}
+    assert not [node.name for node in model.graph.node if node.name.startswith("aux") and "/" in node.name]
+    found = operators(model, tmp_path)
+    assert (found["QLinearConv"], found["Conv"] + found["FusedConv"], found["QGemm"], found["Gemm"]) == (2, 1, 1, 1)
 
 
 # ------------------------------------------------------------------------------------------------------------- the file

@@ -17,7 +17,7 @@ from infoq_onnx.evaluation import PREPROCESSING_KEY
 from infoq_onnx.files import sha256_of
 from infoq_onnx.pipeline import allocate, analyze, compress, evaluate, inspect
 from infoq_onnx.schema import Allocation, from_json
-from tests.networks import SMALL, mlp
+from tests.networks import SMALL, auxiliary_net, mlp
 from tests.pipeline.cases import QUICK, Case, Listener, data_for, refused, saved
 
 
@@ -47,6 +47,18 @@ def test_all_the_way(name: str, criterion: str, tmp_path: Path) -> None:
     assert found.file_bytes == done.file_bytes
     assert found.reference_top1 == analysis.model.float_top1
     assert found.agreement is not None
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "gptq"])
+def test_a_head_that_the_first_output_does_not_depend_on(rounding: str, tmp_path: Path) -> None:
+    model, calib = saved(auxiliary_net(), tmp_path / "float.onnx"), data_for(auxiliary_net(), tmp_path / "calib.npz")
+    folder = analyze(model, calib, output=tmp_path / "a.infoq", **QUICK)
+    done = allocate(
+        folder, bounds={"compression": "8"}, criterion="kl", rounding=rounding, output=tmp_path / "small.onnx"
+    )
+    assert [node.name for node in done.network.skipped] == ["aux_conv", "aux_fc"]
+    assert set(done.allocation.weight_bits) == {"stem", "last", "fc"}
+    assert [value.name for value in onnx.load(done.model_path).graph.output] == ["logits", "aux_fc_out"]
 
 
 def test_the_demo_model_keeps_its_accuracy_at_half_the_bits(tmp_path: Path) -> None:
