@@ -120,10 +120,13 @@ def _store_codes(
 def _drop_redundant_clips(model: onnx.ModelProto, graph: Graph, placement: Placement, quantizers: Quantizers) -> None:
     """Leave out every Relu and Clip whose clipping the quantizer behind it does as well, in place."""
     dropped: dict[str, str] = {}
-    for output, source in placement.absorbed.items():
-        quantizer = quantizers.groups[output] if output in placement.direct else quantizers.storage[output]
-        if clips_alike(quantizer, *clip_bounds(graph, graph.producer[output])):
-            dropped[output] = source
+    for node in model.graph.node:
+        output = node.output[0]
+        if output in placement.absorbed:
+            quantizer = quantizers.groups[output] if output in placement.direct else quantizers.storage[output]
+            if clips_alike(quantizer, *clip_bounds(graph, graph.producer[output])):
+                # what it reads here, for in front of it another such node and a quantizer may stand
+                dropped[output] = node.input[0]
     for node in model.graph.node:
         for index, tensor in enumerate(node.input):
             if tensor in dropped:

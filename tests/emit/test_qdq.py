@@ -173,6 +173,14 @@ def where_the_largest_are() -> onnx.ModelProto:
     return b.model(b.classifier(y, 8, 10), (3, 8, 8), (10,))
 
 
+def clipped_twice() -> onnx.ModelProto:
+    """A Relu behind a Relu, and a Clip behind a Relu: each pair has a quantizer between and one behind."""
+    b = Builder()
+    y = b.relu(b.relu(b.conv("x", "one", 3, 8), "relu1"), "relu2")
+    y = b.relu6(b.relu(b.conv(y, "two", 8, 8), "relu3"), "clip4")
+    return b.model(b.classifier(y, 8, 10), (3, 8, 8), (10,))
+
+
 ODD: dict[str, Callable[[], onnx.ModelProto]] = {
     function.__name__: function
     for function in (
@@ -184,6 +192,7 @@ ODD: dict[str, Callable[[], onnx.ModelProto]] = {
         one_in_a_reshape,
         where_the_largest_are,
         auxiliary_net,
+        clipped_twice,
     )
 } | {
     "features as an output": lambda: with_output(two_convolutions(), "flatten_out", 8),
