@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from infoq_onnx.data import preprocess
-from infoq_onnx.data.dataset import Dataset, load_dataset
+from infoq_onnx.data.dataset import TOLERATED_PERCENT, Dataset, load_dataset
 from infoq_onnx.data.encoders import get_encoder
 from infoq_onnx.data.encoders.onnx_file import encode
 from infoq_onnx.errors import AnalysisError, DataError, ModelError
@@ -136,7 +136,7 @@ def calibration_again(
     ----------
     found, prepared : the analysis and its model
     calib : where the samples are now; None: where they were
-    samples : how many, any of the set; None: those of the analysis, which are made sure to be the same
+    samples : how many, any of the set that can be read; None: those of the analysis, which are made sure to be the same
 
     Raises
     ------
@@ -157,6 +157,8 @@ def calibration_again(
         samples=reference.requested if samples is None else min(samples, reference.samples),
         seed=found.settings.seed,
         n_classes=prepared.network.classes,
+        # any others will do as well as those that cannot be read, and these were few enough for the analysis
+        tolerated_percent=TOLERATED_PERCENT if samples is None else 100,
     )
     if samples is None and dataset.sha256 != reference.sha256:
         raise AnalysisError(f"{path} holds other samples than the analysis was made with; give those, or analyze again")

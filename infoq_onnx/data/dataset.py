@@ -144,6 +144,7 @@ def load_dataset(
     samples: int | None = None,
     seed: int = 0,
     n_classes: int | None = None,
+    tolerated_percent: int = TOLERATED_PERCENT,
     cache_bytes: int = CACHE_BYTES,
 ) -> Dataset:
     """Open a source, choose samples, and check that every one of them can be read.
@@ -163,13 +164,15 @@ def load_dataset(
         As for `choose`.
     n_classes
         Classes of the model, to check the labels against; None checks nothing.
+    tolerated_percent
+        How many of the chosen images may be unreadable, in percent; at least one must be readable in any case.
     cache_bytes
         Samples stay in memory when all of them together take no more than this.
 
     Raises
     ------
     DataError
-        The source cannot be used, does not fit the model, or more than 1 % of the chosen images cannot be read.
+        The source cannot be used, does not fit the model, or more of the chosen images than tolerated cannot be read.
     SettingsError
         `samples` or `seed` makes no sense, or the preprocessing is missing or for another input.
     """
@@ -187,7 +190,7 @@ def load_dataset(
         presets = ", ".join(preprocess.PRESETS)
         raise SettingsError(f"{path} holds images: choose their preprocessing ({presets}) with --preprocess")
     preprocess.check_fits(preprocessing, input_shape)
-    return _of_images(source, chosen, preprocessing, input_shape, cache_bytes)
+    return _of_images(source, chosen, preprocessing, input_shape, tolerated_percent, cache_bytes)
 
 
 def _in_memory(values: npt.NDArray[Any], start: int, stop: int) -> npt.NDArray[Any]:
@@ -207,6 +210,7 @@ def _of_images(
     chosen: npt.NDArray[np.int64],
     preprocessing: Preprocessing,
     input_shape: tuple[int, ...],
+    tolerated_percent: int,
     cache_bytes: int,
 ) -> Dataset:
     files = [source.files[index] for index in chosen]
@@ -225,7 +229,7 @@ def _of_images(
                 pixels[len(kept)] = image.pixels
             kept.append(position)
             digests.append(image.digest)
-    if len(skipped) * 100 > len(files) * TOLERATED_PERCENT:
+    if not kept or len(skipped) * 100 > len(files) * tolerated_percent:
         raise DataError(
             f"{len(skipped)} of {len(files)} images cannot be read (first: {skipped[0].path}): {skipped[0].reason}"
             "; remove or replace them"

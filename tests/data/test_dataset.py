@@ -153,6 +153,17 @@ def test_more_broken_images_are_too_many(image_set: ImageSet) -> None:
     )
 
 
+def test_as_many_broken_images_as_the_caller_tolerates_but_not_all(image_set: ImageSet) -> None:
+    root = many(image_set, 4)
+    files = sorted(root.rglob("*.png"))
+    for file in files[:3]:
+        file.write_bytes(b"nonsense")
+    fails("3 of 4 images cannot be read", root, tolerated_percent=74)
+    assert load(root, tolerated_percent=75).indices.tolist() == [3]
+    files[3].write_bytes(b"nonsense")
+    fails("4 of 4 images cannot be read", root, tolerated_percent=100)
+
+
 def huge_png() -> bytes:
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))

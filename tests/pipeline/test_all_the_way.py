@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
 from infoq_onnx.analyses import read_analysis
+from infoq_onnx.data.choose import choose
+from infoq_onnx.data.sources import open_source
 from infoq_onnx.demo import demo_calibration_path, demo_model_path, demo_test_path
 from infoq_onnx.errors import (
     SettingsError,
@@ -16,8 +19,9 @@ from infoq_onnx.errors import (
 from infoq_onnx.evaluation import PREPROCESSING_KEY
 from infoq_onnx.files import sha256_of
 from infoq_onnx.pipeline import allocate, analyze, compress, evaluate, inspect
+from infoq_onnx.pipeline.allocating import VERIFICATION_SAMPLES
 from infoq_onnx.schema import Allocation, from_json
-from tests.networks import SMALL, auxiliary_net, mlp
+from tests.networks import SMALL, auxiliary_net, mlp, residual_convnet
 from tests.pipeline.cases import QUICK, Case, Listener, data_for, refused, saved
 
 
@@ -76,6 +80,22 @@ def test_the_demo_model_keeps_its_accuracy_at_half_the_bits(tmp_path: Path) -> N
     assert found.top1 > 0.9
     # one of eight to thirty-two bits a weight, with the framing of a small file
     assert done.allocation.costs.weight_bytes < 6294
+
+
+def test_images_that_analyze_left_out_do_not_stop_allocate(tmp_path: Path) -> None:
+    """One image in a hundred is tolerated; in the smaller draw for the check of the file it is more than that."""
+    model, images = saved(residual_convnet(size=8, width=2), tmp_path / "float.onnx"), tmp_path / "images"
+    images.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 8, 8, 3), dtype=np.uint8)
+    for index, image in enumerate(pixels):
+        Image.fromarray(image).save(images / f"{index:03}.png")
+    drawn = choose(open_source(images), VERIFICATION_SAMPLES, 0)[:2]
+    for index in drawn:
+        (images / f"{index:03}.png").write_bytes(b"no picture")
+    folder = analyze(model, images, preprocessing="none", output=tmp_path / "a.infoq", **QUICK)
+    assert read_analysis(folder).calibration.samples == 198
+    done = allocate(folder, uniform_bits=(4, 4), output=tmp_path / "small.onnx")
+    assert done.verification.images == VERIFICATION_SAMPLES - 2
 
 
 def test_the_allocation_lies_beside_the_model_and_in_it(case: Case, tmp_path: Path) -> None:
