@@ -114,7 +114,15 @@ def encode_inputs(name: str, prepared: PreparedModel, dataset: Dataset) -> npt.N
 
 
 def prepare_again(found: Analysis, model: Path | str | None) -> PreparedModel:
-    """Load the analysed model from where it was, or from where the user says it is, and make sure it is that one."""
+    """Load the analysed model from where it was, or from where the user says it is, and make sure it is that one.
+
+    Raises
+    ------
+    ModelError
+        It is gone, or cannot be used.
+    AnalysisError
+        It is another one, or this version sees another network in it.
+    """
     path = Path(model) if model is not None else Path(found.model.path)
     if not os.path.exists(path):
         raise ModelError(f"the analysed model {path} is gone; say where it is with --model")
@@ -123,6 +131,10 @@ def prepare_again(found: Analysis, model: Path | str | None) -> PreparedModel:
         raise AnalysisError(
             f"the analysis is of another model than {path} (SHA-256 {found.model.sha256[:12]}… then, "
             f"{prepared.sha256[:12]}… now); run analyze on it, or give --model"
+        )
+    if prepared.network != found.network:
+        raise AnalysisError(
+            f"the analysis was made by another version, which saw other layers in {path}; run analyze again"
         )
     return prepared
 

@@ -381,6 +381,19 @@ def to_json(value: Any) -> str:
     return json.dumps(dataclasses.asdict(value), sort_keys=True, indent=1, allow_nan=False) + "\n"
 
 
+def schema_of(text: str) -> int | None:
+    """Version of the schema that a JSON text is of; None where it does not say.
+
+    Raises
+    ------
+    ValueError
+        Not JSON.
+    """
+    value = json.loads(text)
+    schema = value.get("schema") if isinstance(value, dict) else None
+    return schema if isinstance(schema, int) else None
+
+
 def from_json(cls: type[T], text: str) -> T:
     """Rebuild a dataclass from `to_json`'s text.
 

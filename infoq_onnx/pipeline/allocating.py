@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import onnx
@@ -19,7 +19,7 @@ from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.emit.qdq import qdq_model
 from infoq_onnx.emit.storage import STORAGES
 from infoq_onnx.emit.verify import verify
-from infoq_onnx.errors import SettingsError
+from infoq_onnx.errors import AnalysisError, SettingsError
 from infoq_onnx.evaluation import PREPROCESSING_KEY
 from infoq_onnx.files import replacing, sha256_of, write_text
 from infoq_onnx.inputs import (
@@ -30,6 +30,7 @@ from infoq_onnx.inputs import (
 from infoq_onnx.progress import Reporter, Silent
 from infoq_onnx.quantize.table import GridTable, load_table
 from infoq_onnx.schema import (
+    BASELINE_BITS,
     Allocation,
     Compressed,
     Verification,
@@ -119,7 +120,7 @@ def allocate(
     allocation = dataclasses.replace(allocation, analysis_sha256=sha256_of(folder / "analysis.json"), rounding=rounding)
     prepared = prepare_again(found, model)
     _check_output(path, prepared)
-    table = load_table(folder / "ranges.npz")
+    table = _grids(folder / "ranges.npz", prepared, allocation)
     if calib is not None:
         # where the user says they are now, there may be others
         calibration_again(found, prepared, calib)
@@ -185,6 +186,22 @@ def emit(
         verification = verify(onnx_file, graph, dataset, reference, str(path))
         write_text(path.with_suffix(".json"), to_json(allocation))
     return verification
+
+
+def _grids(path: Path, prepared: PreparedModel, allocation: Allocation) -> GridTable:
+    """Load the grids of an analysis, and make sure that those of an allocation are among them."""
+    table = load_table(path)
+    needed: list[tuple[Mapping[str, Collection[int]], Mapping[str, int]]] = [
+        (table.activations, dict.fromkeys(prepared.placement.storage, BASELINE_BITS)),
+        (table.activations, allocation.activation_bits),
+        (table.weights, allocation.weight_bits),
+    ]
+    for grids, bits_of in needed:
+        if not all(bits in grids.get(name, ()) for name, bits in bits_of.items()):
+            raise AnalysisError(
+                f"{path} was made by another version, and lacks grids that are needed; run analyze again"
+            )
+    return table
 
 
 def _check_output(path: Path, prepared: PreparedModel) -> None:

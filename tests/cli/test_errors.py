@@ -23,8 +23,10 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from infoq_onnx.analyses import CHECKSUMS
 from infoq_onnx.cli import main
 from infoq_onnx.emit import verify
+from infoq_onnx.files import write_checksums
 from tests.cli.process import run_process
 from tests.networks import Builder, mlp, residual_convnet
 
@@ -238,6 +240,13 @@ def other_schema(place: Place) -> None:
     path.write_text(path.read_text().replace('\n "schema": 1', '\n "schema": 99'))
 
 
+def other_layers(place: Place) -> None:
+    folder = place.folder / "model.infoq"
+    text = (folder / "analysis.json").read_text()
+    (folder / "analysis.json").write_text(text.replace('"macs": 192', '"macs": 191'))
+    write_checksums(folder, ["analysis.json", "ranges.npz"], CHECKSUMS)
+
+
 def damaged_ranges(place: Place) -> None:
     (place.folder / "model.infoq" / "ranges.npz").write_bytes(b"")
 
@@ -327,6 +336,7 @@ SITUATIONS: dict[str, Callable[[Place], None]] = {
     "it is not finished": unfinished,
     "it is damaged": damaged,
     "another version wrote it": other_schema,
+    "another version saw other layers": other_layers,
     "its ranges are damaged": damaged_ranges,
     "the model has changed since": changed_model,
     "the model has moved": moved_model,

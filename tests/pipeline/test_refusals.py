@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 
-from infoq_onnx.analyses import find_analysis, read_analysis
+from infoq_onnx.analyses import CHECKSUMS, find_analysis, read_analysis
 from infoq_onnx.errors import (
     AnalysisError,
     DataError,
@@ -25,8 +25,9 @@ from infoq_onnx.errors import (
     SettingsError,
     VerificationError,
 )
-from infoq_onnx.files import sha256_of
+from infoq_onnx.files import sha256_of, write_checksums
 from infoq_onnx.pipeline import allocate, allocating, analyze, evaluate, inspect
+from infoq_onnx.quantize.table import load_table, save_table
 from tests.networks import SMALL, mlp, residual_convnet
 from tests.pipeline.cases import NAMES, QUICK, Case, content, data_for, refused, saved
 
@@ -189,9 +190,10 @@ def test_analyses_that_cannot_be_read(case: Case, copied: Path, tmp_path: Path) 
     ):
         path.write_text(damaged, encoding="utf-8")
         refused(AnalysisError, "analysis.json", "analyze again", call=lambda: read_analysis(copied))
-    content = json.loads(text)
-    path.write_text(json.dumps({**content, "schema": 999}), encoding="utf-8")
-    refused(AnalysisError, "999", "analyze again", call=lambda: read_analysis(copied))
+    # another version may have other fields
+    for other in ({**json.loads(text), "schema": 999}, {"schema": 999}):
+        path.write_text(json.dumps(other), encoding="utf-8")
+        refused(AnalysisError, "schema 999", "analyze again", call=lambda: read_analysis(copied))
     path.write_text(text.replace('"seed": 0', '"seed": 1', 1), encoding="utf-8")
     refused(AnalysisError, "analysis.json", "was changed", call=lambda: read_analysis(copied))
     path.write_text(text, encoding="utf-8")
@@ -204,6 +206,39 @@ def test_analyses_that_cannot_be_read(case: Case, copied: Path, tmp_path: Path) 
     )
     (copied / "SHA256SUMS").unlink()
     refused(AnalysisError, "SHA256SUMS", "analyze again", call=lambda: read_analysis(copied))
+
+
+def test_an_analysis_of_a_version_that_saw_other_layers(case: Case, copied: Path, tmp_path: Path) -> None:
+    path = copied / "analysis.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"macs": 192', '"macs": 191'), encoding="utf-8")
+    write_checksums(copied, ["analysis.json", "ranges.npz"], CHECKSUMS)
+    assert read_analysis(copied).network != read_analysis(case.analysis).network
+    refused(
+        AnalysisError,
+        "another version",
+        "mlp.onnx",
+        "analyze again",
+        call=lambda: allocate(copied, uniform_bits=(4, 4), output=tmp_path / "m.onnx"),
+    )
+
+
+@pytest.mark.parametrize("lacking", ["storage", "group", "weight"])
+def test_an_analysis_of_a_version_that_needed_other_grids(lacking: str, copied: Path, tmp_path: Path) -> None:
+    path = copied / "ranges.npz"
+    table = load_table(path)
+    if lacking == "weight":
+        del table.weights["fc2"][4]
+    else:
+        del table.activations["relu1_out"][4 if lacking == "group" else 8]
+    save_table(table, path)
+    write_checksums(copied, ["analysis.json", "ranges.npz"], CHECKSUMS)
+    refused(
+        AnalysisError,
+        "ranges.npz",
+        "another version",
+        "analyze again",
+        call=lambda: allocate(copied, uniform_bits=(4, 4), output=tmp_path / "m.onnx"),
+    )
 
 
 def test_nothing_that_allocate_did_not_write_is_replaced(case: Case, copied: Path, tmp_path: Path) -> None:
