@@ -19,7 +19,7 @@ from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.emit.qdq import qdq_model
 from infoq_onnx.emit.storage import STORAGES
 from infoq_onnx.emit.verify import verify
-from infoq_onnx.errors import AnalysisError, SettingsError
+from infoq_onnx.errors import AnalysisError, OutputError, SettingsError
 from infoq_onnx.evaluation import PREPROCESSING_KEY
 from infoq_onnx.files import replacing, sha256_of, write_text
 from infoq_onnx.inputs import (
@@ -206,13 +206,21 @@ def _grids(path: Path, prepared: PreparedModel, allocation: Allocation) -> GridT
 
 def _check_output(path: Path, prepared: PreparedModel) -> None:
     """Refuse to write over what allocate did not write."""
+    # os.path says no where a name is too long or a folder is closed: writing will tell
     if os.path.realpath(path) == os.path.realpath(prepared.path) or (
-        path.is_file() and sha256_of(path) == prepared.sha256
+        os.path.isfile(path) and _same_content(path, prepared.path)
     ):
         raise SettingsError(f"-o {path} is the float model itself; choose another name")
     beside = path.with_suffix(".json")
-    if beside.is_file():
+    if os.path.isfile(beside):
         try:
             from_json(Allocation, beside.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             raise SettingsError(f"-o {path} would replace {beside}, no allocation; choose another name") from error
+
+
+def _same_content(path: Path, model: Path) -> bool:
+    try:
+        return sha256_of(path) == sha256_of(model)
+    except OSError as error:
+        raise OutputError(f"cannot replace {path}: {error.strerror or error}; choose another name with -o") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -127,6 +128,7 @@ def test_names_of_results(case: Case, tmp_path: Path) -> None:
         (tmp_path / "m.pb", SettingsError),
         (case.model, SettingsError),
         (tmp_path / "gone" / "m.onnx", OutputError),
+        (tmp_path / f"{300 * 'm'}.onnx", OutputError),
     ):
         options = {"uniform_bits": (8, 8), "output": output}
         refused(kind, output.name, call=lambda options=options: allocate(case.analysis, **options))
@@ -154,6 +156,32 @@ def test_the_model_has_changed_or_gone(tmp_path: Path) -> None:
     refused(DataError, "calib.npz", "--calib", call=lambda: again(model=moved))
     again(model=moved, calib=tmp_path / "moved.npz")
     refused(AnalysisError, "fixed.onnx", call=lambda: again(model=saved(mlp(batch=1), tmp_path / "fixed.onnx")))
+
+
+def closed(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    """Let a file be there and not be readable, also for an administrator."""
+
+    def refusing(self: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+        if self == path and "r" in mode:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+        return opened(self, mode, *arguments, **options)
+
+    opened = Path.open
+    monkeypatch.setattr(Path, "open", refusing)
+
+
+def test_files_that_may_not_be_read(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, output = Path(shutil.copy(case.model, tmp_path / "moved.onnx")), tmp_path / "m.onnx"
+
+    def wanted() -> object:
+        return allocate(case.analysis, uniform_bits=(4, 4), model=model, output=output)
+
+    closed(monkeypatch, model)
+    refused(ModelError, "moved.onnx", "Permission denied", call=wanted)
+    monkeypatch.undo()
+    output.touch()
+    closed(monkeypatch, output)
+    refused(OutputError, "m.onnx", "Permission denied", "-o", call=wanted)
 
 
 def test_weights_outside_the_model_have_changed(tmp_path: Path) -> None:
