@@ -340,11 +340,14 @@ class Evaluation:
     top1_difference_interval: tuple[float, float] | None
     """… with its 95 % confidence interval from the pairs that differ."""
     file_bytes: int
+    """With external data."""
     reference_bytes: int | None
     latency_ms: float
-    """Median over single-batch runs of the smallest batch the model takes."""
+    """Median over runs of one batch: the smallest that the model, and the reference where there is one, takes."""
     reference_latency_ms: float | None
     latency_batch: int
+    reference_latency_batch: int | None
+    """Other than `latency_batch` where both are fixed to a batch size of their own."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from rich.console import Console
 from scipy import stats
 
 from infoq_onnx.data.preprocess import AS_IS
@@ -24,6 +26,7 @@ from infoq_onnx.evaluation import (
     top_k,
     wilson,
 )
+from infoq_onnx.report import tables
 from infoq_onnx.schema import Preprocessing, to_json
 from tests.networks import Builder, mlp, residual_convnet
 from tests.prepared import dataset_of, images, is_one_line
@@ -99,7 +102,7 @@ def test_evaluation_by_hand(identity: Classifier) -> None:
     assert found.latency_ms > 0
     assert found.latency_batch == 1
     assert (found.agreement, found.reference_top1, found.top1_difference, found.reference_bytes) == (None,) * 4
-    assert found.reference_latency_ms is None
+    assert (found.reference_latency_ms, found.reference_latency_batch) == (None, None)
 
 
 def test_comparison_by_hand(identity: Classifier, tmp_path: Path) -> None:
@@ -251,6 +254,51 @@ def test_models_with_other_classes_are_not_compared(identity: Classifier, tmp_pa
     with pytest.raises(ModelError) as caught:
         evaluate_model(identity, dataset_of(images((4,), 20)), other)
     assert is_one_line(caught.value, "other.onnx", "3 classes", "4")
+
+
+def test_external_data_is_part_of_the_size(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save_model(mlp(), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    sizes = [(tmp_path / name).stat().st_size for name in ("model.onnx", "weights.bin")]
+    assert open_classifier(path).file_bytes == sum(sizes)
+
+
+@pytest.mark.parametrize(
+    ("batch", "other", "sizes", "told"),
+    [
+        (None, None, (1, 1), "batch 1 "),
+        (4, None, (4, 4), "batch 4 "),
+        (None, 4, (4, 4), "batch 4 "),
+        (4, 4, (4, 4), "batch 4 "),
+        (2, 4, (2, 4), "batch 2 and 4 "),
+    ],
+)
+def test_latencies_are_compared_at_one_batch(
+    batch: int | None,
+    other: int | None,
+    sizes: tuple[int, int],
+    told: str,
+    identity: Classifier,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, reference = (dataclasses.replace(identity, batch=size) for size in (batch, other))
+    seen: dict[int, list[int]] = {id(model): [], id(reference): []}
+    run = Classifier.run
+
+    def counted(self: Classifier, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        seen[id(self)].append(len(batch))
+        return run(self, batch)
+
+    monkeypatch.setattr(Classifier, "run", counted)
+    # fewer images than a batch has: it is filled up for either model
+    found = evaluate_model(model, dataset_of(images((4,), 3)), reference)
+    assert (set(seen[id(model)][-30:]), set(seen[id(reference)][-30:])) == ({sizes[0]}, {sizes[1]})
+    assert (found.latency_batch, found.reference_latency_batch) == sizes
+    text = io.StringIO()
+    Console(width=200, file=text).print(tables.evaluation(found, "model", "other"))
+    (line,) = (line for line in text.getvalue().splitlines() if "latency" in line)
+    assert told in line
+    assert ("×" in line) == (sizes[0] == sizes[1])
 
 
 def test_latency_is_that_of_the_smallest_batch(identity: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:

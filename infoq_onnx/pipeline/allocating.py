@@ -22,6 +22,7 @@ from infoq_onnx.emit.verify import verify
 from infoq_onnx.errors import AnalysisError, OutputError, SettingsError
 from infoq_onnx.evaluation import PREPROCESSING_KEY
 from infoq_onnx.files import replacing, sha256_of, write_text
+from infoq_onnx.graph.external import model_bytes
 from infoq_onnx.inputs import (
     PreparedModel,
     calibration_again,
@@ -146,7 +147,7 @@ def allocate(
         model_path=path,
         allocation_path=path.with_suffix(".json"),
         file_bytes=path.stat().st_size,
-        float_file_bytes=prepared.path.stat().st_size,
+        float_file_bytes=model_bytes(prepared.path),
         verification=verification,
     )
 

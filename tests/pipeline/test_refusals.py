@@ -196,6 +196,8 @@ def test_weights_outside_the_model_have_changed(tmp_path: Path) -> None:
 
     before = exported(seed=0)
     folder = analyze(model, calib, output=tmp_path / "a.infoq", **QUICK)
+    done = allocate(folder, uniform_bits=(4, 4), output=tmp_path / "m.onnx")
+    assert done.float_file_bytes == len(before) + (tmp_path / "weights.bin").stat().st_size
     assert exported(seed=1) == before
     refused(
         AnalysisError,
