@@ -50,7 +50,7 @@ def qdq_model(
     weight_bits, activation_bits : the allocation
     codes : the layers' constants, from `layer_codes`
     storage : how weight codes lie in the file
-    metadata : entries for metadata_props
+    metadata : entries for metadata_props, beside those of the float model
 
     Returns
     -------
@@ -63,7 +63,8 @@ def qdq_model(
     # the bounds of dropped Clips, among others: onnxruntime warns of what nothing reads
     remove_dead(model)
     model.producer_name, model.producer_version = "infoq-onnx", metadata.get("infoq_onnx.version", "")
-    helper.set_model_props(model, dict(metadata))
+    kept = {entry.key: entry.value for entry in model.metadata_props}
+    helper.set_model_props(model, {**kept, **metadata})
     return model
 
 

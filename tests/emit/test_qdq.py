@@ -257,6 +257,14 @@ def test_interface_and_metadata(name: str) -> None:
     assert len({node.name for node in model.graph.node}) == len(model.graph.node)
 
 
+def test_metadata_of_the_float_model_is_kept() -> None:
+    source = SMALL["mlp"]()
+    helper.set_model_props(source, {"author": "somebody", "key": "of the float model"})
+    of = ready(source, bits=(4,))
+    found = {entry.key: entry.value for entry in emitted(of, of.uniform(4, 4)).metadata_props}
+    assert found == {"author": "somebody", "key": "value"}
+
+
 def test_the_same_allocation_is_the_same_bytes() -> None:
     of = small("residual")
     one, other = (emitted(of, of.mixed(seed=0)).SerializeToString(deterministic=True) for _ in range(2))
