@@ -140,14 +140,18 @@ def prepare_again(found: Analysis, model: Path | str | None) -> PreparedModel:
 
 
 def calibration_again(
-    found: Analysis, prepared: PreparedModel, calib: Path | str | None, samples: int | None = None
+    found: Analysis,
+    prepared: PreparedModel,
+    calib: Path | str | None,
+    classes: Path | str | None,
+    samples: int | None = None,
 ) -> Dataset:
     """Load the analysed samples from where they were, or from where the user says they are.
 
     Parameters
     ----------
     found, prepared : the analysis and its model
-    calib : where the samples are now; None: where they were
+    calib, classes : where the samples and the file of class names are now; None: where they were
     samples : how many, any of the set that can be read; None: those of the analysis, which are made sure to be the same
 
     Raises
@@ -159,11 +163,14 @@ def calibration_again(
     """
     reference = found.calibration
     path = Path(calib) if calib is not None else Path(reference.path)
+    names = classes if classes is not None else reference.classes_path
     if not os.path.exists(path):
         raise DataError(f"the calibration data {path} is gone; say where it is with --calib")
+    if names is not None and not os.path.exists(names):
+        raise DataError(f"the file of class names {names} is gone; say where it is with --classes")
     dataset = load_dataset(
         path,
-        classes=None if reference.classes_path is None else Path(reference.classes_path),
+        classes=None if names is None else Path(names),
         preprocessing=None if reference.preprocessing == preprocess.AS_IS else reference.preprocessing,
         input_shape=prepared.network.input_shape,
         samples=reference.requested if samples is None else min(samples, reference.samples),

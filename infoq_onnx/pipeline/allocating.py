@@ -59,6 +59,7 @@ def allocate(
     storage: str = "packed",
     model: Path | str | None = None,
     calib: Path | str | None = None,
+    classes: Path | str | None = None,
     output: Path | str | None = None,
     reporter: Reporter | None = None,
 ) -> Compressed:
@@ -76,7 +77,7 @@ def allocate(
     pins : e.g. "first=8/8", "conv1=4", "last=/8"
     rounding : "nearest", or "gptq": layer by layer, to mend what the layers before have lost
     storage : "packed": every weight in exactly its bits; "int8": one byte a weight
-    model, calib : where they are now, when they moved since the analysis
+    model, calib, classes : where they are now, when they moved since the analysis
     output : the ONNX to write; the allocation goes beside it as .json
     reporter : receives progress
 
@@ -122,9 +123,9 @@ def allocate(
     prepared = prepare_again(found, model)
     _check_output(path, prepared)
     table = _grids(folder / "ranges.npz", prepared, allocation)
-    if calib is not None:
+    if calib is not None or classes is not None:
         # where the user says they are now, there may be others
-        calibration_again(found, prepared, calib)
+        calibration_again(found, prepared, calib, classes)
     bits_chosen = (allocation.weight_bits, allocation.activation_bits)
     if rounding == "gptq":
         codes = reconstruct(
@@ -133,12 +134,12 @@ def allocate(
             prepared.placement,
             table,
             *bits_chosen,
-            calibration_again(found, prepared, calib),
+            calibration_again(found, prepared, calib, classes),
             lambda layer, done, total: (reporter or Silent()).progress("rounding", layer, done, total),
         )
     else:
         codes = layer_codes(prepared.graph, network, table, *bits_chosen)
-    dataset = calibration_again(found, prepared, calib, VERIFICATION_SAMPLES)
+    dataset = calibration_again(found, prepared, calib, classes, VERIFICATION_SAMPLES)
     verification = emit(prepared, table, allocation, codes, dataset, path, label, storage)
     return Compressed(
         allocation=allocation,

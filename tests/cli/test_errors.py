@@ -240,11 +240,21 @@ def other_schema(place: Place) -> None:
     path.write_text(path.read_text().replace('\n "schema": 1', '\n "schema": 99'))
 
 
-def other_layers(place: Place) -> None:
+def with_analysis(place: Place, old: str, new: str) -> None:
+    """As an analysis would be in which `new` stands for `old`."""
     folder = place.folder / "model.infoq"
     text = (folder / "analysis.json").read_text()
-    (folder / "analysis.json").write_text(text.replace('"macs": 192', '"macs": 191'))
+    assert old in text
+    (folder / "analysis.json").write_text(text.replace(old, new))
     write_checksums(folder, ["analysis.json", "ranges.npz"], CHECKSUMS)
+
+
+def other_layers(place: Place) -> None:
+    with_analysis(place, '"macs": 192', '"macs": 191')
+
+
+def moved_names(place: Place) -> None:
+    with_analysis(place, '"classes_path": null', f'"classes_path": "{place.folder.resolve()}/names.txt"')
 
 
 def damaged_ranges(place: Place) -> None:
@@ -341,6 +351,7 @@ SITUATIONS: dict[str, Callable[[Place], None]] = {
     "the model has changed since": changed_model,
     "the model has moved": moved_model,
     "the images have moved": moved_data,
+    "the file of class names has moved": moved_names,
     "no budget": nothing,
     "a budget and --uniform": nothing,
     "--uniform and a pin": nothing,

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
 from infoq_onnx.analyses import CHECKSUMS, find_analysis, read_analysis
 from infoq_onnx.errors import (
@@ -156,6 +157,27 @@ def test_the_model_has_changed_or_gone(tmp_path: Path) -> None:
     refused(DataError, "calib.npz", "--calib", call=lambda: again(model=moved))
     again(model=moved, calib=tmp_path / "moved.npz")
     refused(AnalysisError, "fixed.onnx", call=lambda: again(model=saved(mlp(batch=1), tmp_path / "fixed.onnx")))
+
+
+def test_the_class_names_have_moved(tmp_path: Path) -> None:
+    names, moved, other = (tmp_path / f"{name}.txt" for name in ("names", "moved", "other"))
+    images = tmp_path / "images"
+    for index, name in enumerate(np.repeat(["cat", "dog", "emu", "yak"], 8)):
+        (images / name).mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(index).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(images / name / f"{index}.png")
+    names.write_text("yak\nemu\ndog\ncat\n")
+    other.write_text("emu\nyak\ndog\ncat\n")
+    model = saved(residual_convnet(size=8, width=2, classes=4), tmp_path / "conv.onnx")
+    folder = analyze(model, images, classes=names, preprocessing="none", output=tmp_path / "a.infoq", **QUICK)
+    names.rename(moved)
+
+    def again(**options: Any) -> object:
+        return allocate(folder, uniform_bits=(4, 4), output=tmp_path / "m.onnx", **options)
+
+    refused(DataError, "names.txt", "--classes", call=again)
+    refused(AnalysisError, "other samples", call=lambda: again(classes=other))
+    again(classes=moved)
 
 
 def closed(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
