@@ -212,6 +212,13 @@ def arrays(shape: tuple[int, ...], labels: int = 4, bad: int | None = None) -> C
     return make
 
 
+def integers(place: Place) -> None:
+    convnet(place)
+    x = np.zeros((32, 3, 8, 8), np.int64)
+    x[-1, -1, -1, -1] = 256
+    np.savez(place.folder / "other.npz", x=x)
+
+
 # ------------------------------------------------------------------------------------------------------------ analyses
 
 
@@ -323,6 +330,7 @@ SITUATIONS: dict[str, Callable[[Place], None]] = {
     "resizing to a size beyond memory": some_images,
     "images, and a model that takes none": four_folders,
     "arrays of another shape": arrays((32, 10)),
+    "integers that are no pixels": integers,
     "NaN in an array": arrays((32, 12), bad=7),
     "a label out of range": arrays((32, 12), labels=6),
     "too few samples": arrays((8, 12)),

@@ -286,6 +286,28 @@ def test_uint8_grey_images_with_a_channel_axis(tmp_path: Path) -> None:
         np.testing.assert_array_equal(everything(dataset)[:, 0], images)
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.uint16, np.int32, np.int64])
+def test_integers_that_are_pixels_are_preprocessed_like_uint8(tmp_path: Path, dtype: type) -> None:
+    pixels = np.random.default_rng(0).integers(0, min(256, np.iinfo(dtype).max), (5, 13, 10, 3), dtype=np.uint8)
+    np.save(tmp_path / "x.npy", pixels)
+    expected = everything(load(tmp_path / "x.npy"))
+    np.save(tmp_path / "x.npy", pixels.astype(dtype))
+    for cache_bytes in (1 << 30, 0):
+        dataset = load(tmp_path / "x.npy", cache_bytes=cache_bytes)
+        np.testing.assert_array_equal(everything(dataset), expected)
+        assert dataset.preprocessing == IMAGENET
+
+
+@pytest.mark.parametrize("value", [-1, 256])
+def test_integers_that_are_no_pixels(tmp_path: Path, value: int) -> None:
+    pixels = np.zeros((5, *SHAPE), np.int64)
+    # wherever it is: what is done with an array does not depend on the samples that are drawn
+    pixels[4, 2, 7, 7] = value
+    np.save(tmp_path / "x.npy", pixels)
+    fails(rf"int64 values from .*{value}.*: save them as uint8", tmp_path / "x.npy", SettingsError, samples=1)
+    np.testing.assert_array_equal(everything(load(tmp_path / "x.npy", preprocessing=None)), pixels)
+
+
 def test_uint8_images_of_another_size_where_resizing_is_not_allowed(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.zeros((2, 6, 6, 3), np.uint8))
     fails("x.npy does not fit the model: 6×6 pixels", tmp_path / "x.npy", preprocessing=custom(SHAPE))
