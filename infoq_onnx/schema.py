@@ -338,7 +338,7 @@ class Evaluation:
     top1_difference: float | None
     """Top-1 minus the reference's, on the same images …"""
     top1_difference_interval: tuple[float, float] | None
-    """… with its 95 % confidence interval from the pairs that differ."""
+    """… with its 95 % confidence interval from the pairs that differ (Tango)."""
     file_bytes: int
     """With external data."""
     reference_bytes: int | None

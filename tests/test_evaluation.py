@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 from rich.console import Console
-from scipy import stats
+from scipy import optimize, stats
 
 from infoq_onnx.data.preprocess import AS_IS
 from infoq_onnx.errors import ModelError
@@ -75,20 +75,56 @@ def test_wilson_is_that_of_scipy(successes: int, count: int) -> None:
     assert expected.low <= low <= successes / count <= high <= expected.high
 
 
-def test_paired_interval_is_narrow_where_models_agree() -> None:
-    random = np.random.default_rng(0)
-    theirs = random.random(400) < 0.8
-    ours = theirs.copy()
-    ours[:6] = ~ours[:6]
-    low, high = paired_interval(ours, theirs)
-    mean = ours.mean() - theirs.mean()
-    assert low < mean < high
-    assert (low + high) / 2 == pytest.approx(mean)
-    difference = ours.astype(float) - theirs
-    assert high - mean == pytest.approx(1.959964 * difference.std() / math.sqrt(400), rel=1e-6)
-    # far narrower than the two intervals apart
-    assert high - low < 0.5 * (wilson(int(ours.sum()), 400)[1] - wilson(int(ours.sum()), 400)[0])
-    assert paired_interval(theirs, theirs) == (0.0, 0.0)
+Pairs = tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]
+
+
+def pairs(gained: int, lost: int, same: int) -> Pairs:
+    """Whether two models are right on each image: `gained` only by the first, `lost` only by the second."""
+    ours, theirs = (np.repeat(right, [gained, lost, same]) for right in ([True, False, True], [False, True, True]))
+    return ours, theirs
+
+
+@pytest.mark.parametrize(("gained", "lost", "same"), [(12, 2, 36), (3, 3, 394), (0, 6, 4), (1, 0, 99), (40, 50, 10)])
+def test_paired_interval_ends_where_the_score_test_rejects(gained: int, lost: int, same: int) -> None:
+    count = gained + lost + same
+
+    def score(difference: float) -> float:
+        """Tango's statistic, its constrained likelihood maximised by search."""
+
+        def unlikely(share: float) -> float:
+            gain, rest = share + difference, 1 - 2 * share - difference
+            terms = zip((gained, lost, same), (gain, share, rest), strict=True)
+            return -sum(seen * math.log(expected) for seen, expected in terms if seen)
+
+        span = (max(0.0, -difference), (1 - difference) / 2)
+        share = optimize.minimize_scalar(unlikely, bounds=span, method="bounded", options={"xatol": 1e-12}).x
+        variance = count * (2 * share + difference * (1 - difference))
+        return float((gained - lost - count * difference) / math.sqrt(variance))
+
+    low, high = paired_interval(*pairs(gained, lost, same))
+    assert low < (gained - lost) / count < high
+    assert (score(low), score(high)) == (pytest.approx(1.959964, rel=1e-4), pytest.approx(-1.959964, rel=1e-4))
+
+
+def test_paired_interval_where_models_agree() -> None:
+    """The pairs that differ tell how far apart two models are; that none does tells no more than the images can."""
+    for right in (True, False):
+        same = np.full(400, right)
+        half = 1.959964**2 / (400 + 1.959964**2)
+        assert paired_interval(same, same) == pytest.approx((-half, half), rel=1e-6)
+    low, high = paired_interval(*pairs(3, 3, 394))
+    assert low == pytest.approx(-high)
+    # far narrower than the interval of one of them
+    assert high - low < 0.5 * (wilson(320, 400)[1] - wilson(320, 400)[0])
+
+
+def test_paired_interval_at_its_ends() -> None:
+    assert paired_interval(*pairs(5, 0, 0))[1] == 1.0
+    assert paired_interval(*pairs(0, 5, 0))[0] == -1.0
+    low, high = paired_interval(*pairs(7, 2, 11))
+    assert paired_interval(*pairs(2, 7, 11)) == pytest.approx((-high, -low))
+    narrow = paired_interval(*pairs(7, 2, 11), confidence=0.5)
+    assert low < narrow[0] < narrow[1] < high
 
 
 def test_evaluation_by_hand(identity: Classifier) -> None:
