@@ -172,7 +172,7 @@ class ModelRef:
     float_top1: float | None
     """Accuracy of the float model on the calibration images; None without labels."""
     baseline_top1: float | None
-    """The same for the 8/8 baseline."""
+    """The same for the baseline: 8-bit weights, exact activations."""
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ class SweepSettings:
 
 @dataclass(frozen=True)
 class Analysis:
-    """Everything `analyze` found out; `allocate` needs nothing else but the model and ranges.npz."""
+    """Everything `analyze` found out. `allocate` needs besides it the model, ranges.npz, and images for its check."""
 
     schema: int
     versions: dict[str, str]

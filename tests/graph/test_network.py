@@ -42,7 +42,7 @@ def only_layer(b: Builder, output: str, input_shape: tuple[int, ...], output_sha
 
 
 def test_resnet18_figures() -> None:
-    """METHODS.md, section 6."""
+    """MACs are counted for one image, biases are not parameters."""
     network = network_of(resnet18())
     layers = {layer.name: layer for layer in network.layers}
     assert len(layers) == 21
