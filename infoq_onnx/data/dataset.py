@@ -91,11 +91,6 @@ class Dataset:
         return len(self.indices)
 
     @property
-    def class_names(self) -> tuple[str, ...] | None:
-        """The classes in label order; None when nothing names them."""
-        return self.source.class_names
-
-    @property
     def layout(self) -> Literal["NCHW", "NHWC"] | None:
         """Where the channels of a batch are; None when the samples are not images."""
         if self.preprocessing is not None:

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from infoq_onnx.data.dataset import Dataset, load_dataset
-from infoq_onnx.data.preprocess import AS_IS, apply, custom, preset
+from infoq_onnx.data.preprocess import AS_IS, custom, preset
 from infoq_onnx.errors import DataError, SettingsError
 
-from .conftest import ImageSet
+from .conftest import ImageSet, apply
 
 SHAPE = (3, 8, 8)
 IMAGENET = preset("imagenet", SHAPE)
@@ -54,7 +54,6 @@ def test_batches_are_the_preprocessed_images(image_set: ImageSet, cache_bytes: i
     np.testing.assert_array_equal(everything(dataset, 100), expected)
     assert dataset.labels is not None
     assert dataset.labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
-    assert dataset.class_names == ("0", "1")
     assert dataset.layout == "NCHW"
     assert len(dataset) == 7
 
