@@ -149,8 +149,9 @@ def test_without_labels_predictions_stand_in(tmp_path: Path) -> None:
     assert analysis.calibration.labels == "predicted"
     assert (analysis.model.float_top1, analysis.model.baseline_top1) == (None, None)
     assert any("without labels" in note for note in listener.notes)
-    # the baseline predicts nearly what the float model does
-    assert all(abs(trial.top1_drop) <= 1 for trial in analysis.trials)
+    # the baseline predicts nearly what the float model does: few bits lose much of it, and hardly any trial gains
+    assert np.mean([trial.top1_drop for trial in analysis.trials if trial.bits == 2]) > 0.05
+    assert min(trial.top1_drop for trial in analysis.trials) > -0.1
     assert evaluate(model, calib).top1 is None
 
 

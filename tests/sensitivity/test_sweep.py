@@ -47,9 +47,9 @@ def problem_of(of: Ready, bits: Sequence[int] = (2, 6, 8), labels: npt.NDArray[n
     values = np.concatenate(list(of.dataset.batches(64)))
     if labels is None:
         labels = run_in_batches(of.graph.model, of, {})[of.graph.output].argmax(axis=1).astype(np.int64)
-    settings = SweepSettings(len(values), SEED, PROJECTIONS, 3, tuple(bits), "pca", 0.7, True, False)
+    settings = SweepSettings(len(values), SEED, PROJECTIONS, 3, tuple(bits), "pca", 0.7, True, False, "nearest")
     encoded = values.reshape(len(values), -1)[:, :5].astype(np.float64)
-    return Problem(of.graph, of.network, of.table, of.dataset, labels, labels % 3, encoded, settings)
+    return Problem(of.graph, of.network, of.table, of.dataset, labels, labels % 3, encoded, settings, {})
 
 
 def swept(problem: Problem, folder: Path) -> SweepResult:
@@ -262,13 +262,17 @@ def test_fewer_bits_diverge_more(tmp_path: Path) -> None:
 
 
 def test_labels_decide_the_drop_of_accuracy(tmp_path: Path) -> None:
-    """Where no prediction of the baseline is right, none can be lost."""
-    of = small("mlp")
-    right = problem_of(of, bits=(2, 8))
+    """Where no prediction of the baseline is right, none can be lost; those that move onto the labels are gained."""
+    right = problem_of(small("mlp"), bits=(2, 8))
     wrong = dataclasses.replace(right, labels=(right.labels + 1) % 4)
-    result = swept(wrong, tmp_path)
-    assert result.baseline_top1 < 0.1
-    assert all(trial.top1_drop <= result.baseline_top1 for trial in result.trials)
+    for name in ("right", "wrong"):
+        (tmp_path / name).mkdir()
+    kept, lost = swept(right, tmp_path / "right"), swept(wrong, tmp_path / "wrong")
+    assert kept.baseline_top1 > 0.9
+    assert lost.baseline_top1 == 0.0
+    assert min(trial.top1_drop for trial in kept.trials) > 0
+    assert min(trial.top1_drop for trial in lost.trials) < 0
+    assert [trial.kl for trial in kept.trials] == [trial.kl for trial in lost.trials]
 
 
 # --------------------------------------------------------------------------------------------------------------- resume
