@@ -9,7 +9,7 @@ from pathlib import Path
 
 from infoq_onnx.errors import AnalysisError, OutputError
 from infoq_onnx.files import first_changed
-from infoq_onnx.schema import SCHEMA_VERSION, Analysis, from_json
+from infoq_onnx.schema import SCHEMA_VERSION, Analysis, from_json, schema_of
 
 CHECKSUMS = "SHA256SUMS"
 """File of an analysis that holds the checksums of the others."""
@@ -46,11 +46,13 @@ def read_analysis(folder: Path | str) -> Analysis:
             raise AnalysisError(f"{folder} is not finished; run analyze again, it goes on where it stopped")
         raise AnalysisError(f"{folder} holds no analysis; make one with: infoq-onnx analyze MODEL --calib IMAGES")
     try:
-        analysis = from_json(Analysis, path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        # first of all, for another schema has other fields, which is no damage
+        if (schema := schema_of(text)) not in (None, SCHEMA_VERSION):
+            raise AnalysisError(f"{path} has schema {schema}, expected {SCHEMA_VERSION}; run analyze again")
+        analysis = from_json(Analysis, text)
     except (OSError, ValueError, RecursionError) as error:
         raise AnalysisError(f"{path} is damaged ({' '.join(str(error).split())}); run analyze again") from error
-    if analysis.schema != SCHEMA_VERSION:
-        raise AnalysisError(f"{path} has schema {analysis.schema}, expected {SCHEMA_VERSION}; run analyze again")
     try:
         changed = first_changed(Path(folder), CHECKSUMS)
     except (OSError, ValueError) as error:

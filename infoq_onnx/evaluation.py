@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from scipy.special import ndtri
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.data.preprocess import AS_IS
 from infoq_onnx.errors import ModelError
+from infoq_onnx.graph.external import model_bytes
 from infoq_onnx.graph.load import require_file
 from infoq_onnx.graph.ort import ORT_ERRORS, first_line, run_session
 from infoq_onnx.graph.session import open_session
@@ -43,6 +45,7 @@ class Classifier:
     classes: int | None
     """None where the file does not say."""
     file_bytes: int
+    """With its external data."""
     preprocessing: Preprocessing | None
     """What its images need, where the file says so."""
 
@@ -111,7 +114,7 @@ def open_classifier(path: Path) -> Classifier:
         preprocessing = None
     if preprocessing == AS_IS:
         preprocessing = None
-    return Classifier(path, session, value.name, tuple(shape), fixed, classes, path.stat().st_size, preprocessing)
+    return Classifier(path, session, value.name, tuple(shape), fixed, classes, model_bytes(path), preprocessing)
 
 
 def _hidden_batch(path: Path, session: ort.InferenceSession, name: str, shape: list[int]) -> int | None:
@@ -140,11 +143,32 @@ def wilson(successes: int, count: int, confidence: float = 0.95) -> tuple[float,
 def paired_interval(
     ours: npt.NDArray[np.bool_], theirs: npt.NDArray[np.bool_], confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Confidence interval of a difference of accuracies on the same images, from the per-image differences."""
-    difference = ours.astype(np.float64) - theirs.astype(np.float64)
-    z = float(ndtri(0.5 + confidence / 2))
-    half = z * float(difference.std()) / np.sqrt(len(difference))
-    return float(difference.mean() - half), float(difference.mean() + half)
+    """Score interval of a difference of accuracies on the same images (T. Tango, Stat. Med. 17, 891, 1998).
+
+    It holds every difference Δ that a test on the pairs would not reject, so it has a width also where all pairs agree.
+    """
+    count = len(ours)
+    gained, lost = int(np.sum(ours & ~theirs)), int(np.sum(theirs & ~ours))
+    z2 = float(ndtri(0.5 + confidence / 2)) ** 2
+
+    def rejected(difference: float) -> bool:
+        # the likeliest share of pairs lost, given that the share gained is larger by `difference`
+        a, b = 2 * count, (2 * count - gained + lost) * difference - gained - lost
+        c = -lost * difference * (1 - difference)
+        share = (np.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)
+        variance = count * (2 * share + difference * (1 - difference))
+        return bool((gained - lost - count * difference) ** 2 > z2 * variance)
+
+    def limit(outermost: float) -> float:
+        inside, outside = (gained - lost) / count, outermost
+        if not rejected(outside):
+            return outside
+        # halved until it is exact to the last place
+        while (middle := (inside + outside) / 2) not in (inside, outside):
+            inside, outside = (inside, middle) if rejected(middle) else (middle, outside)
+        return inside
+
+    return limit(-1.0), limit(1.0)
 
 
 def evaluate_model(model: Classifier, dataset: Dataset, reference: Classifier | None = None) -> Evaluation:
@@ -180,7 +204,11 @@ def evaluate_model(model: Classifier, dataset: Dataset, reference: Classifier | 
     if right is not None and other_right is not None:
         difference = float(right.mean() - other_right.mean())
         interval = paired_interval(right, other_right)
-    latencies = _latencies([m for m in (model, reference) if m is not None], dataset)
+    models = [m for m in (model, reference) if m is not None]
+    # a batch that a model is fixed to is also that of one that takes any, or the two times would say nothing
+    common = max((m.batch for m in models if m.batch is not None), default=1)
+    sizes = [m.batch or common for m in models]
+    latencies = _latencies(models, sizes, dataset)
     return Evaluation(
         images=len(dataset),
         top1=None if right is None else float(right.mean()),
@@ -194,7 +222,8 @@ def evaluate_model(model: Classifier, dataset: Dataset, reference: Classifier | 
         reference_bytes=None if reference is None else reference.file_bytes,
         latency_ms=latencies[0],
         reference_latency_ms=latencies[1] if reference is not None else None,
-        latency_batch=model.batch or 1,
+        latency_batch=sizes[0],
+        reference_latency_batch=sizes[1] if reference is not None else None,
     )
 
 
@@ -206,10 +235,10 @@ def top_k(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], k: int
     return float(np.mean((best == labels[:, None]).any(axis=1)))
 
 
-def _latencies(models: list[Classifier], dataset: Dataset) -> list[float]:
+def _latencies(models: Sequence[Classifier], sizes: Sequence[int], dataset: Dataset) -> list[float]:
     """Median milliseconds a run of each model; the models take turns, so that a busy machine slows them alike."""
     times: list[list[float]] = [[] for _ in models]
-    batches = [next(iter(dataset.batches(model.batch or 1))) for model in models]
+    batches = [padded(next(iter(dataset.batches(size))), size) for size in sizes]
     for run in range(_LATENCY_WARM_UP + _LATENCY_RUNS):
         for index, (model, batch) in enumerate(zip(models, batches, strict=True)):
             start = time.perf_counter()

@@ -13,7 +13,7 @@ from infoq_onnx.errors import OutputError
 
 
 @contextlib.contextmanager
-def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; rename it to `path` when the block ends well, remove it when it raises.
 
     A reader of `path` therefore sees the old file or the whole new one, whatever happens in between.
@@ -27,7 +27,7 @@ def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
     if os.path.isdir(path):
         raise OutputError(f"cannot write {path}: it is a folder; choose another name with -o")
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=suffix or path.suffix, dir=path.parent)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}; choose another place with -o") from error
     os.close(descriptor)

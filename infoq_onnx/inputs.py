@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from infoq_onnx.data import preprocess
-from infoq_onnx.data.dataset import Dataset, load_dataset
+from infoq_onnx.data.dataset import TOLERATED_PERCENT, Dataset, load_dataset
 from infoq_onnx.data.encoders import get_encoder
 from infoq_onnx.data.encoders.onnx_file import encode
 from infoq_onnx.errors import AnalysisError, DataError, ModelError
-from infoq_onnx.files import sha256_of
 from infoq_onnx.graph.editing import expose
+from infoq_onnx.graph.external import model_sha256
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.load import load_model
 from infoq_onnx.graph.network import find_network
@@ -39,6 +39,7 @@ class PreparedModel:
 
     path: Path
     sha256: str
+    """Of the file, and of its external data where it has any (see `graph.external`)."""
     graph: Graph
     network: Network
     placement: Placement
@@ -61,7 +62,7 @@ def prepare(model: Path | str) -> PreparedModel:
     except ModelError as error:
         # what is found in a graph is told without the file it came from
         raise ModelError(f"{path}: {error}") from error
-    return PreparedModel(path, sha256_of(path), graph, network, placement)
+    return PreparedModel(path, model_sha256(path), graph, network, placement)
 
 
 def preprocessing_for(
@@ -113,28 +114,45 @@ def encode_inputs(name: str, prepared: PreparedModel, dataset: Dataset) -> npt.N
 
 
 def prepare_again(found: Analysis, model: Path | str | None) -> PreparedModel:
-    """Load the analysed model from where it was, or from where the user says it is, and make sure it is that one."""
+    """Load the analysed model from where it was, or from where the user says it is, and make sure it is that one.
+
+    Raises
+    ------
+    ModelError
+        It is gone, or cannot be used.
+    AnalysisError
+        It is another one, or this version sees another network in it.
+    """
     path = Path(model) if model is not None else Path(found.model.path)
     if not os.path.exists(path):
         raise ModelError(f"the analysed model {path} is gone; say where it is with --model")
-    if os.path.isfile(path) and sha256_of(path) != found.model.sha256:
+    prepared = prepare(path)
+    if prepared.sha256 != found.model.sha256:
         raise AnalysisError(
             f"the analysis is of another model than {path} (SHA-256 {found.model.sha256[:12]}… then, "
-            f"{sha256_of(path)[:12]}… now); run analyze on it, or give --model"
+            f"{prepared.sha256[:12]}… now); run analyze on it, or give --model"
         )
-    return prepare(path)
+    if prepared.network != found.network:
+        raise AnalysisError(
+            f"the analysis was made by another version, which saw other layers in {path}; run analyze again"
+        )
+    return prepared
 
 
 def calibration_again(
-    found: Analysis, prepared: PreparedModel, calib: Path | str | None, samples: int | None = None
+    found: Analysis,
+    prepared: PreparedModel,
+    calib: Path | str | None,
+    classes: Path | str | None,
+    samples: int | None = None,
 ) -> Dataset:
     """Load the analysed samples from where they were, or from where the user says they are.
 
     Parameters
     ----------
     found, prepared : the analysis and its model
-    calib : where the samples are now; None: where they were
-    samples : how many, any of the set; None: those of the analysis, which are made sure to be the same
+    calib, classes : where the samples and the file of class names are now; None: where they were
+    samples : how many, any of the set that can be read; None: those of the analysis, which are made sure to be the same
 
     Raises
     ------
@@ -145,16 +163,21 @@ def calibration_again(
     """
     reference = found.calibration
     path = Path(calib) if calib is not None else Path(reference.path)
+    names = classes if classes is not None else reference.classes_path
     if not os.path.exists(path):
         raise DataError(f"the calibration data {path} is gone; say where it is with --calib")
+    if names is not None and not os.path.exists(names):
+        raise DataError(f"the file of class names {names} is gone; say where it is with --classes")
     dataset = load_dataset(
         path,
-        classes=None if reference.classes_path is None else Path(reference.classes_path),
+        classes=None if names is None else Path(names),
         preprocessing=None if reference.preprocessing == preprocess.AS_IS else reference.preprocessing,
         input_shape=prepared.network.input_shape,
         samples=reference.requested if samples is None else min(samples, reference.samples),
         seed=found.settings.seed,
         n_classes=prepared.network.classes,
+        # any others will do as well as those that cannot be read, and these were few enough for the analysis
+        tolerated_percent=TOLERATED_PERCENT if samples is None else 100,
     )
     if samples is None and dataset.sha256 != reference.sha256:
         raise AnalysisError(f"{path} holds other samples than the analysis was made with; give those, or analyze again")

@@ -172,7 +172,7 @@ class ModelRef:
     float_top1: float | None
     """Accuracy of the float model on the calibration images; None without labels."""
     baseline_top1: float | None
-    """The same for the 8/8 baseline."""
+    """The same for the baseline: 8-bit weights, exact activations."""
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ class SweepSettings:
 
 @dataclass(frozen=True)
 class Analysis:
-    """Everything `analyze` found out; `allocate` needs nothing else but the model and ranges.npz."""
+    """Everything `analyze` found out. `allocate` needs besides it the model, ranges.npz, and images for its check."""
 
     schema: int
     versions: dict[str, str]
@@ -366,13 +366,16 @@ class Evaluation:
     top1_difference: float | None
     """Top-1 minus the reference's, on the same images …"""
     top1_difference_interval: tuple[float, float] | None
-    """… with its 95 % confidence interval from the pairs that differ."""
+    """… with its 95 % confidence interval from the pairs that differ (Tango)."""
     file_bytes: int
+    """With external data."""
     reference_bytes: int | None
     latency_ms: float
-    """Median over single-batch runs of the smallest batch the model takes."""
+    """Median over runs of one batch: the smallest that the model, and the reference where there is one, takes."""
     reference_latency_ms: float | None
     latency_batch: int
+    reference_latency_batch: int | None
+    """Other than `latency_batch` where both are fixed to a batch size of their own."""
 
 
 @dataclass(frozen=True)
@@ -407,6 +410,19 @@ T = TypeVar("T")
 def to_json(value: Any) -> str:
     """Serialise a dataclass as JSON: sorted keys, one-space indent, a final newline; the same value, the same bytes."""
     return json.dumps(dataclasses.asdict(value), sort_keys=True, indent=1, allow_nan=False) + "\n"
+
+
+def schema_of(text: str) -> int | None:
+    """Version of the schema that a JSON text is of; None where it does not say.
+
+    Raises
+    ------
+    ValueError
+        Not JSON.
+    """
+    value = json.loads(text)
+    schema = value.get("schema") if isinstance(value, dict) else None
+    return schema if isinstance(schema, int) else None
 
 
 def from_json(cls: type[T], text: str) -> T:

@@ -220,6 +220,20 @@ def fixed_batch_net(seed: int = 0) -> ModelProto:
     return residual_convnet(seed, batch=1)
 
 
+def auxiliary_net(seed: int = 0, size: int = 8, classes: int = 10) -> ModelProto:
+    """Two convolutions and a classifier; between them branches off a head of its own, the second output: 3 layers."""
+    b = Builder(seed)
+    stem = b.relu(b.conv("x", "stem", 3, 8), "stem_relu")
+    last = b.relu(b.conv(stem, "last", 8, 8), "last_relu")
+    scores = b.classifier(last, 8, classes)
+    beside = b.relu(b.conv(stem, "aux_conv", 8, 4), "aux_relu")
+    flat = b.op("Flatten", [b.op("GlobalAveragePool", [beside], "aux_gap")], "aux_flatten", axis=1)
+    auxiliary = b.gemm(flat, "aux_fc", 4, classes)
+    model = b.model(scores, (3, size, size), (classes,))
+    model.graph.output.append(helper.make_tensor_value_info(auxiliary, TensorProto.FLOAT, ["batch", classes]))
+    return model
+
+
 def resnet18(seed: int = 0, classes: int = 1000) -> ModelProto:
     """ResNet18 (He et al. 2016) at 224×224, batch norms folded: 1,814,073,344 MACs, 11,678,912 weights."""
     b = Builder(seed)

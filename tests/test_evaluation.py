@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import numpy.typing as npt
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from scipy import stats
+from rich.console import Console
+from scipy import optimize, stats
 
 from infoq_onnx.data.preprocess import AS_IS
 from infoq_onnx.errors import ModelError
@@ -24,6 +26,7 @@ from infoq_onnx.evaluation import (
     top_k,
     wilson,
 )
+from infoq_onnx.report import tables
 from infoq_onnx.schema import Preprocessing, to_json
 from tests.networks import Builder, mlp, residual_convnet
 from tests.prepared import dataset_of, images, is_one_line
@@ -72,20 +75,56 @@ def test_wilson_is_that_of_scipy(successes: int, count: int) -> None:
     assert expected.low <= low <= successes / count <= high <= expected.high
 
 
-def test_paired_interval_is_narrow_where_models_agree() -> None:
-    random = np.random.default_rng(0)
-    theirs = random.random(400) < 0.8
-    ours = theirs.copy()
-    ours[:6] = ~ours[:6]
-    low, high = paired_interval(ours, theirs)
-    mean = ours.mean() - theirs.mean()
-    assert low < mean < high
-    assert (low + high) / 2 == pytest.approx(mean)
-    difference = ours.astype(float) - theirs
-    assert high - mean == pytest.approx(1.959964 * difference.std() / math.sqrt(400), rel=1e-6)
-    # far narrower than the two intervals apart
-    assert high - low < 0.5 * (wilson(int(ours.sum()), 400)[1] - wilson(int(ours.sum()), 400)[0])
-    assert paired_interval(theirs, theirs) == (0.0, 0.0)
+Pairs = tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]
+
+
+def pairs(gained: int, lost: int, same: int) -> Pairs:
+    """Whether two models are right on each image: `gained` only by the first, `lost` only by the second."""
+    ours, theirs = (np.repeat(right, [gained, lost, same]) for right in ([True, False, True], [False, True, True]))
+    return ours, theirs
+
+
+@pytest.mark.parametrize(("gained", "lost", "same"), [(12, 2, 36), (3, 3, 394), (0, 6, 4), (1, 0, 99), (40, 50, 10)])
+def test_paired_interval_ends_where_the_score_test_rejects(gained: int, lost: int, same: int) -> None:
+    count = gained + lost + same
+
+    def score(difference: float) -> float:
+        """Tango's statistic, its constrained likelihood maximised by search."""
+
+        def unlikely(share: float) -> float:
+            gain, rest = share + difference, 1 - 2 * share - difference
+            terms = zip((gained, lost, same), (gain, share, rest), strict=True)
+            return -sum(seen * math.log(expected) for seen, expected in terms if seen)
+
+        span = (max(0.0, -difference), (1 - difference) / 2)
+        share = optimize.minimize_scalar(unlikely, bounds=span, method="bounded", options={"xatol": 1e-12}).x
+        variance = count * (2 * share + difference * (1 - difference))
+        return float((gained - lost - count * difference) / math.sqrt(variance))
+
+    low, high = paired_interval(*pairs(gained, lost, same))
+    assert low < (gained - lost) / count < high
+    assert (score(low), score(high)) == (pytest.approx(1.959964, rel=1e-4), pytest.approx(-1.959964, rel=1e-4))
+
+
+def test_paired_interval_where_models_agree() -> None:
+    """The pairs that differ tell how far apart two models are; that none does tells no more than the images can."""
+    for right in (True, False):
+        same = np.full(400, right)
+        half = 1.959964**2 / (400 + 1.959964**2)
+        assert paired_interval(same, same) == pytest.approx((-half, half), rel=1e-6)
+    low, high = paired_interval(*pairs(3, 3, 394))
+    assert low == pytest.approx(-high)
+    # far narrower than the interval of one of them
+    assert high - low < 0.5 * (wilson(320, 400)[1] - wilson(320, 400)[0])
+
+
+def test_paired_interval_at_its_ends() -> None:
+    assert paired_interval(*pairs(5, 0, 0))[1] == 1.0
+    assert paired_interval(*pairs(0, 5, 0))[0] == -1.0
+    low, high = paired_interval(*pairs(7, 2, 11))
+    assert paired_interval(*pairs(2, 7, 11)) == pytest.approx((-high, -low))
+    narrow = paired_interval(*pairs(7, 2, 11), confidence=0.5)
+    assert low < narrow[0] < narrow[1] < high
 
 
 def test_evaluation_by_hand(identity: Classifier) -> None:
@@ -99,7 +138,7 @@ def test_evaluation_by_hand(identity: Classifier) -> None:
     assert found.latency_ms > 0
     assert found.latency_batch == 1
     assert (found.agreement, found.reference_top1, found.top1_difference, found.reference_bytes) == (None,) * 4
-    assert found.reference_latency_ms is None
+    assert (found.reference_latency_ms, found.reference_latency_batch) == (None, None)
 
 
 def test_comparison_by_hand(identity: Classifier, tmp_path: Path) -> None:
@@ -251,6 +290,51 @@ def test_models_with_other_classes_are_not_compared(identity: Classifier, tmp_pa
     with pytest.raises(ModelError) as caught:
         evaluate_model(identity, dataset_of(images((4,), 20)), other)
     assert is_one_line(caught.value, "other.onnx", "3 classes", "4")
+
+
+def test_external_data_is_part_of_the_size(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save_model(mlp(), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    sizes = [(tmp_path / name).stat().st_size for name in ("model.onnx", "weights.bin")]
+    assert open_classifier(path).file_bytes == sum(sizes)
+
+
+@pytest.mark.parametrize(
+    ("batch", "other", "sizes", "told"),
+    [
+        (None, None, (1, 1), "batch 1 "),
+        (4, None, (4, 4), "batch 4 "),
+        (None, 4, (4, 4), "batch 4 "),
+        (4, 4, (4, 4), "batch 4 "),
+        (2, 4, (2, 4), "batch 2 and 4 "),
+    ],
+)
+def test_latencies_are_compared_at_one_batch(
+    batch: int | None,
+    other: int | None,
+    sizes: tuple[int, int],
+    told: str,
+    identity: Classifier,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, reference = (dataclasses.replace(identity, batch=size) for size in (batch, other))
+    seen: dict[int, list[int]] = {id(model): [], id(reference): []}
+    run = Classifier.run
+
+    def counted(self: Classifier, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        seen[id(self)].append(len(batch))
+        return run(self, batch)
+
+    monkeypatch.setattr(Classifier, "run", counted)
+    # fewer images than a batch has: it is filled up for either model
+    found = evaluate_model(model, dataset_of(images((4,), 3)), reference)
+    assert (set(seen[id(model)][-30:]), set(seen[id(reference)][-30:])) == ({sizes[0]}, {sizes[1]})
+    assert (found.latency_batch, found.reference_latency_batch) == sizes
+    text = io.StringIO()
+    Console(width=200, file=text).print(tables.evaluation(found, "model", "other"))
+    (line,) = (line for line in text.getvalue().splitlines() if "latency" in line)
+    assert told in line
+    assert ("×" in line) == (sizes[0] == sizes[1])
 
 
 def test_latency_is_that_of_the_smallest_batch(identity: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,7 @@ def uniform(network: Network, weight_bits: int, activation_bits: int) -> tuple[d
 
 
 def costs(network: Network, weight_bits: Mapping[str, int], activation_bits: Mapping[str, int]) -> Costs:
-    """Count what an allocation costs (METHODS.md section 6).
+    """Count what an allocation costs (docs/methods.md, Allocation).
 
     Parameters
     ----------

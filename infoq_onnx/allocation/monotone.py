@@ -8,7 +8,7 @@ from infoq_onnx.schema import BASELINE_BITS
 
 
 def monotone(scores: Mapping[str, Mapping[int, float]]) -> dict[str, dict[int, float]]:
-    """Make more bits never score worse: S(b) becomes the minimum of S(b') over b' ≤ b (METHODS.md section 1, 19).
+    """Make more bits never score worse: S(b) becomes the minimum of S(b') over b' ≤ b (docs/methods.md).
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
 """The integer program as arrays: what a solver sees, which knows nothing of networks.
 
-METHODS.md Eq. 5: choose one width for every unit so that Σ S_w + α · Σ S_a is least and every total stays within its
+The paper's Eq. 5: choose one width for every unit so that Σ S_w + α · Σ S_a is least and every total stays within its
 limit. Shared activations are one variable, so a layer never gets two input widths.
 """
 

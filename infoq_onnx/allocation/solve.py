@@ -41,7 +41,7 @@ def solve(
     solver: str = "highs",
     time_limit: float | None = TIME_LIMIT,
 ) -> Solution:
-    """Find the allocation of least score within the bounds (METHODS.md Eq. 5).
+    """Find the allocation of least score within the bounds (the paper's Eq. 5).
 
     Bits that the budget leaves over are not saved: a unit that can be wider within the bounds without a higher score
     is, in the order of `costs.units`. A budget that 8 bits for all are within therefore gives 8 bits for all, if no

@@ -76,6 +76,7 @@ Examples: infoq-onnx allocate --bitops uniform:4/4
 )
 @click.option("--model", type=click.Path(path_type=Path), help="Where the float model is now, if it moved.")
 @click.option("--calib", type=click.Path(path_type=Path), help="Where the calibration data is now, if it moved.")
+@click.option("--classes", type=click.Path(path_type=Path), help="Where the file of class names is now, if it moved.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The ONNX to write [MODEL.BUDGET.onnx].")
 @click.option("--json", "as_json", is_flag=True, help="Print the allocation as JSON instead of a table.")
 def allocate(analysis: Path | None, as_json: bool, **options: Any) -> None:

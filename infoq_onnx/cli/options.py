@@ -75,7 +75,8 @@ def data_options(command: F) -> F:
                 type=click.Choice(PRESET_NAMES),
                 help="imagenet: short side to 256/224 of the model's size, centre crop, x/255, ImageNet mean and std; "
                 "tf: the same crop, x/127.5-1; cifar10: x/255, CIFAR-10 mean and std; none: 0…255 as they are. Images "
-                "that have the model's size are not resized. Float arrays (.npy, .npz) are never preprocessed.",
+                "that have the model's size are not resized. Arrays (.npy, .npz) of integers from 0 to 255 are images, "
+                "too; arrays of floats are never preprocessed.",
             ),
             click.option("--resize", type=int, help="Own preprocessing: short side in pixels before the crop."),
             click.option("--crop/--no-crop", default=True, help="… take the centre, or squeeze the whole image."),

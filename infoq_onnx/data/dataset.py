@@ -91,11 +91,6 @@ class Dataset:
         return len(self.indices)
 
     @property
-    def class_names(self) -> tuple[str, ...] | None:
-        """The classes in label order; None when nothing names them."""
-        return self.source.class_names
-
-    @property
     def layout(self) -> Literal["NCHW", "NHWC"] | None:
         """Where the channels of a batch are; None when the samples are not images."""
         if self.preprocessing is not None:
@@ -144,34 +139,38 @@ def load_dataset(
     samples: int | None = None,
     seed: int = 0,
     n_classes: int | None = None,
+    tolerated_percent: int = TOLERATED_PERCENT,
     cache_bytes: int = CACHE_BYTES,
 ) -> Dataset:
     """Open a source, choose samples, and check that every one of them can be read.
 
-    Image files, and uint8 arrays that are images ([N, H, W, C], [N, C, H, W] or [N, H, W], in RGB), are preprocessed.
-    Other arrays are cast to float32 and must have the model's shape.
+    Image files, and arrays of integers from 0 to 255 that are images ([N, H, W, C], [N, C, H, W] or [N, H, W], in RGB),
+    are preprocessed. Arrays of floats are cast to float32 and must have the model's shape.
 
     Parameters
     ----------
     path, classes
         As for `open_source`.
     preprocessing
-        For images; None uses uint8 arrays, too, as they are.
+        For images; None uses arrays of integers, too, as they are.
     input_shape
         Of the model, for one sample.
     samples, seed
         As for `choose`.
     n_classes
         Classes of the model, to check the labels against; None checks nothing.
+    tolerated_percent
+        How many of the chosen images may be unreadable, in percent; at least one must be readable in any case.
     cache_bytes
         Samples stay in memory when all of them together take no more than this.
 
     Raises
     ------
     DataError
-        The source cannot be used, does not fit the model, or more than 1 % of the chosen images cannot be read.
+        The source cannot be used, does not fit the model, or more of the chosen images than tolerated cannot be read.
     SettingsError
-        `samples` or `seed` makes no sense, or the preprocessing is missing or for another input.
+        `samples` or `seed` makes no sense, or the preprocessing is missing, for another input, or for integers that are
+        no pixels.
     """
     source = open_source(path, classes)
     if n_classes is not None:
@@ -187,7 +186,7 @@ def load_dataset(
         presets = ", ".join(preprocess.PRESETS)
         raise SettingsError(f"{path} holds images: choose their preprocessing ({presets}) with --preprocess")
     preprocess.check_fits(preprocessing, input_shape)
-    return _of_images(source, chosen, preprocessing, input_shape, cache_bytes)
+    return _of_images(source, chosen, preprocessing, input_shape, tolerated_percent, cache_bytes)
 
 
 def _in_memory(values: npt.NDArray[Any], start: int, stop: int) -> npt.NDArray[Any]:
@@ -207,6 +206,7 @@ def _of_images(
     chosen: npt.NDArray[np.int64],
     preprocessing: Preprocessing,
     input_shape: tuple[int, ...],
+    tolerated_percent: int,
     cache_bytes: int,
 ) -> Dataset:
     files = [source.files[index] for index in chosen]
@@ -225,7 +225,7 @@ def _of_images(
                 pixels[len(kept)] = image.pixels
             kept.append(position)
             digests.append(image.digest)
-    if len(skipped) * 100 > len(files) * TOLERATED_PERCENT:
+    if not kept or len(skipped) * 100 > len(files) * tolerated_percent:
         raise DataError(
             f"{len(skipped)} of {len(files)} images cannot be read (first: {skipped[0].path}): {skipped[0].reason}"
             "; remove or replace them"
@@ -302,8 +302,10 @@ def _of_array(
     sha256 = _sha256(itertools.chain([header], raw), labels)
 
     shape = array.shape[1:]
-    if preprocessing is not None and array.dtype == np.uint8 and preprocess.is_image(input_shape) and _is_images(shape):
+    images = array.dtype.kind in "ui" and preprocess.is_image(input_shape) and _is_images(shape)
+    if preprocessing is not None and images:
         preprocess.check_fits(preprocessing, input_shape)
+        _check_pixels(source.path, array)
         read = partial(_from_image_array, array, chosen, preprocessing, input_shape)
         try:
             read(0, 1)
@@ -325,20 +327,31 @@ def _is_images(shape: tuple[int, ...]) -> bool:
     return len(shape) == 2 or preprocess.is_image(shape)
 
 
+def _check_pixels(path: Path, array: npt.NDArray[Any]) -> None:
+    if array.dtype == np.uint8:
+        return
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high > 255:
+        raise SettingsError(
+            f"{path} holds {array.dtype} values from {low} to {high}, and only 0 to 255 can be preprocessed: save them "
+            "as uint8, or as float32 if they are the model's input already"
+        )
+
+
 def _from_array(array: npt.NDArray[Any], chosen: npt.NDArray[np.int64], start: int, stop: int) -> npt.NDArray[Any]:
     values: npt.NDArray[Any] = array[chosen[start:stop]]
     return values
 
 
 def _from_image_array(
-    array: npt.NDArray[np.uint8],
+    array: npt.NDArray[Any],
     chosen: npt.NDArray[np.int64],
     preprocessing: Preprocessing,
     input_shape: tuple[int, ...],
     start: int,
     stop: int,
 ) -> npt.NDArray[np.uint8]:
-    values = _from_array(array, chosen, start, stop)
+    values = _from_array(array, chosen, start, stop).astype(np.uint8)
     shape = values.shape[1:]
     if shape == input_shape:
         channels_first = preprocessing.layout == "NCHW"

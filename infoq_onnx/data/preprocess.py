@@ -147,23 +147,6 @@ def check_fits(preprocessing: Preprocessing, input_shape: tuple[int, ...]) -> No
     )
 
 
-def apply(image: Image.Image, preprocessing: Preprocessing, input_shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """Turn one image into the model's input.
-
-    Returns
-    -------
-    tensor : ndarray of float32, [C, H, W] or [H, W, C] after `preprocessing.layout`
-
-    Raises
-    ------
-    ValueError
-        The image has float pixels, another size than the model's where no resizing is allowed, or would become too
-        large before the crop.
-    """
-    (tensor,) = normalise(crop(image, preprocessing, input_shape)[None], preprocessing)
-    return np.asarray(tensor)
-
-
 def crop(image: Image.Image, preprocessing: Preprocessing, input_shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
     """Bring an image to the model's size and colours.
 
@@ -177,7 +160,8 @@ def crop(image: Image.Image, preprocessing: Preprocessing, input_shape: tuple[in
     Raises
     ------
     ValueError
-        As for `apply`.
+        The image has float pixels, another size than the model's where no resizing is allowed, or would become too
+        large before the crop.
     """
     height, width, channels = image_size(input_shape, preprocessing.layout)
     image = _in_color(ImageOps.exif_transpose(image), "L" if channels == 1 else "RGB")

@@ -52,10 +52,6 @@ class Source:
     """[N], class indices; None without labels."""
     class_names: tuple[str, ...] | None
     """In label order; None when nothing names the classes."""
-    missing_classes: tuple[str, ...] = ()
-    """Names of the classes that have no sample here."""
-    ignored: int = 0
-    """Hidden files, files that are not images, and folders that lead back into the set."""
 
     def __len__(self) -> int:
         """Count the samples."""
@@ -144,7 +140,7 @@ def _from_folder(path: Path, classes_path: Path | None, names: tuple[str, ...] |
     if flat and labelled:
         raise DataError(f"{path} holds both images and folders of images: keep one of them, or write a list file")
     if flat:
-        return Source(path, classes_path, tuple(flat), None, None, names, ignored=ignored)
+        return Source(path, classes_path, tuple(flat), None, None, names)
     if not labelled:
         what = f"{len(classes)} folders but no image" if classes else "no image"
         raise DataError(f"{path} holds {what} ({ignored} other files): expected {', '.join(sorted(IMAGE_SUFFIXES))}")
@@ -155,7 +151,7 @@ def _from_folder(path: Path, classes_path: Path | None, names: tuple[str, ...] |
     files = tuple(file for name in sorted(classes) for file in classes[name])
     labels = np.repeat([index[name] for name in sorted(classes)], [len(classes[name]) for name in sorted(classes)])
     labels = labels.astype(np.int64)
-    return Source(path, classes_path, files, None, labels, names, _missing(names, labels), ignored)
+    return Source(path, classes_path, files, None, labels, names)
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -226,7 +222,7 @@ def _from_list(path: Path, classes_path: Path | None, names: tuple[str, ...] | N
     if not files:
         raise DataError(f"{path} lists no file: expected lines of path,label or path")
     array = np.array(labels, np.int64) if labels else None
-    return Source(path, classes_path, tuple(files), None, array, names, _missing(names, array))
+    return Source(path, classes_path, tuple(files), None, array, names)
 
 
 def _label(text: str, index: dict[str, int], where: str, classes_path: Path | None) -> int:
@@ -301,7 +297,7 @@ def _from_npz(path: Path, classes_path: Path | None, names: tuple[str, ...] | No
         raise DataError(f"{path} is not an archive of numeric arrays: {_one_line(error)}") from error
     if labels is not None:
         labels = _checked_labels(labels, len(array), names, f"{label_key!r} of {path}")
-    return Source(path, classes_path, (), array, labels, names, _missing(names, labels))
+    return Source(path, classes_path, (), array, labels, names)
 
 
 def _check_memory(archive: zipfile.ZipFile, path: Path) -> None:
@@ -344,13 +340,6 @@ def _checked_labels(
         expected = f"0 to {limit - 1}" if names is not None else "0 or more"
         raise DataError(f"{where}: sample {wrong[0]} has label {labels[wrong[0]]}, out of range: expected {expected}")
     return labels.astype(np.int64)
-
-
-def _missing(names: tuple[str, ...] | None, labels: npt.NDArray[np.int64] | None) -> tuple[str, ...]:
-    if names is None or labels is None:
-        return ()
-    present = set(labels.tolist())
-    return tuple(name for label, name in enumerate(names) if label not in present)
 
 
 def _some(names: Iterable[str]) -> str:

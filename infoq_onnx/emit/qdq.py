@@ -50,7 +50,7 @@ def qdq_model(
     weight_bits, activation_bits : the allocation
     codes : the layers' constants, from `layer_codes`
     storage : how weight codes lie in the file
-    metadata : entries for metadata_props
+    metadata : entries for metadata_props, beside those of the float model
 
     Returns
     -------
@@ -66,7 +66,8 @@ def qdq_model(
     # the bounds of dropped Clips, among others: onnxruntime warns of what nothing reads
     remove_dead(model)
     model.producer_name, model.producer_version = "infoq-onnx", metadata.get("infoq_onnx.version", "")
-    helper.set_model_props(model, dict(metadata))
+    kept = {entry.key: entry.value for entry in model.metadata_props}
+    helper.set_model_props(model, {**kept, **metadata})
     return model
 
 
@@ -136,10 +137,13 @@ def _dequantized(name: str, inputs: list[str], axis: int) -> onnx.NodeProto:
 def _drop_redundant_clips(model: onnx.ModelProto, graph: Graph, placement: Placement, quantizers: Quantizers) -> None:
     """Leave out every Relu and Clip whose clipping the quantizer behind it does as well, in place."""
     dropped: dict[str, str] = {}
-    for output, source in placement.absorbed.items():
-        quantizer = quantizers.groups[output] if output in placement.direct else quantizers.storage[output]
-        if clips_alike(quantizer, *clip_bounds(graph, graph.producer[output])):
-            dropped[output] = source
+    for node in model.graph.node:
+        output = node.output[0]
+        if output in placement.absorbed:
+            quantizer = quantizers.groups[output] if output in placement.direct else quantizers.storage[output]
+            if clips_alike(quantizer, *clip_bounds(graph, graph.producer[output])):
+                # what it reads here, for in front of it another such node and a quantizer may stand
+                dropped[output] = node.input[0]
     for node in model.graph.node:
         for index, tensor in enumerate(node.input):
             if tensor in dropped:

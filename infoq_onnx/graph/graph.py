@@ -145,9 +145,13 @@ class Graph:
                 found.update(name for name in node.output if name)
         return found
 
-    def reaches(self, source: str, target: str) -> bool:
-        """Whether `target` is `source` or computed from it."""
-        return target in self.descendants([source])
+    def ancestors(self, tensor: str) -> set[str]:
+        """Return every tensor, constants included, that `tensor` is computed from, and itself."""
+        found = {tensor}
+        for node, needed in zip(reversed(self.nodes), reversed(self._reads), strict=True):
+            if not found.isdisjoint(node.output):
+                found.update(needed)
+        return found
 
     @cached_property
     def _reads(self) -> list[list[str]]:

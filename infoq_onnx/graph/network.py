@@ -59,7 +59,8 @@ def find_network(graph: Graph) -> Network:
     """Find the quantizable layers of a normalised graph, the groups that feed them, and what is left in float.
 
     MACs are counted for one image: outputs × (Cin/g · kernel) for Conv, inputs × (Cout/g · kernel) for ConvTranspose,
-    outputs × K for Gemm and MatMul.
+    outputs × K for Gemm and MatMul. What the first output does not depend on, as an auxiliary head, stays in float: no
+    score could tell what it loses.
 
     Raises
     ------
@@ -67,15 +68,20 @@ def find_network(graph: Graph) -> Network:
         There is no quantizable layer, or the first output is not one score a class.
     """
     classes = _classes(graph)
+    wanted = graph.ancestors(graph.output)
     layers: list[Layer] = []
     skipped: list[SkippedNode] = []
     for node in graph.nodes:
         if reason := _obstacle(graph, node):
             skipped.append(SkippedNode(node.name, node.op_type, reason))
         elif node.op_type in QUANTIZABLE and not node.domain:
-            layers.append(_layer(graph, node))
+            if wanted.isdisjoint(node.output):
+                skipped.append(SkippedNode(node.name, node.op_type, "the first output does not depend on it"))
+            else:
+                layers.append(_layer(graph, node))
     if not layers:
-        found = ", ".join(sorted({node.op_type for node in graph.nodes})) or "no operators"
+        leading = {node.op_type for node in graph.nodes if not wanted.isdisjoint(node.output)}
+        found = ", ".join(sorted(leading)) or "no operators"
         raise ModelError(
             f"nothing to quantize: no Conv, ConvTranspose, Gemm or MatMul with float32 weights among {found}"
         )

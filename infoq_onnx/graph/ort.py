@@ -22,6 +22,7 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
     state.InvalidGraph,
     state.InvalidProtobuf,
     state.NoModel,
+    state.NoSuchFile,
     state.NotImplemented,
     state.RuntimeException,
 )

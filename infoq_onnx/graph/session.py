@@ -13,7 +13,7 @@ ort.set_default_logger_severity(4)
 
 
 def open_session(
-    model: onnx.ModelProto | bytes | Path, *, integer_kernels: bool = True, optimize: bool = True, threads: int = 0
+    model: onnx.ModelProto | bytes | Path, *, integer_kernels: bool = True, optimize: bool = True
 ) -> ort.InferenceSession:
     """Open a CPU session.
 
@@ -22,14 +22,12 @@ def open_session(
     model : the model, its serialised bytes, or its file
     integer_kernels : let onnxruntime fuse Q/DQ pairs into integer kernels; False computes them in float, one by one
     optimize : apply onnxruntime's graph optimisations
-    threads : threads within an operator; 0 lets onnxruntime choose
 
     Returns
     -------
     onnxruntime.InferenceSession
     """
     options = session_options()
-    options.intra_op_num_threads = threads
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         # a constant weight is laid out anew and its products are summed in another order than a computed one's

@@ -14,8 +14,9 @@ from infoq_onnx.allocation.costs import Metric, costs, uniform
 from infoq_onnx.allocation.decide import budget_label, decide, decide_uniform
 from infoq_onnx.analyses import CHECKSUMS, CODES, find_analysis, read_analysis
 from infoq_onnx.emit.storage import STORAGES
-from infoq_onnx.errors import OutputError, SettingsError
+from infoq_onnx.errors import AnalysisError, OutputError, SettingsError
 from infoq_onnx.files import sha256_of, write_checksums
+from infoq_onnx.graph.external import model_bytes
 from infoq_onnx.inputs import (
     PreparedModel,
     calibration_again,
@@ -24,8 +25,9 @@ from infoq_onnx.inputs import (
 from infoq_onnx.pipeline.emitting import Emission
 from infoq_onnx.progress import Reporter, Silent
 from infoq_onnx.quantize.codes import CodeTable, load_codes, save_codes
-from infoq_onnx.quantize.table import load_table
+from infoq_onnx.quantize.table import GridTable, load_table
 from infoq_onnx.schema import (
+    BASELINE_BITS,
     Allocation,
     Analysis,
     Bound,
@@ -60,6 +62,7 @@ def allocate(
     file_format: str = "qdq",
     model: Path | str | None = None,
     calib: Path | str | None = None,
+    classes: Path | str | None = None,
     output: Path | str | None = None,
     reporter: Reporter | None = None,
 ) -> Compressed:
@@ -80,7 +83,7 @@ def allocate(
     storage : "packed": every weight in exactly its bits, and an absolute bound on the size holds for the whole file;
         "native": ONNX's narrow integers; "int8": one byte a weight
     file_format : "qdq" for onnxruntime; "qonnx" for FINN and Brevitas, with float weights and no storage to choose
-    model, calib : where they are now, when they moved since the analysis
+    model, calib, classes : where they are now, when they moved since the analysis
     output : the ONNX to write; the allocation goes beside it as .json
     reporter : receives progress
 
@@ -126,11 +129,11 @@ def allocate(
         raise SettingsError(f"-o {path}: the model's name must end in .onnx")
     prepared = prepare_again(found, model)
     _check_output(path, prepared)
-    table = load_table(folder / "ranges.npz")
+    table = _grids(folder / "ranges.npz", prepared, found.settings.bits)
     prepared = dataclasses.replace(prepared, graph=equalized(prepared.graph, network, table.factors))
-    if calib is not None:
+    if calib is not None or classes is not None:
         # where the user says they are now, there may be others
-        calibration_again(found, prepared, calib)
+        calibration_again(found, prepared, calib, classes)
     emission = Emission(prepared, table, storage, label, found.calibration.preprocessing, file_format)
 
     def decided(within: tuple[Bound, ...]) -> Allocation:
@@ -148,14 +151,14 @@ def allocate(
     )
     bits_chosen = (allocation.weight_bits, allocation.activation_bits)
     if rounding == "gptq" and repair:
-        samples = calibration_again(found, prepared, calib)
+        samples = calibration_again(found, prepared, calib, classes)
         codes = reconstruct(prepared.graph, network, prepared.placement, table, *bits_chosen, samples, progress)
     else:
         rounded = None
         if rounding == "gptq":
-            rounded = _rounded_alone(folder, found, prepared, calib, progress)
+            rounded = _rounded_alone(folder, found, prepared, calib, classes, progress)
         codes = layer_codes(prepared.graph, network, table, *bits_chosen, rounded)
-    dataset = calibration_again(found, prepared, calib, FORMATS[file_format])
+    dataset = calibration_again(found, prepared, calib, classes, FORMATS[file_format])
     verification = emission.write(allocation, codes, dataset, path)
     return Compressed(
         allocation=allocation,
@@ -164,7 +167,7 @@ def allocate(
         model_path=path,
         allocation_path=path.with_suffix(".json"),
         file_bytes=path.stat().st_size,
-        float_file_bytes=prepared.path.stat().st_size,
+        float_file_bytes=model_bytes(prepared.path),
         verification=verification,
     )
 
@@ -203,13 +206,14 @@ def _rounded_alone(
     found: Analysis,
     prepared: PreparedModel,
     calib: Path | str | None,
+    classes: Path | str | None,
     progress: Callable[[str, int, int], None],
 ) -> CodeTable:
     """Every layer's codes by itself, at every width: from the analysis, or made and kept there for the next budget."""
     path = folder / CODES
     if path.exists():
         return load_codes(path)
-    samples = calibration_again(found, prepared, calib)
+    samples = calibration_again(found, prepared, calib, classes)
     table = round_alone(prepared.graph, prepared.network, samples, found.settings.bits, progress)
     with contextlib.suppress(OutputError):
         # a folder that cannot be written only costs time
@@ -218,15 +222,37 @@ def _rounded_alone(
     return table
 
 
+def _grids(path: Path, prepared: PreparedModel, bits: Sequence[int]) -> GridTable:
+    """Load the grids of an analysis, and make sure that there is one wherever one may be needed."""
+    table = load_table(path)
+    layers = [layer.name for layer in prepared.network.layers if layer.weight is not None]
+    complete = (
+        all(BASELINE_BITS in table.activations.get(tensor, ()) for tensor in prepared.placement.storage)
+        and all(set(bits) <= set(table.activations.get(group.name, ())) for group in prepared.network.groups)
+        and all(set(bits) <= set(table.weights.get(layer, ())) for layer in layers)
+    )
+    if not complete:
+        raise AnalysisError(f"{path} was made by another version, and lacks grids that are needed; run analyze again")
+    return table
+
+
 def _check_output(path: Path, prepared: PreparedModel) -> None:
     """Refuse to write over what allocate did not write."""
+    # os.path says no where a name is too long or a folder is closed: writing will tell
     if os.path.realpath(path) == os.path.realpath(prepared.path) or (
-        path.is_file() and sha256_of(path) == prepared.sha256
+        os.path.isfile(path) and _same_content(path, prepared.path)
     ):
         raise SettingsError(f"-o {path} is the float model itself; choose another name")
     beside = path.with_suffix(".json")
-    if beside.is_file():
+    if os.path.isfile(beside):
         try:
             from_json(Allocation, beside.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             raise SettingsError(f"-o {path} would replace {beside}, no allocation; choose another name") from error
+
+
+def _same_content(path: Path, model: Path) -> bool:
+    try:
+        return sha256_of(path) == sha256_of(model)
+    except OSError as error:
+        raise OutputError(f"cannot replace {path}: {error.strerror or error}; choose another name with -o") from error

@@ -15,9 +15,10 @@ import numpy.typing as npt
 
 from infoq_onnx.analyses import CHECKSUMS, CODES, created
 from infoq_onnx.data.dataset import Dataset
-from infoq_onnx.data.encoders import get_encoder
+from infoq_onnx.data.encoders import encoder_file, get_encoder
 from infoq_onnx.errors import AnalysisError, DataError, ModelError, SettingsError
 from infoq_onnx.files import write_checksums, write_text
+from infoq_onnx.graph.external import model_sha256
 from infoq_onnx.graph.session import open_session
 from infoq_onnx.inputs import (
     SELF,
@@ -163,6 +164,7 @@ def _analyze_into(
         path=str(Path(calibration.path).resolve()),
         classes_path=None if calibration.classes_path is None else str(Path(calibration.classes_path).resolve()),
     )
+    encoder = encoder_file(settings.encoder)
     versions = {name: importlib.metadata.version(name) for name in ("infoq-onnx", "onnxruntime", "numpy")}
     fingerprint = hashlib.sha256(
         "".join(
@@ -171,6 +173,7 @@ def _analyze_into(
                 calibration.sha256,
                 to_json(calibration.preprocessing),
                 to_json(settings),
+                "" if encoder is None else model_sha256(encoder),
                 str(versions),
                 # what is measured where follows from the model, but by rules that change with the code
                 to_json(network),

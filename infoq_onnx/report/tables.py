@@ -197,10 +197,15 @@ def evaluation(found: Evaluation, model: str, against: object) -> Table:
     reference_bytes = found.reference_bytes
     ratio = "" if reference_bytes is None else f"{found.file_bytes / reference_bytes:.2f}×"
     row("file", size(found.file_bytes), "" if reference_bytes is None else size(reference_bytes), ratio)
-    latency = found.reference_latency_ms
-    ratio = "" if latency is None else f"{found.latency_ms / latency:.2f}×"
-    other = "" if latency is None else f"{latency:.2f} ms"
-    row(f"median latency, batch {found.latency_batch}", f"{found.latency_ms:.2f} ms", other, ratio)
+    latency, batch = found.reference_latency_ms, found.reference_latency_batch
+    if latency is None or batch is None:
+        row(f"median latency, batch {found.latency_batch}", f"{found.latency_ms:.2f} ms")
+    elif batch == found.latency_batch:
+        ratio = f"{found.latency_ms / latency:.2f}×"
+        row(f"median latency, batch {batch}", f"{found.latency_ms:.2f} ms", f"{latency:.2f} ms", ratio)
+    else:
+        name = f"median latency, batch {found.latency_batch} and {batch}"
+        row(name, f"{found.latency_ms:.2f} ms", f"{latency:.2f} ms", "other batches")
     return table
 
 

@@ -38,9 +38,7 @@ def group_names(group: str) -> QuantizerNames:
     return QuantizerNames(f"{group}/group/scale", f"{group}/group/zero_point", f"{group}/group/largest")
 
 
-def insert_quantizers(
-    graph: Graph, network: Network, placement: Placement, quantizers: Quantizers, *, own_group_quantizers: bool = False
-) -> onnx.ModelProto:
+def insert_quantizers(graph: Graph, network: Network, placement: Placement, quantizers: Quantizers) -> onnx.ModelProto:
     """Copy the model with quantizers on its activations.
 
     Parameters
@@ -48,8 +46,6 @@ def insert_quantizers(
     graph : the normalised float graph
     network, placement : from `find_network` and `place`
     quantizers : the grids
-    own_group_quantizers : give every group quantizer nodes of its own, named by `group_names`, even where it repeats
-        the storage quantizer (which changes no value): trials feed them other grids
 
     Returns
     -------
@@ -61,7 +57,7 @@ def insert_quantizers(
     for tensor in (*placement.storage, *placement.inherited):
         direct = tensor in placement.direct
         if direct:
-            builder.add(tensor, tensor, f"{tensor}/group", quantizers.groups[tensor], clip=own_group_quantizers)
+            builder.add(tensor, tensor, f"{tensor}/group", quantizers.groups[tensor])
             seen_as[tensor] = f"{tensor}/group/dequantized"
         else:
             root = placement.root(tensor)
@@ -69,8 +65,8 @@ def insert_quantizers(
             seen_as[tensor] = f"{tensor}/storage/dequantized"
     group_seen_as = {name: seen_as[name] for name in quantizers.groups}
     for name, quantizer in quantizers.groups.items():
-        if name not in placement.direct and (own_group_quantizers or quantizer.bits < BASELINE_BITS):
-            builder.add(name, seen_as[name], f"{name}/group", quantizer, clip=own_group_quantizers)
+        if name not in placement.direct and quantizer.bits < BASELINE_BITS:
+            builder.add(name, seen_as[name], f"{name}/group", quantizer)
             group_seen_as[name] = f"{name}/group/dequantized"
 
     model = onnx.ModelProto()

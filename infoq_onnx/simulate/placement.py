@@ -12,6 +12,8 @@ b. the output of every convolution, since onnxruntime only builds a QLinearConv 
    because their integer kernels may write float;
 c. the output of every operator with an integer kernel whose inputs are all quantized (residual Add, pooling, Concat …).
 
+What the first output does not depend on, as an auxiliary head, gets none.
+
 An operator that only moves values (Reshape, MaxPool, Slice …) keeps the grid of its input: its output *inherits* the
 input's quantizer and nothing is rounded twice.
 
@@ -89,6 +91,7 @@ def place(graph: Graph, network: Network) -> Placement:
     inherited: dict[str, str] = {}
     absorbed: dict[str, str] = {}
     wanted: set[str] = set()
+    leading = graph.ancestors(graph.output)
 
     def quantized(tensor: str) -> bool:
         return tensor in inherited or tensor in stored
@@ -98,7 +101,8 @@ def place(graph: Graph, network: Network) -> Placement:
         source = node.input[0] if node.input else ""
         for output in node.output:
             # a float output of the graph is left alone, unless a layer reads it as well
-            if not _is_float(graph, output) or (output in graph.outputs and output not in groups):
+            own = output in graph.outputs and output not in groups
+            if own or output not in leading or not _is_float(graph, output):
                 continue
             if _keeps_grid(graph, node) and quantized(source):
                 inherited[output] = inherited.get(source, source)

@@ -89,7 +89,6 @@ def simulation(
     activation_bits: Mapping[str, int],
     *,
     codes: Mapping[str, LayerCodes] | None = None,
-    own_group_quantizers: bool = False,
 ) -> onnx.ModelProto:
     """Build the float model that computes what the quantized network computes.
 
@@ -101,10 +100,9 @@ def simulation(
     graph, network, placement, table : the network and its grids
     weight_bits, activation_bits : bits of every layer's weights and of every group
     codes : the layers' constants; None takes the nearest codes of `layer_codes`
-    own_group_quantizers : see `insert_quantizers`
     """
     quantizers = quantizers_of(table, placement, dict(activation_bits))
-    model = insert_quantizers(graph, network, placement, quantizers, own_group_quantizers=own_group_quantizers)
+    model = insert_quantizers(graph, network, placement, quantizers)
     if codes is None:
         codes = layer_codes(graph, network, table, weight_bits, activation_bits)
     values: dict[str, npt.NDArray[np.float32]] = {}

@@ -1,4 +1,4 @@
-"""Exact counts against METHODS.md section 6 and against plain sums."""
+"""Exact counts against figures worked out by hand and against plain sums."""
 
 from __future__ import annotations
 

@@ -23,8 +23,10 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from infoq_onnx.analyses import CHECKSUMS
 from infoq_onnx.cli import main
 from infoq_onnx.emit import verify
+from infoq_onnx.files import write_checksums
 from tests.cli.process import run_process
 from tests.networks import Builder, mlp, residual_convnet
 
@@ -210,6 +212,13 @@ def arrays(shape: tuple[int, ...], labels: int = 4, bad: int | None = None) -> C
     return make
 
 
+def integers(place: Place) -> None:
+    convnet(place)
+    x = np.zeros((32, 3, 8, 8), np.int64)
+    x[-1, -1, -1, -1] = 256
+    np.savez(place.folder / "other.npz", x=x)
+
+
 # ------------------------------------------------------------------------------------------------------------ analyses
 
 
@@ -236,6 +245,23 @@ def damaged(place: Place) -> None:
 def other_schema(place: Place) -> None:
     path = place.folder / "model.infoq" / "analysis.json"
     path.write_text(path.read_text().replace('\n "schema": 1', '\n "schema": 99'))
+
+
+def with_analysis(place: Place, old: str, new: str) -> None:
+    """As an analysis would be in which `new` stands for `old`."""
+    folder = place.folder / "model.infoq"
+    text = (folder / "analysis.json").read_text()
+    assert old in text
+    (folder / "analysis.json").write_text(text.replace(old, new))
+    write_checksums(folder, ["analysis.json", "ranges.npz"], CHECKSUMS)
+
+
+def other_layers(place: Place) -> None:
+    with_analysis(place, '"macs": 192', '"macs": 191')
+
+
+def moved_names(place: Place) -> None:
+    with_analysis(place, '"classes_path": null', f'"classes_path": "{place.folder.resolve()}/names.txt"')
 
 
 def damaged_ranges(place: Place) -> None:
@@ -304,6 +330,7 @@ SITUATIONS: dict[str, Callable[[Place], None]] = {
     "resizing to a size beyond memory": some_images,
     "images, and a model that takes none": four_folders,
     "arrays of another shape": arrays((32, 10)),
+    "integers that are no pixels": integers,
     "NaN in an array": arrays((32, 12), bad=7),
     "a label out of range": arrays((32, 12), labels=6),
     "too few samples": arrays((8, 12)),
@@ -327,10 +354,12 @@ SITUATIONS: dict[str, Callable[[Place], None]] = {
     "it is not finished": unfinished,
     "it is damaged": damaged,
     "another version wrote it": other_schema,
+    "another version saw other layers": other_layers,
     "its ranges are damaged": damaged_ranges,
     "the model has changed since": changed_model,
     "the model has moved": moved_model,
     "the images have moved": moved_data,
+    "the file of class names has moved": moved_names,
     "no budget": nothing,
     "a budget and --uniform": nothing,
     "--uniform and a pin": nothing,

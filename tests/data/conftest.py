@@ -1,4 +1,4 @@
-"""Small image sets made with Pillow."""
+"""Small image sets made with Pillow, and what becomes of an image."""
 
 from __future__ import annotations
 
@@ -6,10 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from infoq_onnx.data.preprocess import crop, normalise
+from infoq_onnx.schema import Preprocessing
+
 ImageSet = Callable[..., Path]
+
+
+def apply(image: Image.Image, preprocessing: Preprocessing, input_shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Turn one image into the model's input."""
+    return normalise(crop(image, preprocessing, input_shape)[None], preprocessing)[0]
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from infoq_onnx.data.dataset import Dataset, load_dataset
-from infoq_onnx.data.preprocess import AS_IS, apply, custom, preset
+from infoq_onnx.data.preprocess import AS_IS, custom, preset
 from infoq_onnx.errors import DataError, SettingsError
 
-from .conftest import ImageSet
+from .conftest import ImageSet, apply
 
 SHAPE = (3, 8, 8)
 IMAGENET = preset("imagenet", SHAPE)
@@ -54,7 +54,6 @@ def test_batches_are_the_preprocessed_images(image_set: ImageSet, cache_bytes: i
     np.testing.assert_array_equal(everything(dataset, 100), expected)
     assert dataset.labels is not None
     assert dataset.labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
-    assert dataset.class_names == ("0", "1")
     assert dataset.layout == "NCHW"
     assert len(dataset) == 7
 
@@ -151,6 +150,17 @@ def test_more_broken_images_are_too_many(image_set: ImageSet) -> None:
         r"3 of 50 images cannot be read \(first: .*0/004\.png\): not an image; remove or replace them",
         root,
     )
+
+
+def test_as_many_broken_images_as_the_caller_tolerates_but_not_all(image_set: ImageSet) -> None:
+    root = many(image_set, 4)
+    files = sorted(root.rglob("*.png"))
+    for file in files[:3]:
+        file.write_bytes(b"nonsense")
+    fails("3 of 4 images cannot be read", root, tolerated_percent=74)
+    assert load(root, tolerated_percent=75).indices.tolist() == [3]
+    files[3].write_bytes(b"nonsense")
+    fails("4 of 4 images cannot be read", root, tolerated_percent=100)
 
 
 def huge_png() -> bytes:
@@ -273,6 +283,28 @@ def test_uint8_grey_images_with_a_channel_axis(tmp_path: Path) -> None:
         np.save(tmp_path / "x.npy", array)
         dataset = load(tmp_path / "x.npy", preprocessing=preprocessing, input_shape=(1, 8, 8))
         np.testing.assert_array_equal(everything(dataset)[:, 0], images)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint16, np.int32, np.int64])
+def test_integers_that_are_pixels_are_preprocessed_like_uint8(tmp_path: Path, dtype: type) -> None:
+    pixels = np.random.default_rng(0).integers(0, min(256, np.iinfo(dtype).max), (5, 13, 10, 3), dtype=np.uint8)
+    np.save(tmp_path / "x.npy", pixels)
+    expected = everything(load(tmp_path / "x.npy"))
+    np.save(tmp_path / "x.npy", pixels.astype(dtype))
+    for cache_bytes in (1 << 30, 0):
+        dataset = load(tmp_path / "x.npy", cache_bytes=cache_bytes)
+        np.testing.assert_array_equal(everything(dataset), expected)
+        assert dataset.preprocessing == IMAGENET
+
+
+@pytest.mark.parametrize("value", [-1, 256])
+def test_integers_that_are_no_pixels(tmp_path: Path, value: int) -> None:
+    pixels = np.zeros((5, *SHAPE), np.int64)
+    # wherever it is: what is done with an array does not depend on the samples that are drawn
+    pixels[4, 2, 7, 7] = value
+    np.save(tmp_path / "x.npy", pixels)
+    fails(rf"int64 values from .*{value}.*: save them as uint8", tmp_path / "x.npy", SettingsError, samples=1)
+    np.testing.assert_array_equal(everything(load(tmp_path / "x.npy", preprocessing=None)), pixels)
 
 
 def test_uint8_images_of_another_size_where_resizing_is_not_allowed(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from PIL import Image, ImageOps
 from infoq_onnx.data.preprocess import (
     AS_IS,
     PRESETS,
-    apply,
     check_fits,
     crop,
     custom,
@@ -20,6 +19,8 @@ from infoq_onnx.data.preprocess import (
 )
 from infoq_onnx.errors import SettingsError
 from infoq_onnx.schema import Preprocessing, from_json, to_json
+
+from .conftest import apply
 
 IMAGENET = (np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225]))
 

@@ -22,7 +22,7 @@ from infoq_onnx.quantize.table import GridTable
 from infoq_onnx.schema import BITS, Quantizer
 from infoq_onnx.simulate.batching import batch_size, logits_of
 from infoq_onnx.simulate.simulation import layer_codes, simulation
-from tests.networks import SMALL, Builder
+from tests.networks import SMALL, Builder, auxiliary_net
 from tests.prepared import Bits, Ready, ready, small, spread_of
 
 from .optimized import operators
@@ -173,6 +173,14 @@ def where_the_largest_are() -> onnx.ModelProto:
     return b.model(b.classifier(y, 8, 10), (3, 8, 8), (10,))
 
 
+def clipped_twice() -> onnx.ModelProto:
+    """A Relu behind a Relu, and a Clip behind a Relu: each pair has a quantizer between and one behind."""
+    b = Builder()
+    y = b.relu(b.relu(b.conv("x", "one", 3, 8), "relu1"), "relu2")
+    y = b.relu6(b.relu(b.conv(y, "two", 8, 8), "relu3"), "clip4")
+    return b.model(b.classifier(y, 8, 10), (3, 8, 8), (10,))
+
+
 ODD: dict[str, Callable[[], onnx.ModelProto]] = {
     function.__name__: function
     for function in (
@@ -183,6 +191,8 @@ ODD: dict[str, Callable[[], onnx.ModelProto]] = {
         bias_of_the_batch,
         one_in_a_reshape,
         where_the_largest_are,
+        auxiliary_net,
+        clipped_twice,
     )
 } | {
     "features as an output": lambda: with_output(two_convolutions(), "flatten_out", 8),
@@ -200,6 +210,16 @@ def test_odd_networks(name: str) -> None:
         model = emitted(of, bits)
         assert_alike(of, bits, model)
         assert [value.name for value in model.graph.output] == list(of.graph.outputs)
+
+
+def test_a_head_beside_the_first_output_stays_in_float(tmp_path: Path) -> None:
+    of = ready(auxiliary_net(), bits=(4,))
+    model = emitted(of, of.uniform(4, 4))
+    for initializer in (name for name in of.graph.initializers if name.startswith("aux")):
+        assert initializer in {tensor.name for tensor in model.graph.initializer}
+    assert not [node.name for node in model.graph.node if node.name.startswith("aux") and "/" in node.name]
+    found = operators(model, tmp_path)
+    assert (found["QLinearConv"], found["Conv"] + found["FusedConv"], found["QGemm"], found["Gemm"]) == (2, 1, 1, 1)
 
 
 # ------------------------------------------------------------------------------------------------------------- the file
@@ -236,6 +256,14 @@ def test_interface_and_metadata(name: str) -> None:
     assert {entry.key: entry.value for entry in model.metadata_props} == {"key": "value"}
     names = [node.name for node in model.graph.node if node.name]
     assert len(set(names)) == len(names)
+
+
+def test_metadata_of_the_float_model_is_kept() -> None:
+    source = SMALL["mlp"]()
+    helper.set_model_props(source, {"author": "somebody", "key": "of the float model"})
+    of = ready(source, bits=(4,))
+    found = {entry.key: entry.value for entry in emitted(of, of.uniform(4, 4)).metadata_props}
+    assert found == {"author": "somebody", "key": "value"}
 
 
 def test_the_same_allocation_is_the_same_bytes() -> None:

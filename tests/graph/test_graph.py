@@ -83,9 +83,14 @@ def test_descendants() -> None:
     assert graph.descendants(["b2_out", "fc_b"]) == {
         *("b2_out", "fc_b", "b_add_out", "b_relu_out", "gap_out", "flatten_out", "logits")
     }
-    assert graph.reaches("stem_out", "logits")
-    assert graph.reaches("logits", "logits")
-    assert not graph.reaches("b_short_out", "b1_out")
+
+
+def test_ancestors() -> None:
+    graph = Graph(residual_convnet())
+    assert graph.ancestors("a1_relu_out") == {
+        *("x", "stem_w", "stem_b", "stem_out", "stem_relu_out", "a1_w", "a1_b", "a1_out", "a1_relu_out")
+    }
+    assert graph.ancestors("x") == {"x"}
 
 
 def test_shapes_agree_with_a_run() -> None:

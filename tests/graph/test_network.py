@@ -20,6 +20,7 @@ from tests.networks import (
     SMALL,
     Builder,
     attention_net,
+    auxiliary_net,
     concat_net,
     depthwise_net,
     fixed_batch_net,
@@ -41,7 +42,7 @@ def only_layer(b: Builder, output: str, input_shape: tuple[int, ...], output_sha
 
 
 def test_resnet18_figures() -> None:
-    """METHODS.md, section 6."""
+    """MACs are counted for one image, biases are not parameters."""
     network = network_of(resnet18())
     layers = {layer.name: layer for layer in network.layers}
     assert len(layers) == 21
@@ -241,6 +242,14 @@ def test_skipped_nodes_say_why() -> None:
     }
 
 
+def test_what_the_first_output_does_not_depend_on_is_skipped() -> None:
+    network = network_of(auxiliary_net())
+    assert [layer.name for layer in network.layers] == ["stem", "last", "fc"]
+    assert [group.layers for group in network.groups] == [("stem",), ("last",), ("fc",)]
+    reason = "the first output does not depend on it"
+    assert {node.name: node.reason for node in network.skipped} == {"aux_conv": reason, "aux_fc": reason}
+
+
 def test_layers_inside_a_subgraph_are_skipped() -> None:
     b = Builder()
     hidden = b.gemm("x", "fc", 4, 4)
@@ -258,6 +267,15 @@ def test_nothing_to_quantize() -> None:
     b = Builder()
     with pytest.raises(ModelError, match=r"nothing to quantize: .* among Neg, Relu"):
         network_of(b.model(b.relu(b.op("Neg", ["x"], "neg"), "relu"), (4,), (4,)))
+
+
+def test_nothing_to_quantize_in_front_of_the_first_output() -> None:
+    b = Builder()
+    b.gemm("x", "fc", 4, 4)
+    model = b.model(b.relu(b.op("Neg", ["x"], "neg"), "relu"), (4,), (4,))
+    model.graph.output.append(helper.make_tensor_value_info("fc_out", TensorProto.FLOAT, ["batch", 4]))
+    with pytest.raises(ModelError, match=r"nothing to quantize: .* among Neg, Relu"):
+        network_of(model)
 
 
 @pytest.mark.parametrize(("shape", "classes"), [((5,), 5), ((5, 1, 1), 5), ((1, 1, 5), 5)])

@@ -16,7 +16,7 @@ from infoq_onnx.errors import (
 )
 from infoq_onnx.pipeline import allocate, analyze
 from infoq_onnx.sensitivity.observers import candidates
-from tests.networks import SMALL
+from tests.networks import SMALL, mlp
 from tests.pipeline.cases import NAMES, QUICK, Case, Listener, content, data_for, refused, saved
 
 
@@ -85,6 +85,21 @@ def test_other_settings_start_anew(change: dict[str, Any], case: Case, copied: P
     fresh = analyze(case.model, case.calib, output=tmp_path / "fresh.infoq", **settings)
     assert content(copied, *NAMES) == content(fresh, *NAMES)
     assert content(copied, "analysis.json") != content(case.analysis, "analysis.json")
+
+
+def test_another_encoder_under_the_same_name_starts_anew(case: Case, tmp_path: Path) -> None:
+    """What X_E is decides the trials; the name of its file does not tell."""
+    encoder, folder = tmp_path / "encoder.onnx", tmp_path / "a.infoq"
+    settings = {**QUICK, "encoder": str(encoder)}
+    saved(mlp(classes=3), encoder)
+    with pytest.raises(KeyboardInterrupt):
+        analyze(case.model, case.calib, output=folder, reporter=Listener(7), **settings)
+    saved(mlp(classes=3, seed=1), encoder)
+    listener = Listener()
+    analyze(case.model, case.calib, output=folder, reporter=listener, **settings)
+    assert not any("going on" in note for note in listener.notes)
+    fresh = analyze(case.model, case.calib, output=tmp_path / "fresh.infoq", **settings)
+    assert content(folder, *NAMES) == content(fresh, *NAMES)
 
 
 def test_trials_seen_by_other_candidates_are_not_mixed_in(

@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
 from infoq_onnx.analyses import read_analysis
+from infoq_onnx.data.choose import choose
+from infoq_onnx.data.sources import open_source
 from infoq_onnx.demo import demo_calibration_path, demo_model_path, demo_test_path
 from infoq_onnx.errors import (
     SettingsError,
@@ -16,8 +19,9 @@ from infoq_onnx.errors import (
 from infoq_onnx.evaluation import PREPROCESSING_KEY
 from infoq_onnx.files import sha256_of
 from infoq_onnx.pipeline import allocate, analyze, compress, evaluate, inspect
+from infoq_onnx.pipeline.allocating import VERIFICATION_SAMPLES
 from infoq_onnx.schema import Allocation, from_json
-from tests.networks import SMALL, mlp
+from tests.networks import SMALL, auxiliary_net, mlp, residual_convnet
 from tests.pipeline.cases import QUICK, Case, Listener, data_for, refused, saved
 
 
@@ -49,6 +53,18 @@ def test_all_the_way(name: str, criterion: str, tmp_path: Path) -> None:
     assert found.agreement is not None
 
 
+@pytest.mark.parametrize("rounding", ["nearest", "gptq"])
+def test_a_head_that_the_first_output_does_not_depend_on(rounding: str, tmp_path: Path) -> None:
+    model, calib = saved(auxiliary_net(), tmp_path / "float.onnx"), data_for(auxiliary_net(), tmp_path / "calib.npz")
+    folder = analyze(model, calib, output=tmp_path / "a.infoq", **QUICK)
+    done = allocate(
+        folder, bounds={"compression": "8"}, criterion="kl", rounding=rounding, output=tmp_path / "small.onnx"
+    )
+    assert [node.name for node in done.network.skipped] == ["aux_conv", "aux_fc"]
+    assert set(done.allocation.weight_bits) == {"stem", "last", "fc"}
+    assert [value.name for value in onnx.load(done.model_path).graph.output] == ["logits", "aux_fc_out"]
+
+
 def test_the_demo_model_keeps_its_accuracy_at_half_the_bits(tmp_path: Path) -> None:
     with demo_model_path() as model, demo_calibration_path() as calib, demo_test_path() as test:
         folder = analyze(model, calib, samples=100, projections=4, bits=(4, 6, 8), output=tmp_path / "demo.infoq")
@@ -64,6 +80,22 @@ def test_the_demo_model_keeps_its_accuracy_at_half_the_bits(tmp_path: Path) -> N
     assert found.top1 > 0.9
     # one of eight to thirty-two bits a weight, with the framing of a small file
     assert done.allocation.costs.weight_bytes < 6294
+
+
+def test_images_that_analyze_left_out_do_not_stop_allocate(tmp_path: Path) -> None:
+    """One image in a hundred is tolerated; in the smaller draw for the check of the file it is more than that."""
+    model, images = saved(residual_convnet(size=8, width=2), tmp_path / "float.onnx"), tmp_path / "images"
+    images.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 8, 8, 3), dtype=np.uint8)
+    for index, image in enumerate(pixels):
+        Image.fromarray(image).save(images / f"{index:03}.png")
+    drawn = choose(open_source(images), VERIFICATION_SAMPLES, 0)[:2]
+    for index in drawn:
+        (images / f"{index:03}.png").write_bytes(b"no picture")
+    folder = analyze(model, images, preprocessing="none", output=tmp_path / "a.infoq", **QUICK)
+    assert read_analysis(folder).calibration.samples == 198
+    done = allocate(folder, uniform_bits=(4, 4), output=tmp_path / "small.onnx")
+    assert done.verification.images == VERIFICATION_SAMPLES - 2
 
 
 def test_the_allocation_lies_beside_the_model_and_in_it(case: Case, tmp_path: Path) -> None:
@@ -117,8 +149,9 @@ def test_without_labels_predictions_stand_in(tmp_path: Path) -> None:
     assert analysis.calibration.labels == "predicted"
     assert (analysis.model.float_top1, analysis.model.baseline_top1) == (None, None)
     assert any("without labels" in note for note in listener.notes)
-    # the baseline predicts nearly what the float model does
-    assert all(abs(trial.top1_drop) <= 1 for trial in analysis.trials)
+    # the baseline predicts nearly what the float model does: few bits lose much of it, and hardly any trial gains
+    assert np.mean([trial.top1_drop for trial in analysis.trials if trial.bits == 2]) > 0.05
+    assert min(trial.top1_drop for trial in analysis.trials) > -0.1
     assert evaluate(model, calib).top1 is None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -13,8 +14,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
-from infoq_onnx.analyses import find_analysis, read_analysis
+from infoq_onnx.analyses import CHECKSUMS, find_analysis, read_analysis
 from infoq_onnx.errors import (
     AnalysisError,
     DataError,
@@ -25,8 +27,9 @@ from infoq_onnx.errors import (
     SettingsError,
     VerificationError,
 )
-from infoq_onnx.files import sha256_of
+from infoq_onnx.files import sha256_of, write_checksums
 from infoq_onnx.pipeline import allocate, allocating, analyze, evaluate, inspect
+from infoq_onnx.quantize.table import load_table, save_table
 from tests.networks import SMALL, mlp, residual_convnet
 from tests.pipeline.cases import NAMES, QUICK, Case, content, data_for, refused, saved
 
@@ -127,6 +130,7 @@ def test_names_of_results(case: Case, tmp_path: Path) -> None:
         (tmp_path / "m.pb", SettingsError),
         (case.model, SettingsError),
         (tmp_path / "gone" / "m.onnx", OutputError),
+        (tmp_path / f"{300 * 'm'}.onnx", OutputError),
     ):
         options = {"uniform_bits": (8, 8), "output": output}
         refused(kind, output.name, call=lambda options=options: allocate(case.analysis, **options))
@@ -156,6 +160,76 @@ def test_the_model_has_changed_or_gone(tmp_path: Path) -> None:
     refused(AnalysisError, "fixed.onnx", call=lambda: again(model=saved(mlp(batch=1), tmp_path / "fixed.onnx")))
 
 
+def test_the_class_names_have_moved(tmp_path: Path) -> None:
+    names, moved, other = (tmp_path / f"{name}.txt" for name in ("names", "moved", "other"))
+    images = tmp_path / "images"
+    for index, name in enumerate(np.repeat(["cat", "dog", "emu", "yak"], 8)):
+        (images / name).mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(index).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(images / name / f"{index}.png")
+    names.write_text("yak\nemu\ndog\ncat\n")
+    other.write_text("emu\nyak\ndog\ncat\n")
+    model = saved(residual_convnet(size=8, width=2, classes=4), tmp_path / "conv.onnx")
+    folder = analyze(model, images, classes=names, preprocessing="none", output=tmp_path / "a.infoq", **QUICK)
+    names.rename(moved)
+
+    def again(**options: Any) -> object:
+        return allocate(folder, uniform_bits=(4, 4), output=tmp_path / "m.onnx", **options)
+
+    refused(DataError, "names.txt", "--classes", call=again)
+    refused(AnalysisError, "other samples", call=lambda: again(classes=other))
+    again(classes=moved)
+
+
+def closed(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    """Let a file be there and not be readable, also for an administrator."""
+
+    def refusing(self: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+        if self == path and "r" in mode:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+        return opened(self, mode, *arguments, **options)
+
+    opened = Path.open
+    monkeypatch.setattr(Path, "open", refusing)
+
+
+def test_files_that_may_not_be_read(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, output = Path(shutil.copy(case.model, tmp_path / "moved.onnx")), tmp_path / "m.onnx"
+
+    def wanted() -> object:
+        return allocate(case.analysis, uniform_bits=(4, 4), model=model, output=output)
+
+    closed(monkeypatch, model)
+    refused(ModelError, "moved.onnx", "Permission denied", call=wanted)
+    monkeypatch.undo()
+    output.touch()
+    closed(monkeypatch, output)
+    refused(OutputError, "m.onnx", "Permission denied", "-o", call=wanted)
+
+
+def test_weights_outside_the_model_have_changed(tmp_path: Path) -> None:
+    """Trained on in place: the .onnx stays as it is, its external data does not."""
+    model, calib = tmp_path / "mlp.onnx", data_for(mlp(), tmp_path / "calib.npz")
+
+    def exported(seed: int) -> bytes:
+        outside = {"save_as_external_data": True, "location": "weights.bin", "size_threshold": 0}
+        (tmp_path / "weights.bin").unlink(missing_ok=True)
+        onnx.save_model(mlp(seed), model, **outside)
+        return model.read_bytes()
+
+    before = exported(seed=0)
+    folder = analyze(model, calib, output=tmp_path / "a.infoq", **QUICK)
+    done = allocate(folder, uniform_bits=(4, 4), output=tmp_path / "m.onnx")
+    assert done.float_file_bytes == len(before) + (tmp_path / "weights.bin").stat().st_size
+    assert exported(seed=1) == before
+    refused(
+        AnalysisError,
+        "mlp.onnx",
+        "another model",
+        call=lambda: allocate(folder, uniform_bits=(4, 4), output=tmp_path / "m.onnx"),
+    )
+
+
 def test_analyses_that_cannot_be_read(case: Case, copied: Path, tmp_path: Path) -> None:
     refused(AnalysisError, "nowhere", "analyze", call=lambda: read_analysis(tmp_path / "nowhere"))
     path = copied / "analysis.json"
@@ -169,9 +243,10 @@ def test_analyses_that_cannot_be_read(case: Case, copied: Path, tmp_path: Path) 
     ):
         path.write_text(damaged, encoding="utf-8")
         refused(AnalysisError, "analysis.json", "analyze again", call=lambda: read_analysis(copied))
-    content = json.loads(text)
-    path.write_text(json.dumps({**content, "schema": 999}), encoding="utf-8")
-    refused(AnalysisError, "999", "analyze again", call=lambda: read_analysis(copied))
+    # another version may have other fields
+    for other in ({**json.loads(text), "schema": 999}, {"schema": 999}):
+        path.write_text(json.dumps(other), encoding="utf-8")
+        refused(AnalysisError, "schema 999", "analyze again", call=lambda: read_analysis(copied))
     path.write_text(text.replace('"seed": 0', '"seed": 1', 1), encoding="utf-8")
     refused(AnalysisError, "analysis.json", "was changed", call=lambda: read_analysis(copied))
     path.write_text(text, encoding="utf-8")
@@ -184,6 +259,39 @@ def test_analyses_that_cannot_be_read(case: Case, copied: Path, tmp_path: Path) 
     )
     (copied / "SHA256SUMS").unlink()
     refused(AnalysisError, "SHA256SUMS", "analyze again", call=lambda: read_analysis(copied))
+
+
+def test_an_analysis_of_a_version_that_saw_other_layers(case: Case, copied: Path, tmp_path: Path) -> None:
+    path = copied / "analysis.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"macs": 192', '"macs": 191'), encoding="utf-8")
+    write_checksums(copied, ["analysis.json", "ranges.npz"], CHECKSUMS)
+    assert read_analysis(copied).network != read_analysis(case.analysis).network
+    refused(
+        AnalysisError,
+        "another version",
+        "mlp.onnx",
+        "analyze again",
+        call=lambda: allocate(copied, uniform_bits=(4, 4), output=tmp_path / "m.onnx"),
+    )
+
+
+@pytest.mark.parametrize("lacking", ["storage", "group", "weight"])
+def test_an_analysis_of_a_version_that_needed_other_grids(lacking: str, copied: Path, tmp_path: Path) -> None:
+    path = copied / "ranges.npz"
+    table = load_table(path)
+    if lacking == "weight":
+        del table.weights["fc2"][4]
+    else:
+        del table.activations["relu1_out"][4 if lacking == "group" else 8]
+    save_table(table, path)
+    write_checksums(copied, ["analysis.json", "ranges.npz"], CHECKSUMS)
+    refused(
+        AnalysisError,
+        "ranges.npz",
+        "another version",
+        "analyze again",
+        call=lambda: allocate(copied, uniform_bits=(4, 4), output=tmp_path / "m.onnx"),
+    )
 
 
 def test_nothing_that_allocate_did_not_write_is_replaced(case: Case, copied: Path, tmp_path: Path) -> None:

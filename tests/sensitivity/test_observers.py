@@ -10,7 +10,7 @@ from scipy import stats
 
 from infoq_onnx.schema import Delta, Observer, Trial
 from infoq_onnx.sensitivity.observers import MIN_TRIALS, candidates, pearson, select
-from tests.networks import SMALL, Builder
+from tests.networks import SMALL, Builder, auxiliary_net
 from tests.prepared import searched, small
 
 
@@ -43,6 +43,11 @@ def test_tensors_that_mix_the_images_of_a_batch_are_no_candidates() -> None:
     mean = b.op("ReduceMean", [b.linear(hidden, "two", 4, 4)], "mean", axes=[0], keepdims=0)
     graph, network, _ = searched(b.model(b.gemm(mean, "fc", 4, 3), (20, 4), (3,)))
     assert candidates(graph, network) == ("mean_out", "logits")
+
+
+def test_the_logits_are_a_candidate_beside_another_head() -> None:
+    graph, network, _ = searched(auxiliary_net())
+    assert candidates(graph, network) == ("stem_relu_out", "last_relu_out", "flatten_out", "logits")
 
 
 # ---------------------------------------------------------------------------------------------------------- correlation

@@ -187,13 +187,17 @@ def test_fewer_bits_diverge_more(tmp_path: Path) -> None:
 
 
 def test_labels_decide_the_drop_of_accuracy(tmp_path: Path) -> None:
-    """Where no prediction of the baseline is right, none can be lost."""
-    of = small("mlp")
-    right = problem_of(of, bits=(2, 8))
+    """Where no prediction of the baseline is right, none can be lost; those that move onto the labels are gained."""
+    right = problem_of(small("mlp"), bits=(2, 8))
     wrong = dataclasses.replace(right, labels=(right.labels + 1) % 4)
-    result = swept(wrong, tmp_path)
-    assert result.baseline_top1 < 0.1
-    assert all(trial.top1_drop <= result.baseline_top1 for trial in result.trials)
+    for name in ("right", "wrong"):
+        (tmp_path / name).mkdir()
+    kept, lost = swept(right, tmp_path / "right"), swept(wrong, tmp_path / "wrong")
+    assert kept.baseline_top1 > 0.9
+    assert lost.baseline_top1 == 0.0
+    assert min(trial.top1_drop for trial in kept.trials) > 0
+    assert min(trial.top1_drop for trial in lost.trials) < 0
+    assert [trial.kl for trial in kept.trials] == [trial.kl for trial in lost.trials]
 
 
 # --------------------------------------------------------------------------------------------------------------- resume

@@ -12,7 +12,16 @@ from onnx import TensorProto, helper
 
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.simulate.placement import Placement, clip_bounds
-from tests.networks import SMALL, Builder, attention_net, concat_net, depthwise_net, mlp, residual_convnet
+from tests.networks import (
+    SMALL,
+    Builder,
+    attention_net,
+    auxiliary_net,
+    concat_net,
+    depthwise_net,
+    mlp,
+    residual_convnet,
+)
 from tests.prepared import searched
 
 IMAGE = (3, 8, 8)
@@ -275,6 +284,14 @@ def test_both_sides_of_a_matmul_of_activations_are_groups() -> None:
     # LayerNormalization is float, so the residual stream is; its readers are not
     assert "add1_out" not in found.storage
     assert {graph.input, "norm1_out", "norm2_out"} <= set(found.storage)
+
+
+def test_what_the_first_output_does_not_depend_on_stays_in_float() -> None:
+    found = placement_of(auxiliary_net())
+    assert found.storage == ("x", "stem_relu_out", "last_relu_out", "gap_out")
+    assert found.inherited == {"flatten_out": "gap_out"}
+    # the head reads the stem, too, and shall see no fewer than 8 bits
+    assert found.direct == {"x"}
 
 
 @pytest.mark.parametrize("name", SMALL)

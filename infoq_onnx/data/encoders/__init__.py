@@ -47,3 +47,16 @@ def get_encoder(name: str) -> Encoder:
     if not os.path.isfile(name):
         raise SettingsError(f"no such encoder file: {name}")
     return partial(onnx_file.encode, Path(name))
+
+
+def encoder_file(name: str) -> Path | None:
+    """Return the file of the model behind an encoder; None where it needs none.
+
+    Raises
+    ------
+    MissingDependencyError
+        It is to be downloaded, and cannot be.
+    """
+    if name == "dinov2":
+        return dinov2.fetch()
+    return Path(name) if Path(name).suffix.lower() == ".onnx" else None

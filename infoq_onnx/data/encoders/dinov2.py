@@ -27,10 +27,17 @@ def encode(dataset: Dataset, batch: int) -> npt.NDArray[np.float64]:
     ModelError
         The samples are not images.
     """
-    return onnx_file.encode(_fetch(), dataset, batch)
+    return onnx_file.encode(fetch(), dataset, batch)
 
 
-def _fetch() -> Path:
+def fetch() -> Path:
+    """Return the file, downloaded when it is not there yet.
+
+    Raises
+    ------
+    MissingDependencyError
+        As for `encode`.
+    """
     try:
         from huggingface_hub import hf_hub_download
     except ImportError as error:

@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.data.encoders.resample import resize
 from infoq_onnx.data.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from infoq_onnx.errors import ModelError
+from infoq_onnx.graph.ort import ORT_ERRORS, first_line, run_session
+from infoq_onnx.graph.session import open_session
 from infoq_onnx.schema import Preprocessing
 
 _HF_INPUT, _HF_OUTPUT, _HF_SIDE = "pixel_values", "last_hidden_state", 224
@@ -27,15 +28,6 @@ _TYPES: dict[str, npt.DTypeLike] = {
     "tensor(float16)": np.float16,
     "tensor(double)": np.float64,
 }
-_ORT_ERRORS = (
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.NoSuchFile,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
-)
 
 Shape = Sequence[int | str | None]
 
@@ -65,7 +57,10 @@ def encode(
         The model cannot be loaded or run, or does not give finite numbers for every sample.
     """
     what = "the encoder" if isinstance(model, bytes) else f"the encoder {model}"
-    session = _session(model, what)
+    try:
+        session = open_session(model if isinstance(model, bytes) else Path(model))
+    except ORT_ERRORS as error:
+        raise ModelError(f"{what} cannot be loaded: {first_line(error)}") from error
     (name, shape, dtype), output = _signature(session, output_name, what)
     # a model of fixed batch size gets batches of that size, the last one filled up
     fixed = shape[0] if isinstance(shape[0], int) else None
@@ -75,22 +70,11 @@ def encode(
         if fixed is not None and len(adapted) < fixed:
             adapted = np.concatenate([adapted, np.repeat(adapted[-1:], fixed - len(adapted), axis=0)])
         try:
-            (result,) = session.run([output], {name: adapted})
-        except _ORT_ERRORS as error:
-            raise ModelError(f"{what} does not run on inputs {adapted.shape}: {_first_line(error)}") from error
+            (result,) = run_session(session, {name: adapted}, [output])
+        except ORT_ERRORS as error:
+            raise ModelError(f"{what} does not run on inputs {adapted.shape}: {first_line(error)}") from error
         features.append(_vectors(np.asarray(result), output, len(adapted), what)[: len(tensors)])
     return np.concatenate(features)
-
-
-def _session(model: bytes | str | Path, what: str) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # errors arrive as exceptions
-    try:
-        return ort.InferenceSession(
-            model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
-        )
-    except _ORT_ERRORS as error:
-        raise ModelError(f"{what} cannot be loaded: {_first_line(error)}") from error
 
 
 def _signature(
@@ -160,7 +144,3 @@ def _vectors(result: npt.NDArray[np.generic], output: str, count: int, what: str
     if not np.isfinite(vectors).all():
         raise ModelError(f"{what} gives NaN or infinite features for some of these samples")
     return vectors
-
-
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split("\n", 1)[0].split())

@@ -4,8 +4,9 @@
 
     S(i, b) = (1/b) · [Σ_j |ΔSMI(X;L_j)| + Σ_k |ΔSMI(L_k;Y)|] / [Σ_j SMI(X;L_j⁸) + Σ_k SMI(L_k⁸;Y)]
 
-with j over the observers of SMI(X;L) and k over those of SMI(L;Y) that unit i can reach, and Δ against the 8/8
-baseline. The expectation of |Δ| under noise alone is 0.8 σ, not 0: with `debias`, max(0, |Δ| − σ) stands for |Δ|.
+with j over the observers of SMI(X;L) and k over those of SMI(L;Y) that unit i can reach, and Δ against the baseline of
+8-bit weights and exact activations. The expectation of |Δ| under noise alone is 0.8 σ, not 0: with `debias`,
+max(0, |Δ| − σ) stands for |Δ|.
 """
 
 from __future__ import annotations

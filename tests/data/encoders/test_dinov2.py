@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from infoq_onnx.data.encoders import dinov2, get_encoder
+from infoq_onnx.data.encoders import dinov2, encoder_file, get_encoder
 from infoq_onnx.errors import MissingDependencyError
 
 from .conftest import MakeDataset, model
@@ -48,6 +48,7 @@ def test_the_class_token_of_the_downloaded_file(
     images = np.random.default_rng(0).integers(0, 256, (5, 224, 224, 3), dtype=np.uint8)
     features = get_encoder("dinov2")(dataset_of(images, (3, 224, 224), "tf"), 2)
     assert asked == {"repo_id": dinov2.REPOSITORY, "filename": dinov2.FILE, "revision": dinov2.REVISION}
+    assert encoder_file("dinov2") == tmp_path / "model.onnx"
     unit = images[:, :16, :16].mean(axis=(1, 2)) / 255
     np.testing.assert_allclose(features, (unit - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225], atol=1e-4)
 
