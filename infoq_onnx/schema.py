@@ -297,6 +297,8 @@ class Allocation:
     weight_bits: dict[str, int]
     activation_bits: dict[str, int]
     rounding: str
+    repair: bool
+    """Whether each layer made up for the errors of the layers before it."""
     """How weights became codes: "nearest", or "gptq" (see `simulate.reconstruct`)."""
     costs: Costs
     score: float

@@ -71,6 +71,9 @@ def test_round_trip_of_real_networks(name: str) -> None:
     assert from_json(Network, to_json(network)) == network
 
 
+BOUND = {"limit": 1.0, "text": "1", "overhead": 0.0}
+
+
 def allocation() -> Allocation:
     return Allocation(
         schema=1,
@@ -83,6 +86,7 @@ def allocation() -> Allocation:
         weight_bits={"conv": 4},
         activation_bits={"x": 8},
         rounding="nearest",
+        repair=False,
         costs=Costs(100, 12.5, 8.0, 4.0, 8.0),
         score=0.5,
         optimal=True,
@@ -121,8 +125,11 @@ def test_whole_numbers_may_stand_for_floats_and_not_the_other_way_round() -> Non
         ({"weight_bits": {"conv": "4"}}, r"Allocation\.weight_bits\['conv'\]"),
         ({"costs": 3}, r"Allocation\.costs.*object"),
         ({"costs": {"bitops": 1}}, r"Allocation\.costs.*avg_act_bits"),
-        ({"bounds": [{"metric": "speed", "limit": 1.0, "text": "1"}]}, r"Allocation\.bounds\[0\]\.metric.*speed"),
-        ({"bounds": [{"metric": [], "limit": 1.0, "text": "1"}]}, r"Allocation\.bounds\[0\]\.metric"),
+        (
+            {"bounds": [{"metric": "speed", "limit": 1.0, "text": "1", "overhead": 0.0}]},
+            r"Allocation\.bounds\[0\]\.metric.*speed",
+        ),
+        ({"bounds": [{**BOUND, "metric": []}]}, r"Allocation\.bounds\[0\]\.metric"),
         ({"colour": "red"}, r"Allocation.*colour"),
     ],
 )

@@ -48,6 +48,7 @@ def decide_uniform(found: Analysis, uniform_bits: tuple[int, int], weight_only: 
         weight_bits=bits[0],
         activation_bits=bits[1],
         rounding="",
+        repair=False,
         costs=costs(found.network, *bits),
         score=0.0,
         optimal=False,
@@ -75,7 +76,7 @@ def decide(
     Returns
     -------
     Allocation
-        `analysis_sha256` and `rounding` are for the caller to fill in.
+        `analysis_sha256`, `rounding` and `repair` are for the caller to fill in.
 
     Raises
     ------
@@ -118,6 +119,7 @@ def decide(
         weight_bits=solution.weight_bits,
         activation_bits=solution.activation_bits,
         rounding="",
+        repair=False,
         costs=costs(found.network, solution.weight_bits, solution.activation_bits),
         score=solution.score,
         optimal=solution.optimal,

@@ -143,7 +143,10 @@ def allocate(
             else decide(found, within, pins, weight_only, alpha, criterion, bits)
         )
         return dataclasses.replace(
-            allocation, analysis_sha256=sha256_of(folder / "analysis.json"), rounding=_name_of(rounding, repair)
+            allocation,
+            analysis_sha256=sha256_of(folder / "analysis.json"),
+            rounding=rounding,
+            repair=rounding == "gptq" and repair,
         )
 
     allocation = (
@@ -170,10 +173,6 @@ def allocate(
         float_file_bytes=model_bytes(prepared.path),
         verification=verification,
     )
-
-
-def _name_of(rounding: str, repair: bool) -> str:
-    return "gptq, repaired" if rounding == "gptq" and repair else rounding
 
 
 def _within_file(

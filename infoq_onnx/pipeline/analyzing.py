@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
@@ -54,6 +55,8 @@ from infoq_onnx.simulate.calibrate import calibrate
 from infoq_onnx.simulate.equalize import Factors, equalized, find_factors
 
 DEFAULT_SAMPLES = 1000
+UNFINISHED_CODES = "codes.next.npz"
+"""Rounded weights of an analysis that is not finished: those of one that it replaces are still needed."""
 MIN_SAMPLES = 16
 """Below this, neighbours and ranges mean nothing."""
 MAX_PROJECTIONS = 10_000
@@ -205,7 +208,10 @@ def _analyze_into(
     rounded: CodeTable = {}
     files = ["analysis.json", "ranges.npz"]
     if settings.trial_rounding == "gptq":
-        rounded = _rounded_weights(folder, prepared, dataset, settings.bits, reporter, known=bool(journal.trials))
+        # without a trial, or with more to come, there is nothing to say that they are of this analysis
+        known = [UNFINISHED_CODES] if journal.trials else []
+        known += [CODES] if len(journal.trials) == trial_count(network, settings.bits) else []
+        rounded = _rounded_weights(folder, known, prepared, dataset, settings.bits, reporter)
         files.append(CODES)
     problem = Problem(graph, network, table, dataset, labels, targets, encoded, settings, rounded)
     result = sweep(problem, journal, lambda unit, n, total: reporter.progress("trials", unit, n, total))
@@ -237,18 +243,30 @@ def _analyze_into(
     # an interrupted replacement must not leave the ranges of one analysis beside the scores of another
     (folder / "analysis.json").unlink(missing_ok=True)
     save_table(table, folder / "ranges.npz")
+    if settings.trial_rounding == "gptq":
+        os.replace(folder / UNFINISHED_CODES, folder / CODES)
+    else:
+        (folder / CODES).unlink(missing_ok=True)
+        (folder / UNFINISHED_CODES).unlink(missing_ok=True)
     write_text(folder / "analysis.json", to_json(analysis))
     write_checksums(folder, files, CHECKSUMS)
 
 
 def _rounded_weights(
-    folder: Path, prepared: PreparedModel, dataset: Dataset, bits: Sequence[int], reporter: Reporter, *, known: bool
+    folder: Path,
+    known: Sequence[str],
+    prepared: PreparedModel,
+    dataset: Dataset,
+    bits: Sequence[int],
+    reporter: Reporter,
 ) -> CodeTable:
-    """Round every layer on its own, or take what an interrupted run of the same analysis has rounded."""
-    path = folder / CODES
-    if known and path.exists():
+    """Round every layer on its own, or take from a `known` file what an earlier run of the same analysis has rounded."""
+    path = folder / UNFINISHED_CODES
+    for name in known:
         with contextlib.suppress(AnalysisError):
-            return load_codes(path)
+            table = load_codes(folder / name)
+            save_codes(table, path)
+            return table
     path.unlink(missing_ok=True)
     table = round_alone(
         prepared.graph,

@@ -35,6 +35,7 @@ def save_codes(table: CodeTable, path: Path) -> None:
     arrays: dict[str, npt.NDArray[np.generic]] = {
         "layers": np.array([layer for layer, _ in entries], dtype=np.str_),
         "bits": np.array([bits for _, bits in entries], dtype=np.int64),
+        "biased": np.array([table[layer][bits].bias is not None for layer, bits in entries], dtype=np.bool_),
     }
     for index, (layer, bits) in enumerate(entries):
         held = table[layer][bits]
@@ -58,7 +59,7 @@ def load_codes(path: Path) -> CodeTable:
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             for index, (layer, bits) in enumerate(zip(arrays["layers"], arrays["bits"], strict=True)):
-                bias = arrays.get(f"bias_{index}")
+                bias = arrays[f"bias_{index}"] if arrays["biased"][index] else None
                 held = RoundedWeight(arrays[f"codes_{index}"], arrays[f"scales_{index}"], bias)
                 table.setdefault(str(layer), {})[int(bits)] = held
     except UNREADABLE as error:

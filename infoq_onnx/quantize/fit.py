@@ -43,10 +43,12 @@ def fit(weight: Array, moments: Moments, *, centred: bool, exact_input: bool = F
     centred : whether a bias will take care of the means
     exact_input : the target is what W makes of this very input, so W itself is the fit
     """
-    damping = DAMPING if exact_input else _cross_validated(weight, moments, centred)
     statistics = moments.all(centred=centred)
+    if exact_input:
+        return Fit(weight, _damped(statistics, DAMPING)[0], DAMPING)
+    damping = _cross_validated(weight, moments, centred)
     damped, fitted = _solved(weight, statistics, damping)
-    return Fit(weight if exact_input else fitted, damped, damping)
+    return Fit(fitted, damped, damping)
 
 
 def _cross_validated(weight: Array, moments: Moments, centred: bool) -> float:
@@ -66,12 +68,18 @@ def _cross_validated(weight: Array, moments: Moments, centred: bool) -> float:
 
 def _solved(weight: Array, statistics: Statistics, damping: float) -> tuple[Array, Array]:
     """H + λI and W'."""
+    damped, strength = _damped(statistics, damping)
+    wanted: Array = statistics.cross + strength[:, None, None] * weight
+    solved = np.linalg.solve(damped, wanted.transpose(0, 2, 1))
+    return damped, np.asarray(solved.transpose(0, 2, 1), dtype=np.float64)
+
+
+def _damped(statistics: Statistics, damping: float) -> tuple[Array, Array]:
+    """H + λI [G, d, d] and λ [G]."""
     second = statistics.second
     width = second.shape[-1]
     strength: Array = damping * np.trace(second, axis1=1, axis2=2) / width
     # an input that never varies says nothing about its weight: keep the weight, and keep H invertible
     strength = np.where(strength > 0, strength, 1.0)
     damped: Array = second + strength[:, None, None] * np.eye(width)
-    wanted: Array = statistics.cross + strength[:, None, None] * weight
-    solved = np.linalg.solve(damped, wanted.transpose(0, 2, 1))
-    return damped, np.asarray(solved.transpose(0, 2, 1), dtype=np.float64)
+    return damped, strength

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import onnx
 
 from infoq_onnx.data.dataset import Dataset
-from infoq_onnx.graph.editing import attribute, expose
+from infoq_onnx.graph.editing import attribute, expose, input_at
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.session import open_session
 from infoq_onnx.schema import Layer, Network
@@ -79,9 +79,9 @@ def factors_of(largest: Float32, bound: float) -> Float32:
     largest : magnitude that each channel reaches, [C]
     bound : what no channel may be brought beyond
     """
-    target = min(float(largest.max(initial=0.0)), bound)
-    live = largest > 0
-    wanted = np.divide(target, largest, out=np.ones(largest.shape), where=live)
+    exact = largest.astype(np.float64)
+    target = min(float(exact.max(initial=0.0)), bound)
+    wanted = np.divide(target, exact, out=np.ones(exact.shape), where=exact > 0)
     # rounded down to powers of two: then no product with a factor is rounded, and the network stays the same to the bit
     exponents = np.floor(np.log2(np.clip(wanted, 1.0, LARGEST_FACTOR)))
     factors: Float32 = np.exp2(exponents).astype(np.float32)
@@ -118,6 +118,9 @@ def pairs(graph: Graph, network: Network) -> list[Pair]:
     for first in network.layers:
         if first.op_type != "Conv" or first.weight is None:
             continue
+        if first.bias is None and input_at(graph.producer[first.output], 2):
+            # a bias that is computed at run time cannot be multiplied
+            continue
         tensor, bound = first.output, np.inf
         while (reader := _only_reader(graph, tensor)) is not None and reader.name not in layer_of:
             if not _commutes(graph, reader):
@@ -142,9 +145,12 @@ def _commutes(graph: Graph, node: onnx.NodeProto) -> bool:
         low, high = clip_bounds(graph, node)
         return low == 0.0 and high > 0.0
     if node.op_type == "Pad":
-        filled = node.input[2] if len(node.input) > 2 else ""
+        filled, pads = input_at(node, 2), input_at(node, 1)
         zero = not filled or (filled in graph.initializers and not np.any(graph.constant(filled)))
-        return attribute(node, "mode", b"constant") == b"constant" and zero
+        if attribute(node, "mode", b"constant") != b"constant" or not zero or input_at(node, 3):
+            return False
+        # other channels may not come in between
+        return pads in graph.initializers and not np.any(graph.constant(pads).reshape(2, -1)[:, :2])
     return False
 
 

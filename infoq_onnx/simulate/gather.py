@@ -54,8 +54,9 @@ def gather(
             targets = targets - inputs[1]
         chosen = np.sort(draw.choice(positions, taken, replace=False)) if taken < positions else None
         columns, outputs = form.columns(inputs[0], chosen), form.outputs(targets, chosen)
-        # positions lie image by image, so the halves share one image at most
-        middle = columns.shape[1] // 2 if len(inputs[0]) > 1 else columns.shape[1] * (index % 2)
+        # positions lie image by image, so the halves share one image at most; elsewhere batches take turns
+        split = batched and len(inputs[0]) > 1
+        middle = columns.shape[1] // 2 if split else columns.shape[1] * (index % 2)
         moments.add(columns[:, :middle], outputs[:, :middle], 0)
         moments.add(columns[:, middle:], outputs[:, middle:], 1)
     return moments

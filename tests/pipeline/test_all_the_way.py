@@ -19,7 +19,7 @@ from infoq_onnx.errors import (
 from infoq_onnx.evaluation import PREPROCESSING_KEY
 from infoq_onnx.files import sha256_of
 from infoq_onnx.pipeline import allocate, analyze, compress, evaluate, inspect
-from infoq_onnx.pipeline.allocating import VERIFICATION_SAMPLES
+from infoq_onnx.pipeline.allocating import FORMATS
 from infoq_onnx.schema import Allocation, from_json
 from tests.networks import SMALL, auxiliary_net, mlp, residual_convnet
 from tests.pipeline.cases import QUICK, Case, Listener, data_for, refused, saved
@@ -89,13 +89,13 @@ def test_images_that_analyze_left_out_do_not_stop_allocate(tmp_path: Path) -> No
     pixels = np.random.default_rng(0).integers(0, 256, (200, 8, 8, 3), dtype=np.uint8)
     for index, image in enumerate(pixels):
         Image.fromarray(image).save(images / f"{index:03}.png")
-    drawn = choose(open_source(images), VERIFICATION_SAMPLES, 0)[:2]
+    drawn = choose(open_source(images), FORMATS["qdq"], 0)[:2]
     for index in drawn:
         (images / f"{index:03}.png").write_bytes(b"no picture")
     folder = analyze(model, images, preprocessing="none", output=tmp_path / "a.infoq", **QUICK)
     assert read_analysis(folder).calibration.samples == 198
     done = allocate(folder, uniform_bits=(4, 4), output=tmp_path / "small.onnx")
-    assert done.verification.images == VERIFICATION_SAMPLES - 2
+    assert done.verification.images == FORMATS["qdq"] - 2
 
 
 def test_the_allocation_lies_beside_the_model_and_in_it(case: Case, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from infoq_onnx.errors import (
     VerificationError,
 )
 from infoq_onnx.files import sha256_of, write_checksums
-from infoq_onnx.pipeline import allocate, allocating, analyze, evaluate, inspect
+from infoq_onnx.pipeline import allocate, analyze, emitting, evaluate, inspect
 from infoq_onnx.quantize.table import load_table, save_table
 from tests.networks import SMALL, mlp, residual_convnet
 from tests.pipeline.cases import NAMES, QUICK, Case, content, data_for, refused, saved
@@ -341,7 +341,7 @@ def test_a_model_that_fails_its_check_is_not_left(
         onnx.load(path)
         raise VerificationError("m.onnx disagrees")
 
-    monkeypatch.setattr(allocating, "verify", fail)
+    monkeypatch.setattr(emitting, "verify", fail)
     refused(
         VerificationError,
         "m.onnx",
