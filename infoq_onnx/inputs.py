@@ -143,7 +143,7 @@ def calibration_again(
     found: Analysis,
     prepared: PreparedModel,
     calib: Path | str | None,
-    classes: Path | str | None,
+    classes: Path | str | None = None,
     samples: int | None = None,
 ) -> Dataset:
     """Load the analysed samples from where they were, or from where the user says they are.

@@ -20,7 +20,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from infoq_onnx.emit.storage import DOMAIN, Storage
-from infoq_onnx.graph.editing import opset_of, replace_nodes, stamp_ir_version
+from infoq_onnx.graph.editing import add_metadata, opset_of, replace_nodes, stamp_ir_version
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.passes.remove_dead import remove_dead
 from infoq_onnx.quantize.table import GridTable
@@ -66,8 +66,7 @@ def qdq_model(
     # the bounds of dropped Clips, among others: onnxruntime warns of what nothing reads
     remove_dead(model)
     model.producer_name, model.producer_version = "infoq-onnx", metadata.get("infoq_onnx.version", "")
-    kept = {entry.key: entry.value for entry in model.metadata_props}
-    helper.set_model_props(model, {**kept, **metadata})
+    add_metadata(model, metadata)
     return model
 
 

@@ -20,7 +20,7 @@ from onnx import NodeProto, helper, numpy_helper
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.emit.verify import compare
 from infoq_onnx.errors import MissingDependencyError, VerificationError
-from infoq_onnx.graph.editing import initializers_of, input_at, replace_nodes, to_array
+from infoq_onnx.graph.editing import add_metadata, initializers_of, input_at, replace_nodes, to_array
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.passes.remove_dead import remove_dead
 from infoq_onnx.graph.session import open_session
@@ -46,7 +46,7 @@ def qonnx_model(
     simulation : the quantized network in float, from `simulate.simulation`
     network, weight_bits : its layers and the bits of their weights
     scales : of each layer's weight, [C]
-    metadata : entries for metadata_props
+    metadata : entries for metadata_props, beside those of the float model
     """
     model = onnx.ModelProto()
     model.CopyFrom(simulation)
@@ -94,7 +94,7 @@ def qonnx_model(
     remove_dead(model)
     model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     model.producer_name, model.producer_version = "infoq-onnx", metadata.get("infoq_onnx.version", "")
-    helper.set_model_props(model, dict(metadata))
+    add_metadata(model, metadata)
     return model
 
 

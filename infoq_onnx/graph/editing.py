@@ -7,7 +7,7 @@ counts both, and `rename_uses` changes both.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -245,6 +245,12 @@ def remove_initializers(graph: GraphProto, names: set[str]) -> None:
     for index in reversed(range(len(graph.initializer))):
         if graph.initializer[index].name in names:
             del graph.initializer[index]
+
+
+def add_metadata(model: ModelProto, entries: Mapping[str, str]) -> None:
+    """Add entries to a model's metadata_props, or replace those of the same name; all others stay."""
+    present = {entry.key: entry.value for entry in model.metadata_props}
+    helper.set_model_props(model, {**present, **entries})
 
 
 def _copy(node: NodeProto) -> NodeProto:

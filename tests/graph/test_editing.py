@@ -8,6 +8,7 @@ from onnx import TensorProto, helper
 
 from infoq_onnx.graph.editing import (
     add_initializer,
+    add_metadata,
     consumers_of,
     fresh_name,
     initializers_of,
@@ -99,3 +100,10 @@ def test_initializers_are_stored_raw() -> None:
     model = mlp()
     name = add_initializer(model.graph, "codes", np.full(1000, 127, np.int8))
     assert initializers_of(model.graph)[name].ByteSize() < 1050
+
+
+def test_metadata_is_added_to_what_there_is() -> None:
+    model = mlp()
+    add_metadata(model, {"author": "somebody", "budget": "old"})
+    add_metadata(model, {"budget": "new"})
+    assert {entry.key: entry.value for entry in model.metadata_props} == {"author": "somebody", "budget": "new"}

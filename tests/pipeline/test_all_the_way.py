@@ -114,6 +114,19 @@ def test_the_allocation_lies_beside_the_model_and_in_it(case: Case, tmp_path: Pa
     assert done.float_file_bytes == case.model.stat().st_size
 
 
+@pytest.mark.parametrize("file_format", ["qdq", "qonnx"])
+def test_the_metadata_of_the_float_model_is_kept(file_format: str, case: Case, tmp_path: Path) -> None:
+    source = mlp()
+    onnx.helper.set_model_props(source, {"author": "somebody"})
+    model = saved(source, tmp_path / "mlp.onnx")
+    folder = analyze(model, case.calib, output=tmp_path / "a.infoq", **QUICK)
+    output = tmp_path / "out.onnx"
+    done = allocate(folder, uniform_bits=(4, 8), rounding="nearest", file_format=file_format, output=output)
+    metadata = {entry.key: entry.value for entry in onnx.load(done.model_path).metadata_props}
+    assert metadata["author"] == "somebody"
+    assert PREPROCESSING_KEY in metadata
+
+
 def test_compress_is_both_in_one(tmp_path: Path) -> None:
     model, calib = saved(mlp(), tmp_path / "mlp.onnx"), data_for(mlp(), tmp_path / "calib.npz", 16)
     done = compress(

@@ -27,6 +27,7 @@ def settings(*, one_over_b: bool = True, debias: bool = False) -> SweepSettings:
         threshold=0.7,
         one_over_b=one_over_b,
         debias=debias,
+        equalize=False,
         trial_rounding="nearest",
     )
 
