@@ -260,7 +260,7 @@ def _rounded_weights(
     bits: Sequence[int],
     reporter: Reporter,
 ) -> CodeTable:
-    """Round every layer on its own, or take from a `known` file what an earlier run of the same analysis has rounded."""
+    """Round every layer on its own, or take what an earlier run of this analysis has rounded from a `known` file."""
     path = folder / UNFINISHED_CODES
     for name in known:
         with contextlib.suppress(AnalysisError):

@@ -46,7 +46,7 @@ def problem_of(
     if labels is None:
         labels = run_in_batches(of.graph.model, of, {})[of.graph.output].argmax(axis=1).astype(np.int64)
     rounding: Rounding = "nearest" if rounded is None else "gptq"
-    settings = SweepSettings(len(values), SEED, PROJECTIONS, 3, tuple(bits), "pca", 0.7, True, False, rounding)
+    settings = SweepSettings(len(values), SEED, PROJECTIONS, 3, tuple(bits), "pca", 0.7, True, False, True, rounding)
     encoded = values.reshape(len(values), -1)[:, :5].astype(np.float64)
     return Problem(of.graph, of.network, of.table, of.dataset, labels, labels % 3, encoded, settings, rounded or {})
 
