@@ -63,6 +63,7 @@ def decide(
     alpha: float,
     criterion: str,
     bits: Sequence[int] | None,
+    widest_weight: int = BASELINE_BITS,
 ) -> Allocation:
     """Solve the integer program for the scores of an analysis.
 
@@ -72,6 +73,7 @@ def decide(
     bounds, pins, weight_only, alpha : see `solve`; pins as the user writes them
     criterion : whose scores
     bits : widths to choose among; None for all that were analysed
+    widest_weight : no weight gets more bits than this
 
     Returns
     -------
@@ -107,6 +109,7 @@ def decide(
         bits=widths,
         alpha=alpha,
         weight_only=weight_only,
+        widest_weight=widest_weight,
     )
     return Allocation(
         schema=SCHEMA_VERSION,

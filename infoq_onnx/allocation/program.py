@@ -62,6 +62,7 @@ def build_program(
     pins: Pins,
     alpha: float,
     weight_only: bool,
+    widest_weight: int = BASELINE_BITS,
 ) -> Program:
     """Turn a network, its scores and its bounds into arrays; variables are in the order of `costs.units`.
 
@@ -80,12 +81,14 @@ def build_program(
         Factor on activation scores.
     weight_only : bool
         Keep all activations at 8 bits.
+    widest_weight : int
+        No weight gets more bits than this.
 
     Raises
     ------
     SettingsError
-        `alpha` is negative or not finite, a unit has no score at any of `bits`, or a pin lowers an activation that
-        `weight_only` keeps.
+        `alpha` is negative or not finite, a unit has no score at any of `bits`, a pin lowers an activation that
+        `weight_only` keeps, or a weight cannot have as few bits as `widest_weight`.
     AnalysisError
         A score is not finite.
     """
@@ -94,7 +97,7 @@ def build_program(
     choices, scores = [], []
     for unit in units(network):
         known = (weight_scores if unit.kind == "weight" else activation_scores).get(unit.name, {})
-        by_bits = _allowed(unit, known, bits, pins, weight_only)
+        by_bits = _allowed(unit, known, bits, pins, weight_only, widest_weight)
         for width, score in by_bits.items():
             if not math.isfinite(score):
                 raise AnalysisError(f"the {unit.kind} score of {unit.name} at {width} bits is {score}; analyze again")
@@ -114,9 +117,10 @@ def build_program(
 
 
 def _allowed(
-    unit: Unit, scores: Mapping[int, float], bits: Sequence[int], pins: Pins, weight_only: bool
+    unit: Unit, scores: Mapping[int, float], bits: Sequence[int], pins: Pins, weight_only: bool, widest_weight: int
 ) -> dict[int, float]:
     """Score of every width that the unit may take, widths ascending."""
+    widest = widest_weight if unit.kind == "weight" else BASELINE_BITS
     scores = {BASELINE_BITS: 0.0, **scores} if scores else {}
     pinned = pins.bits.get(unit)
     if weight_only and unit.kind == "activation":
@@ -125,9 +129,11 @@ def _allowed(
         pinned = BASELINE_BITS
     if pinned is None and not scores:
         pinned = BASELINE_BITS
+    if pinned is not None and pinned > widest:
+        raise SettingsError(f"weight of {unit.name} is kept at {pinned} bits, but the target takes {widest} at most")
     if pinned is not None:
         return {pinned: scores.get(pinned, 0.0)}
-    allowed = {width: scores[width] for width in sorted(set(bits)) if width in scores}
+    allowed = {width: scores[width] for width in sorted(set(bits)) if width in scores and width <= widest}
     if not allowed:
         measured = ", ".join(map(str, sorted(scores)))
         raise SettingsError(f"{unit.kind} of {unit.name} was measured at {measured} bits: allow one of these")

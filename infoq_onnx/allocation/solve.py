@@ -38,6 +38,7 @@ def solve(
     bits: Sequence[int] = BITS,
     alpha: float = 1.0,
     weight_only: bool = False,
+    widest_weight: int = BASELINE_BITS,
     solver: str = "highs",
     time_limit: float | None = TIME_LIMIT,
 ) -> Solution:
@@ -60,6 +61,8 @@ def solve(
         Factor on activation scores.
     weight_only : bool
         Keep all activations at 8 bits.
+    widest_weight : int
+        No weight gets more bits than this.
     solver : str
         A key of `solvers.SOLVERS`.
     time_limit : float or None
@@ -86,6 +89,7 @@ def solve(
         pins=pins,
         alpha=alpha,
         weight_only=weight_only,
+        widest_weight=widest_weight,
     )
     variables = units(network)
     narrowest = dict(zip(variables, bits_of(program, [0] * len(variables)), strict=True))

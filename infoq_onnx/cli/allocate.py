@@ -74,6 +74,13 @@ Examples: infoq-onnx allocate --bitops uniform:4/4
     show_default=True,
     help="qdq: runs in onnxruntime; qonnx: Quant nodes for FINN and Brevitas (needs the extra qonnx).",
 )
+@click.option(
+    "--target",
+    type=click.Choice(["any", "x86-avx2"]),
+    default="any",
+    show_default=True,
+    help="x86-avx2 keeps weights at 7 bits: without VNNI, products of 8-bit weights saturate.",
+)
 @click.option("--model", type=click.Path(path_type=Path), help="Where the float model is now, if it moved.")
 @click.option("--calib", type=click.Path(path_type=Path), help="Where the calibration data is now, if it moved.")
 @click.option("--classes", type=click.Path(path_type=Path), help="Where the file of class names is now, if it moved.")

@@ -14,6 +14,7 @@ from infoq_onnx.allocation.costs import Metric, costs, uniform
 from infoq_onnx.allocation.decide import budget_label, decide, decide_uniform
 from infoq_onnx.analyses import CHECKSUMS, CODES, find_analysis, read_analysis
 from infoq_onnx.emit.storage import STORAGES
+from infoq_onnx.emit.targets import TARGETS, saturates
 from infoq_onnx.errors import AnalysisError, OutputError, SettingsError
 from infoq_onnx.files import sha256_of, write_checksums
 from infoq_onnx.graph.external import model_bytes
@@ -60,6 +61,7 @@ def allocate(
     repair: bool = True,
     storage: str = "packed",
     file_format: str = "qdq",
+    target: str = "any",
     model: Path | str | None = None,
     calib: Path | str | None = None,
     classes: Path | str | None = None,
@@ -83,6 +85,7 @@ def allocate(
     storage : "packed": every weight in exactly its bits, and an absolute bound on the size holds for the whole file;
         "native": ONNX's narrow integers; "int8": one byte a weight
     file_format : "qdq" for onnxruntime; "qonnx" for FINN and Brevitas, with float weights and no storage to choose
+    target : "x86-avx2" keeps weights at 7 bits, which processors without VNNI need
     model, calib, classes : where they are now, when they moved since the analysis
     output : the ONNX to write; the allocation goes beside it as .json
     reporter : receives progress
@@ -104,6 +107,8 @@ def allocate(
         raise SettingsError(f"--storage {storage}: choose {' or '.join(STORAGES)}")
     if rounding not in get_args(Rounding):
         raise SettingsError(f"--rounding {rounding}: choose {' or '.join(get_args(Rounding))}")
+    if target not in TARGETS:
+        raise SettingsError(f"--target {target}: choose {' or '.join(TARGETS)}")
     if file_format not in FORMATS:
         raise SettingsError(f"--format {file_format}: choose {' or '.join(FORMATS)}")
     reporter = reporter or Silent()
@@ -140,7 +145,7 @@ def allocate(
         allocation = (
             decide_uniform(found, uniform_bits, weight_only)
             if uniform_bits is not None
-            else decide(found, within, pins, weight_only, alpha, criterion, bits)
+            else decide(found, within, pins, weight_only, alpha, criterion, bits, TARGETS[target])
         )
         return dataclasses.replace(
             allocation,
@@ -152,6 +157,13 @@ def allocate(
     allocation = (
         _within_file(emission, parsed, decided) if (storage, file_format) == ("packed", "qdq") else decided(parsed)
     )
+    widest = max(allocation.weight_bits.values(), default=0)
+    if widest > TARGETS[target]:
+        raise SettingsError(f"--uniform {widest}/…: --target {target} takes weights of {TARGETS[target]} bits at most")
+    if widest == BASELINE_BITS and saturates():
+        reporter.warn(
+            "this processor lacks VNNI: 8-bit weights may saturate in onnxruntime's kernels; use --target x86-avx2"
+        )
     bits_chosen = (allocation.weight_bits, allocation.activation_bits)
     if rounding == "gptq" and repair:
         samples = calibration_again(found, prepared, calib, classes)

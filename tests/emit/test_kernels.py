@@ -1,0 +1,140 @@
+"""lint: what runs as an integer kernel, and what keeps the rest in float, for anybody's Q/DQ model."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from infoq_onnx.emit.kernels import find_kernels
+from infoq_onnx.emit.qdq import qdq_model
+from infoq_onnx.emit.storage import STORAGES
+from infoq_onnx.simulate.simulation import layer_codes
+from tests.networks import SMALL
+from tests.prepared import small
+
+from .test_onnxruntime import CHANNELS, Quantized
+
+
+def only(b: Quantized, y: str, layer: str) -> tuple[bool, str]:
+    """Verdict on one layer of a graph that ends in something float."""
+    (found,) = [k for k in find_kernels(b.finish(b.op("Tanh", [y], "end"))) if k.layer == layer]
+    return found.integer, found.reason
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("name", ["residual", "depthwise", "concat", "mlp"])
+def test_every_layer_that_we_emit_is_an_integer_kernel(name: str, storage: str) -> None:
+    of = small(name)
+    bits = of.mixed(seed=2)
+    codes = layer_codes(of.graph, of.network, of.table, *bits)
+    model = qdq_model(of.graph, of.network, of.placement, of.table, *bits, codes, STORAGES[storage], {})
+    before = model.SerializeToString()
+    found = find_kernels(model)
+    assert [kernel.layer for kernel in found] == [layer.name for layer in of.network.layers]
+    assert all(kernel.integer and not kernel.reason for kernel in found)
+    assert model.SerializeToString() == before
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_float_model_has_none_and_every_layer_says_why(name: str) -> None:
+    found = find_kernels(small(name).graph.model)
+    assert len(found) >= len(small(name).network.layers)
+    assert not any(kernel.integer for kernel in found)
+    assert all("float" in kernel.reason for kernel in found)
+
+
+def test_what_is_between_two_quantizers() -> None:
+    b = Quantized()
+    y = b.quantize(b.integer_conv(b.quantize("x", "in"), "one", 3), "between")
+    assert only(b, y, "one") == (True, "")
+
+
+def test_no_quantizer_in_front() -> None:
+    b = Quantized()
+    integer, reason = only(b, b.quantize(b.integer_conv(b.op("Sigmoid", ["x"], "act"), "one", 3), "out"), "one")
+    assert (integer, reason) == (
+        False,
+        "input act_out comes from Sigmoid in float: no QuantizeLinear and DequantizeLinear between",
+    )
+
+
+def test_no_quantizer_behind() -> None:
+    b = Quantized()
+    integer, reason = only(b, b.integer_conv(b.quantize("x", "in"), "one", 3), "one")
+    assert not integer
+    assert reason == "its output one_out is read by Tanh in float: no QuantizeLinear straight behind"
+
+
+def test_a_float_clip_behind() -> None:
+    b = Quantized()
+    y = b.op("Clip", [b.integer_conv(b.quantize("x", "in"), "one", 3), b.constant("a", 0.0), b.constant("b", 0.3)], "c")
+    integer, reason = only(b, b.quantize(y, "out"), "one")
+    assert not integer
+    assert "read by Clip in float" in reason
+
+
+def test_an_output_of_the_graph() -> None:
+    b = Quantized()
+    y = b.integer_conv(b.quantize("x", "in"), "one", 3)
+    (found,) = find_kernels(b.finish(y))
+    assert "is an output of the graph" in found.reason
+
+
+def test_float_weights_are_quantized_by_onnxruntime() -> None:
+    b = Quantized()
+    weight = b.constant("w", np.ones((CHANNELS, 3, 3, 3)))
+    y = b.quantize(b.op("Conv", [b.quantize("x", "in"), weight], "one", pads=[1] * 4), "out")
+    assert only(b, y, "one") == (True, "")
+
+
+def test_a_bias_in_other_units() -> None:
+    b = Quantized()
+    y = b.quantize(b.integer_conv(b.quantize("x", "in"), "one", 3, bias="int32 in other units"), "out")
+    integer, reason = only(b, y, "one")
+    assert not integer
+    assert "units of input scale × weight scale" in reason
+
+
+def test_int4_straight_behind_dequantize_linear() -> None:
+    of = small("residual")
+    bits = of.uniform(4, 8)
+    codes = layer_codes(of.graph, of.network, of.table, *bits)
+    model = qdq_model(of.graph, of.network, of.placement, of.table, *bits, codes, STORAGES["native"], {})
+    casts = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "Cast"}
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            if name in casts:
+                node.input[index] = casts[name]
+    zeros = [
+        node for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[-1].endswith("/zeros")
+    ]
+    for node in zeros:
+        del node.input[2]
+    reasons = Counter(kernel.reason for kernel in find_kernels(model) if kernel.op_type == "Conv")
+    assert list(reasons) == ["weights are INT4: DequantizeLinear must read INT8 or UINT8 (put a Cast in between)"]
+
+
+def test_nodes_without_names_are_called_by_their_outputs() -> None:
+    b = Quantized()
+    y = b.quantize(b.integer_conv(b.quantize("x", "in"), "one", 3), "between")
+    model = b.finish(b.op("Tanh", [y], "end"))
+    for node in model.graph.node:
+        node.name = ""
+    assert [kernel.layer for kernel in find_kernels(model)] == ["one_out"]
+
+
+def test_a_model_without_layers() -> None:
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        "none",
+        [value("x", TensorProto.FLOAT, [1, 3])],
+        [value("y", TensorProto.FLOAT, [1, 3])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    assert find_kernels(model) == ()

@@ -1,0 +1,79 @@
+"""QONNX: the same network for FINN and Brevitas, executed by the qonnx package."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from infoq_onnx.emit.qonnx import DOMAIN, qonnx_model, verify_qonnx
+from infoq_onnx.errors import MissingDependencyError, VerificationError
+from infoq_onnx.simulate.simulation import layer_codes, simulation
+from tests.prepared import Bits, Ready, dataset_of, images, is_one_line, small
+
+
+def made(of: Ready, bits: Bits) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """The QONNX model and its simulation."""
+    codes = layer_codes(of.graph, of.network, of.table, *bits)
+    simulated = simulation(of.graph, of.network, of.placement, of.table, *bits, codes=codes)
+    scales = {name: held.scales for name, held in codes.items()}
+    return qonnx_model(simulated, of.network, bits[0], scales, {"key": "value"}), simulated
+
+
+@pytest.mark.parametrize("name", ["residual", "depthwise", "concat", "mlp", "fixed batch"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_qonnx_computes_what_the_simulation_computes(name: str, seed: int) -> None:
+    of = small(name)
+    model, simulated = made(of, of.mixed(seed))
+    few = dataset_of(images(of.network.input_shape, 4, seed=3))
+    found = verify_qonnx(model, of.graph, few, simulated, "model.onnx")
+    assert found.images == 4
+    assert found.relative_rms < 0.05
+
+
+def test_every_quantizer_is_one_node_with_its_bits() -> None:
+    of = small("residual")
+    bits = of.mixed(seed=4)
+    model, _ = made(of, bits)
+    kinds = Counter(node.op_type for node in model.graph.node)
+    assert not {"QuantizeLinear", "DequantizeLinear"} & set(kinds)
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    quants = {node.output[0]: node for node in model.graph.node if node.op_type == "Quant"}
+    for layer in of.network.layers:
+        node = quants[f"{layer.weight}/quant"]
+        assert int(constants[node.input[3]]) == bits[0][layer.name]
+        assert {a.name: a.i for a in node.attribute if a.name != "rounding_mode"} == {
+            "signed": 1,
+            "narrow": int(bits[0][layer.name] == 8),
+        }
+    widths = Counter(int(constants[node.input[3]]) for node in quants.values() if not node.output[0].endswith("/quant"))
+    assert set(bits[1].values()) - {8} <= set(widths)
+    assert [entry.domain for entry in model.opset_import if entry.version == 1] == [DOMAIN]
+
+
+def test_another_network_is_noticed() -> None:
+    of = small("mlp")
+    model, _ = made(of, of.uniform(2, 8))
+    _, other = made(of, of.uniform(8, 8))
+    few = dataset_of(images(of.network.input_shape, 8, seed=3))
+    with pytest.raises(VerificationError) as caught:
+        verify_qonnx(model, of.graph, few, other, "model.onnx")
+    assert is_one_line(caught.value, "model.onnx", "qonnx", "no file was left")
+
+
+def test_without_the_package_nothing_is_written_unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "qonnx.core.modelwrapper", None)
+    of = small("mlp")
+    model, simulated = made(of, of.uniform(4, 8))
+    with pytest.raises(MissingDependencyError) as caught:
+        verify_qonnx(model, of.graph, of.dataset, simulated, "model.onnx")
+    assert is_one_line(caught.value, "infoq-onnx[qonnx]")
+
+
+def test_two_runs_give_the_same_bytes() -> None:
+    of = small("depthwise")
+    one, other = (made(of, of.mixed(seed=5))[0] for _ in range(2))
+    assert one.SerializeToString() == other.SerializeToString()
