@@ -24,6 +24,7 @@ from infoq_onnx.inputs import (
     prepare_again,
 )
 from infoq_onnx.pipeline.emitting import Emission
+from infoq_onnx.pipeline.sizing import within_file
 from infoq_onnx.progress import Reporter, Silent
 from infoq_onnx.quantize.codes import CodeTable, load_codes, save_codes
 from infoq_onnx.quantize.table import GridTable, load_table
@@ -43,8 +44,6 @@ from infoq_onnx.simulate.simulation import layer_codes
 
 FORMATS = {"qdq": 128, "qonnx": 8}
 """Images that a file of each format is checked with; qonnx executes node by node, in seconds an image."""
-_SOLVES = 8
-"""Times that a program is solved for a file of a given size; two or three are enough in practice."""
 
 
 def allocate(
@@ -141,11 +140,12 @@ def allocate(
         calibration_again(found, prepared, calib, classes)
     emission = Emission(prepared, table, storage, label, found.calibration.preprocessing, file_format)
 
-    def decided(within: tuple[Bound, ...]) -> Allocation:
+    def decided(within: tuple[Bound, ...], widest_weight: int = BASELINE_BITS) -> Allocation:
+        widest = min(widest_weight, TARGETS[target])
         allocation = (
             decide_uniform(found, uniform_bits, weight_only)
             if uniform_bits is not None
-            else decide(found, within, pins, weight_only, alpha, criterion, bits, TARGETS[target])
+            else decide(found, within, pins, weight_only, alpha, criterion, bits, widest)
         )
         return dataclasses.replace(
             allocation,
@@ -154,9 +154,10 @@ def allocate(
             repair=rounding == "gptq" and repair,
         )
 
-    allocation = (
-        _within_file(emission, parsed, decided) if (storage, file_format) == ("packed", "qdq") else decided(parsed)
-    )
+    if (storage, file_format) == ("packed", "qdq"):
+        allocation = within_file(emission, parsed, min(found.settings.bits), decided)
+    else:
+        allocation = decided(parsed)
     widest = max(allocation.weight_bits.values(), default=0)
     if widest > TARGETS[target]:
         raise SettingsError(f"--uniform {widest}/…: --target {target} takes weights of {TARGETS[target]} bits at most")
@@ -185,31 +186,6 @@ def allocate(
         float_file_bytes=model_bytes(prepared.path),
         verification=verification,
     )
-
-
-def _within_file(
-    emission: Emission, bounds: tuple[Bound, ...], decided: Callable[[tuple[Bound, ...]], Allocation]
-) -> Allocation:
-    """Decide so that absolute bounds on the size hold for the file, and not for its weights alone.
-
-    Names, scales and biases take the same room whatever the bits, but for the functions that unpack each width and for
-    the allocation in the metadata. So the room is measured and the program solved again until it was enough.
-    """
-    if not any(_is_absolute(bound) for bound in bounds):
-        return decided(bounds)
-    overhead = emission.overhead(decided(tuple(bound for bound in bounds if not _is_absolute(bound))))
-    for _ in range(_SOLVES):
-        files = {bound: dataclasses.replace(bound, overhead=overhead) for bound in bounds if _is_absolute(bound)}
-        allocation = decided(tuple(files.get(bound, bound) for bound in bounds))
-        needed = emission.overhead(allocation)
-        if needed <= overhead:
-            break
-        overhead = needed
-    return allocation
-
-
-def _is_absolute(bound: Bound) -> bool:
-    return bound.metric == "size" and not bound.text.strip().lower().startswith("uniform")
 
 
 def _rounded_alone(

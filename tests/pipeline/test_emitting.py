@@ -1,0 +1,170 @@
+"""What allocate writes: files of a given size, in several formats and storages, for several processors."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from infoq_onnx.analyses import CODES, read_analysis
+from infoq_onnx.emit.storage import STORAGES
+from infoq_onnx.emit.targets import saturates
+from infoq_onnx.errors import InfeasibleBudgetError, ModelError, SettingsError
+from infoq_onnx.graph.ort import run_session
+from infoq_onnx.graph.session import open_session
+from infoq_onnx.pipeline import allocate, analyze, lint
+from tests.networks import residual_convnet
+from tests.pipeline.cases import Case, Listener, data_for, refused, saved
+from tests.prepared import images
+
+
+@pytest.fixture(scope="module")
+def residual(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """A network with some thousand weights, so that what is no weight does not decide alone."""
+    folder = tmp_path_factory.mktemp("residual")
+    model = residual_convnet()
+    path, calib = saved(model, folder / "model.onnx"), data_for(model, folder / "calib.npz")
+    return Case(path, calib, analyze(path, calib, output=folder / "model.infoq", projections=2, bits=(2, 4, 6, 8)))
+
+
+def done(case: Case, path: Path, **options: Any) -> Any:
+    # few noisy images hold too little information for the default criterion
+    return allocate(case.analysis, **{"output": path, "rounding": "nearest", "criterion": "kl", **options})
+
+
+def test_a_size_bounds_the_file(residual: Case, tmp_path: Path) -> None:
+    largest = done(residual, tmp_path / "8.onnx", uniform_bits=(8, 8)).file_bytes
+    smallest = done(residual, tmp_path / "2.onnx", uniform_bits=(2, 8)).file_bytes
+    assert smallest < largest
+    used = []
+    for share in (0.9, 0.5, 0.2):
+        limit = int(smallest + share * (largest - smallest)) + 600
+        found = done(residual, tmp_path / "m.onnx", bounds={"size": f"{limit}B"}, weight_only=True)
+        assert found.file_bytes == (tmp_path / "m.onnx").stat().st_size <= limit
+        assert found.allocation.bounds[0].limit == limit
+        assert found.allocation.costs.weight_bytes + found.allocation.bounds[0].overhead <= limit
+        used.append(found.allocation.costs.weight_bytes)
+    assert used[0] >= used[1] >= used[2] < used[0]
+
+
+def test_too_small_a_file_is_refused_with_the_smallest_there_is(residual: Case, tmp_path: Path) -> None:
+    smallest = done(residual, tmp_path / "2.onnx", uniform_bits=(2, 2)).file_bytes
+    with pytest.raises(InfeasibleBudgetError, match="smallest reachable is") as caught:
+        done(residual, tmp_path / "m.onnx", bounds={"size": f"{smallest // 2}B"})
+    told = float(str(caught.value).split("smallest reachable is ")[1].split("KiB")[0]) * 1024
+    assert abs(told - smallest) < 2048
+    assert not (tmp_path / "m.onnx").exists()
+
+
+@pytest.mark.parametrize("options", [{"bounds": {"size": "uniform:4"}}, {"bounds": {"size": "9KB"}, "storage": "int8"}])
+def test_elsewhere_a_size_counts_weights_alone(options: dict[str, Any], residual: Case, tmp_path: Path) -> None:
+    found = done(residual, tmp_path / "m.onnx", **options)
+    assert found.allocation.bounds[0].overhead == 0
+    assert found.allocation.costs.weight_bytes <= found.allocation.bounds[0].limit
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "gptq"])
+def test_storages_give_the_same_numbers(rounding: str, residual: Case, tmp_path: Path) -> None:
+    network = read_analysis(residual.analysis).network
+    feeds = {network.input: images(network.input_shape, 8, seed=4)}
+    logits, sizes = [], {}
+    for storage in STORAGES:
+        path = tmp_path / f"{storage}.onnx"
+        options: dict[str, Any] = {"bounds": {"avg_weight_bits": "3.5"}, "rounding": rounding, "storage": storage}
+        found = done(residual, path, **options)
+        assert all(kernel.integer for kernel in found.verification.kernels)
+        logits.append(run_session(open_session(path), feeds)[0])
+        sizes[storage] = found.file_bytes
+    np.testing.assert_array_equal(logits[0], logits[1])
+    np.testing.assert_array_equal(logits[0], logits[2])
+    # the functions that unpack would outweigh what they save here
+    assert sizes["native"] < sizes["int8"]
+
+
+def test_native_storage_raises_the_operator_set_only_as_far_as_needed(residual: Case, tmp_path: Path) -> None:
+    for bits, opset in ((2, 25), (4, 21), (6, 17)):
+        path = tmp_path / f"{bits}.onnx"
+        done(residual, path, uniform_bits=(bits, 8), storage="native")
+        assert onnx.load(path).opset_import[0].version == opset
+
+
+def test_qonnx_is_checked_and_left(residual: Case, tmp_path: Path) -> None:
+    found = done(residual, tmp_path / "q.onnx", uniform_bits=(4, 4), file_format="qonnx")
+    model = onnx.load(found.model_path)
+    assert "Quant" in {node.op_type for node in model.graph.node}
+    assert found.verification.images == 8
+    assert {entry.key for entry in model.metadata_props} >= {"infoq_onnx.allocation", "infoq_onnx.preprocessing"}
+    with pytest.raises(ModelError, match="cannot load it"):
+        lint(found.model_path)
+
+
+def test_processors_without_vnni_get_7_bits(residual: Case, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"bounds": {"bitops": "uniform:8/8"}, "target": "x86-avx2"}
+    found = done(residual, tmp_path / "m.onnx", **options)
+    assert max(found.allocation.weight_bits.values()) <= 7
+    assert max(found.allocation.activation_bits.values()) == 8
+    for wrong in ({**options, "pins": ("first=8",)}, {"uniform_bits": (8, 8), "target": "x86-avx2"}):
+        refused(SettingsError, "8", "target", call=lambda wrong=wrong: done(residual, tmp_path / "n.onnx", **wrong))
+    assert not (tmp_path / "n.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("flags\t\t: fpu avx2 avx512_vnni\n", False),
+        ("flags\t\t: fpu avx2 avx_vnni\n", False),
+        ("flags\t\t: fpu avx avx2\n", True),
+        ("Features\t: fp asimd asimddp\n", False),
+        (None, False),
+    ],
+)
+def test_which_processors_saturate(content: str | None, expected: bool, tmp_path: Path) -> None:
+    path = tmp_path / "cpuinfo"
+    if content is not None:
+        path.write_text(content)
+    assert saturates(path) is expected
+
+
+def test_8_bit_weights_are_warned_of_where_they_saturate(
+    residual: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infoq_onnx.pipeline.allocating.saturates", lambda: True)
+    for bits, warned in ((8, True), (6, False)):
+        listener = Listener()
+        done(residual, tmp_path / "m.onnx", uniform_bits=(bits, 8), reporter=listener)
+        assert any("x86-avx2" in warning for warning in listener.warnings) == warned
+
+
+def test_without_repair_a_second_budget_rounds_nothing(
+    residual: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(residual.analysis, tmp_path / "copy.infoq"))
+
+    def rounded(name: str, bits: tuple[int, int]) -> bytes:
+        path = tmp_path / name
+        found = allocate(folder, uniform_bits=bits, repair=False, output=path)
+        assert (found.allocation.rounding, found.allocation.repair) == ("gptq", False)
+        return path.read_bytes()
+
+    first = rounded("a.onnx", (4, 8))
+    assert (folder / CODES).exists()
+    read_analysis(folder)
+    monkeypatch.setattr("infoq_onnx.pipeline.allocating.round_alone", lambda *_: pytest.fail("rounded again"))
+    rounded("b.onnx", (2, 8))
+    assert rounded("c.onnx", (4, 8)) == first
+
+
+@pytest.mark.parametrize(
+    "options", [{"storage": "tape"}, {"file_format": "pb"}, {"target": "6502"}, {"rounding": "up"}]
+)
+def test_unknown_names(options: dict[str, Any], residual: Case, tmp_path: Path) -> None:
+    (value,) = options.values()
+    refused(
+        SettingsError,
+        str(value),
+        call=lambda: allocate(residual.analysis, uniform_bits=(4, 4), output=tmp_path / "m.onnx", **options),
+    )
