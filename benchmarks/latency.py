@@ -132,8 +132,8 @@ def main() -> None:
         "",
         f"{arguments.date}; {', '.join(f'{name} {importlib.metadata.version(name)}' for name in packages)}; 2 cores;",
         "made by `python benchmarks/latency.py SHARED`. Median milliseconds a run, models taking turns; in parentheses",
-        "as a share of onnxruntime's quantize_static (after quant_pre_process; QDQ, uint8 activations, int8 weights per",
-        "channel). `3/8` is 10.67× smaller weights with 8-bit activations. Load: seconds to open a session, once.",
+        "as a share of onnxruntime's quantize_static (after quant_pre_process; QDQ, uint8 activations, int8 weights",
+        "per channel). `3/8` is 10.67× smaller weights with 8-bit activations. Load: seconds to open a session, once.",
     ]
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)

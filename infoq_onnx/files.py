@@ -24,14 +24,7 @@ def replacing(path: Path) -> Iterator[Path]:
         `path` is a folder, its folder does not exist or cannot be written, or the disk is full.
     """
     path = Path(path)
-    if os.path.isdir(path):
-        raise OutputError(f"cannot write {path}: it is a folder; choose another name with -o")
-    try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}; choose another place with -o") from error
-    os.close(descriptor)
-    temporary = Path(name)
+    temporary = _beside(path)
     try:
         yield temporary
         # mkstemp makes private files; give the result the permissions that open() would have given it
@@ -45,6 +38,29 @@ def replacing(path: Path) -> Iterator[Path]:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def require_writable(path: Path) -> None:
+    """Make sure that a file can be written, before hours are spent on what goes into it.
+
+    Raises
+    ------
+    OutputError
+        As `replacing` would.
+    """
+    _beside(Path(path)).unlink()
+
+
+def _beside(path: Path) -> Path:
+    """Make an empty file with a temporary name beside `path`."""
+    if os.path.isdir(path):
+        raise OutputError(f"cannot write {path}: it is a folder; choose another name with -o")
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}; choose another place with -o") from error
+    os.close(descriptor)
+    return Path(name)
 
 
 def write_text(path: Path, text: str) -> None:

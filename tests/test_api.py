@@ -21,6 +21,7 @@ PUBLIC = [
     "evaluate",
     "find_analysis",
     "inspect",
+    "lint",
     "read_analysis",
 ]
 """A name that goes breaks those who use it: that needs a new version, and an entry in the changelog."""

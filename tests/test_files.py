@@ -9,8 +9,17 @@ from pathlib import Path
 import pytest
 
 from infoq_onnx.errors import OutputError
-from infoq_onnx.files import replacing, sha256_of, write_bytes, write_text
+from infoq_onnx.files import replacing, require_writable, sha256_of, write_bytes, write_text
 from tests.prepared import is_one_line
+
+
+def test_a_place_is_tried_before_work_is_spent(tmp_path: Path) -> None:
+    require_writable(tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "folder.onnx").mkdir()
+    for path, told in ((tmp_path / "folder.onnx", "is a folder"), (tmp_path / "gone" / "m.onnx", "No such file")):
+        with pytest.raises(OutputError, match=told):
+            require_writable(path)
 
 
 def test_content_is_written_and_nothing_else_is_left(tmp_path: Path) -> None:

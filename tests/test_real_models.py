@@ -59,8 +59,10 @@ def test_mixed_bits_beat_uniform_ones_on_images_not_seen(
     analyses: dict[str, Path], shared: Path, tmp_path: Path
 ) -> None:
     images = shared / "data" / "cifar10" / "test"
-    mixed = allocate(analyses[EXPORTS[0]], bounds={"bitops": "uniform:3/3"}, output=tmp_path / "mixed.onnx")
-    plain = allocate(analyses[EXPORTS[0]], uniform_bits=(3, 3), output=tmp_path / "plain.onnx")
+    # rounded to nearest, bits are all that decides
+    options = {"rounding": "nearest"}
+    mixed = allocate(analyses[EXPORTS[0]], bounds={"bitops": "uniform:3/3"}, output=tmp_path / "mixed.onnx", **options)
+    plain = allocate(analyses[EXPORTS[0]], uniform_bits=(3, 3), output=tmp_path / "plain.onnx", **options)
     assert mixed.allocation.costs.bitops <= plain.allocation.costs.bitops
     compared = evaluate(mixed.model_path, images, against=plain.model_path)
     assert compared.top1_difference is not None

@@ -97,7 +97,8 @@ class ConsoleReporter:
             began, first = self._started[stage]
             rate = (done - first) / (now - began) if now > began else 0.0
             eta = f", {(total - done) / rate:.0f} s left" if rate > 0 and done < total else ""
-            click.echo(f"{stage} {done}/{total} ({detail}{eta})", err=True)
+            remark = f"{detail}{eta}".removeprefix(", ")
+            click.echo(f"{stage} {done}/{total}" + (f" ({remark})" if remark else ""), err=True)
 
     def note(self, text: str) -> None:
         """Say something, in one line."""

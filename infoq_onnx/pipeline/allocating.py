@@ -16,7 +16,7 @@ from infoq_onnx.analyses import CHECKSUMS, CODES, find_analysis, read_analysis
 from infoq_onnx.emit.storage import STORAGES
 from infoq_onnx.emit.targets import TARGETS, saturates
 from infoq_onnx.errors import AnalysisError, OutputError, SettingsError
-from infoq_onnx.files import sha256_of, write_checksums
+from infoq_onnx.files import require_writable, sha256_of, write_checksums
 from infoq_onnx.graph.external import model_bytes
 from infoq_onnx.inputs import (
     PreparedModel,
@@ -133,6 +133,7 @@ def allocate(
         raise SettingsError(f"-o {path}: the model's name must end in .onnx")
     prepared = prepare_again(found, model)
     _check_output(path, prepared)
+    require_writable(path)
     table = _grids(folder / "ranges.npz", prepared, found.settings.bits)
     prepared = dataclasses.replace(prepared, graph=equalized(prepared.graph, network, table.factors))
     if calib is not None or classes is not None:

@@ -156,7 +156,7 @@ def test_images_of_any_size_and_colour_serve_and_a_corrupt_one_is_named(
     [
         (("--bitops", "uniform:4/4"), lambda costs: costs.bitops <= 512 * 16),
         (("--bitops", "12K"), lambda costs: costs.bitops <= 12_000),
-        (("--size", "200B"), lambda costs: costs.weight_bytes <= 200),
+        (("--size", "uniform:3"), lambda costs: costs.weight_bytes <= 192),
         (("--compression", "9.5"), lambda costs: costs.compression >= 9.5),
         (("--avg-weight-bits", "3"), lambda costs: costs.avg_weight_bits <= 3),
         (("--avg-act-bits", "5"), lambda costs: costs.avg_act_bits <= 5),
@@ -171,11 +171,11 @@ def test_allocate_keeps_every_kind_of_bound(bound: tuple[str, str], limit: Calla
 
 
 def test_bounds_hold_together_and_the_tighter_one_decides() -> None:
-    alone = allocated("--size", "180B", "--criterion", "kl")
-    loose = allocated("--size", "180B", "--avg-weight-bits", "7.5", "--criterion", "kl")
+    alone = allocated("--size", "uniform:3", "--criterion", "kl")
+    loose = allocated("--size", "uniform:3", "--avg-weight-bits", "7.5", "--criterion", "kl")
     assert (loose.weight_bits, loose.activation_bits) == (alone.weight_bits, alone.activation_bits)
-    both = allocated("--size", "180B", "--bitops", "10K", "--criterion", "kl")
-    assert both.costs.weight_bytes <= 180
+    both = allocated("--size", "uniform:3", "--bitops", "10K", "--criterion", "kl")
+    assert both.costs.weight_bytes <= 192
     assert both.costs.bitops <= 10_000
     assert both.activation_bits != alone.activation_bits
 
@@ -199,7 +199,7 @@ def test_uniform_gives_the_same_bits_everywhere() -> None:
 
 
 def test_allocate_writes_a_model_that_runs_and_its_allocation() -> None:
-    result = run("allocate", "--bitops", "uniform:4/4", "--criterion", "kl")
+    result = run("allocate", "--bitops", "uniform:4/4", "--criterion", "kl", "--rounding", "nearest")
     assert result.stderr == "using the analysis model.infoq\n"
     for text in ("weight bits", "compression of weights", "checked on 64 calibration images"):
         assert text in result.stdout
@@ -211,7 +211,7 @@ def test_allocate_writes_a_model_that_runs_and_its_allocation() -> None:
 
 
 def test_json_is_what_is_written_beside_the_model() -> None:
-    result = run("allocate", "model.infoq", "--size", "uniform:4", "--json", "-o", "out.onnx")
+    result = run("allocate", "model.infoq", "--size", "uniform:4", "--json", "-o", "out.onnx", "--rounding", "nearest")
     assert result.stdout == Path("out.json").read_text()
     assert result.stderr == ""
 
@@ -219,9 +219,9 @@ def test_json_is_what_is_written_beside_the_model() -> None:
 @pytest.mark.parametrize(
     ("options", "name"),
     [
-        (("--size", " 1.5 KiB"), "model.size-1.5-KiB"),
+        (("--size", " 9.5 KiB"), "model.size-9.5-KiB"),
         (("--bitops", "1M", "--compression", "5x"), "model.bitops-1M-compression-5x"),
-        (("--size", "1KB", "--weight-only"), "model.size-1KB-weight_only"),
+        (("--size", "8KB", "--weight-only"), "model.size-8KB-weight_only"),
         (("--uniform", "4/4"), "model.uniform-4-4"),
         (("--uniform", "4/4", "--weight-only"), "model.uniform-4-8"),
     ],
@@ -236,8 +236,8 @@ def test_the_default_name_tells_the_budget(options: tuple[str, ...], name: str) 
 def test_model_and_data_may_move() -> None:
     Path("model.onnx").rename("elsewhere.onnx")
     Path("data.npz").rename("elsewhere.npz")
-    run("allocate", "--size", "1KB", "--model", "elsewhere.onnx", "--calib", "elsewhere.npz")
-    assert Path("elsewhere.size-1KB.onnx").is_file()
+    run("allocate", "--size", "8KB", "--model", "elsewhere.onnx", "--calib", "elsewhere.npz")
+    assert Path("elsewhere.size-8KB.onnx").is_file()
 
 
 # ------------------------------------------------------------------------------------------------------------ evaluate

@@ -244,7 +244,7 @@ def damaged(place: Place) -> None:
 
 def other_schema(place: Place) -> None:
     path = place.folder / "model.infoq" / "analysis.json"
-    path.write_text(path.read_text().replace('\n "schema": 1', '\n "schema": 99'))
+    path.write_text(path.read_text().replace('\n "schema": 2', '\n "schema": 99'))
 
 
 def with_analysis(place: Place, old: str, new: str) -> None:

@@ -48,7 +48,14 @@ def test_examples_can_be_typed_in(name: str) -> None:
 
 
 def test_commands_are_listed_in_the_order_of_use() -> None:
-    assert main.list_commands(click.Context(main)) == ["demo", "inspect", "analyze", "allocate", "evaluate"]
+    assert main.list_commands(click.Context(main)) == [
+        "demo",
+        "inspect",
+        "analyze",
+        "allocate",
+        "evaluate",
+        "lint",
+    ]
 
 
 @pytest.mark.parametrize("args", [["--help"], ["analyze", "--help"], ["allocate", "model.infoq", "--uniform", "x"]])
