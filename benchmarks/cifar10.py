@@ -59,7 +59,7 @@ def main() -> None:
     for model in MODELS:
         if not (work / f"{model}.infoq" / "analysis.json").exists():
             path = str(shared / "models" / f"{model}.onnx")
-            options = ("--preprocess", "imagenet", "--samples", "1000", "--seed", "0", "--json")
+            options = ("--preprocess", "imagenet", "--samples", "1000", "--trial-rounding", "nearest", "--json")
             run("analyze", path, "--calib", str(images / "calib"), *options, cwd=work)
         network = read_analysis(work / f"{model}.infoq").network
         for (budget, flags), (weight, activation) in zip(BUDGETS, UNIFORM, strict=True):

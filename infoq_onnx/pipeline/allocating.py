@@ -166,6 +166,14 @@ def allocate(
         reporter.warn(
             "this processor lacks VNNI: 8-bit weights may saturate in onnxruntime's kernels; use --target x86-avx2"
         )
+    # what may be missing is missed before weights are rounded
+    dataset = calibration_again(found, prepared, calib, classes, FORMATS[file_format])
+    if uniform_bits is None and found.settings.trial_rounding != rounding:
+        told = reporter.warn if rounding == "nearest" else reporter.note
+        told(
+            f"the analysis measured weights rounded by {found.settings.trial_rounding}, and --rounding is {rounding}: "
+            f"analyze with --trial-rounding {rounding} for bits that suit it better"
+        )
     bits_chosen = (allocation.weight_bits, allocation.activation_bits)
     if rounding == "gptq" and repair:
         samples = calibration_again(found, prepared, calib, classes)
@@ -175,7 +183,6 @@ def allocate(
         if rounding == "gptq":
             rounded = _rounded_alone(folder, found, prepared, calib, classes, progress)
         codes = layer_codes(prepared.graph, network, table, *bits_chosen, rounded)
-    dataset = calibration_again(found, prepared, calib, classes, FORMATS[file_format])
     verification = emission.write(allocation, codes, dataset, path)
     return Compressed(
         allocation=allocation,
