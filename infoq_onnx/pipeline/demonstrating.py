@@ -21,6 +21,8 @@ def demo(output: Path | str | None = None, *, reporter: Reporter | None = None) 
     """Run the whole path on the embedded model and images: analyze, then allocate uniform 4/4 and mixed bits that cost
     the same, then evaluate on images that were not used before.
 
+    Weights are rounded to nearest, which takes no time, and shows what the choice of bits alone is worth.
+
     Parameters
     ----------
     output : folder to keep the files in; None works in a temporary one
@@ -36,8 +38,10 @@ def demo(output: Path | str | None = None, *, reporter: Reporter | None = None) 
         model = stack.enter_context(demo_model_path())
         images, test = stack.enter_context(demo_calibration_path()), stack.enter_context(demo_test_path())
         analysis = analyze(model, images, output=folder / "demo.infoq", reporter=reporter)
-        uniform_model = allocate(analysis, uniform_bits=(4, 4), output=folder / "uniform.onnx")
-        mixed_model = allocate(analysis, bounds={"bitops": "uniform:4/4"}, output=folder / "mixed.onnx")
+        uniform_model = allocate(analysis, uniform_bits=(4, 4), rounding="nearest", output=folder / "uniform.onnx")
+        mixed_model = allocate(
+            analysis, bounds={"bitops": "uniform:4/4"}, rounding="nearest", output=folder / "mixed.onnx"
+        )
         return [
             DemoRow("float", uniform_model.before, evaluate(model, test)),
             DemoRow("uniform 4/4", uniform_model.allocation.costs, evaluate(uniform_model.model_path, test)),
