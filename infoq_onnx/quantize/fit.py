@@ -28,7 +28,7 @@ class Fit:
     weight: Array
     """W' [G, R, d]"""
     hessian: Array
-    """H + λI [G, d, d], positive definite."""
+    """H + μI [G, d, d], positive definite: what the error of rounding W' is weighed by."""
     damping: float
     """λ as a share of the mean of H's diagonal."""
 
@@ -44,11 +44,13 @@ def fit(weight: Array, moments: Moments, *, centred: bool, exact_input: bool = F
     exact_input : the target is what W makes of this very input, so W itself is the fit
     """
     statistics = moments.all(centred=centred)
-    if exact_input:
-        return Fit(weight, _damped(statistics, DAMPING)[0], DAMPING)
-    damping = _cross_validated(weight, moments, centred)
-    damped, fitted = _solved(weight, statistics, damping)
-    return Fit(fitted, damped, damping)
+    damping = DAMPING if exact_input else _cross_validated(weight, moments, centred)
+    fitted = weight if exact_input else _solved(weight, statistics, damping)
+    # with fewer samples than inputs H knows directions in which errors seem to cost nothing: its eigenvalues are off by
+    # about d/p of their mean
+    _, _, width = weight.shape
+    rounding = max(damping, DAMPING, width / statistics.count)
+    return Fit(fitted, _damped(statistics, rounding)[0], damping)
 
 
 def _cross_validated(weight: Array, moments: Moments, centred: bool) -> float:
@@ -59,19 +61,19 @@ def _cross_validated(weight: Array, moments: Moments, centred: bool) -> float:
     for damping in _CANDIDATES:
         error = 0.0
         for known, unknown in (halves, halves[::-1]):
-            _, fitted = _solved(weight, known, damping)
+            fitted = _solved(weight, known, damping)
             # E|t − W'x|² but for E|t|², which no candidate changes
             error += float(np.sum((fitted @ unknown.second - 2 * unknown.cross) * fitted))
         errors.append(error)
     return _CANDIDATES[int(np.argmin(errors))]
 
 
-def _solved(weight: Array, statistics: Statistics, damping: float) -> tuple[Array, Array]:
-    """H + λI and W'."""
+def _solved(weight: Array, statistics: Statistics, damping: float) -> Array:
+    """W' [G, R, d]."""
     damped, strength = _damped(statistics, damping)
     wanted: Array = statistics.cross + strength[:, None, None] * weight
     solved = np.linalg.solve(damped, wanted.transpose(0, 2, 1))
-    return damped, np.asarray(solved.transpose(0, 2, 1), dtype=np.float64)
+    return np.asarray(solved.transpose(0, 2, 1), dtype=np.float64)
 
 
 def _damped(statistics: Statistics, damping: float) -> tuple[Array, Array]:
