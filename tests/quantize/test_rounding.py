@@ -189,3 +189,21 @@ def test_dead_channels_get_a_scale_that_their_bias_can_live_with(dead: float) ->
     assert rounded.bias is not None
     assert rounded.scales[0, 2] >= rounded.scales.max() * 2.0**-16
     assert rounded.bias[0, 2] == pytest.approx(0.7, abs=1e-4)
+
+
+def test_few_samples_are_not_learnt_by_heart() -> None:
+    """With fewer samples than inputs there are directions in which errors seem to cost nothing."""
+    weight = normal(1, 16, 128)
+    x = inputs(1000, 128, correlation=0.3)
+    t = (x @ weight.transpose(0, 2, 1)).astype(np.float32)
+    few = round_layer(weight, moments_of(x[:, :40], t[:, :40]), 2, has_bias=False, exact_input=True)
+    many = round_layer(weight, moments_of(x[:, :900], t[:, :900]), 2, has_bias=False, exact_input=True)
+    codes = gptq(weight, hessian_of(x[:, :40]), few.scales.astype(np.float64), 2)
+    by_heart = codes * few.scales[:, :, None]
+
+    def error(values: Array) -> float:
+        lost = (x[:, 900:] @ (values - weight).transpose(0, 2, 1).astype(np.float32)).astype(np.float64)
+        return float(np.mean(lost**2))
+
+    assert error(few.codes * few.scales[:, :, None].astype(np.float64)) < 0.8 * error(by_heart)
+    assert error(many.codes * many.scales[:, :, None].astype(np.float64)) < error(by_heart)
