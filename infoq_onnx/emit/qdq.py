@@ -30,6 +30,8 @@ from infoq_onnx.simulate.insert import Quantizers, insert_quantizers
 from infoq_onnx.simulate.placement import CONVOLUTIONS, Placement, clip_bounds
 from infoq_onnx.simulate.simulation import LayerCodes
 
+_QUANTIZER = ("QuantizeLinear", "Clip", "DequantizeLinear")
+
 
 def qdq_model(
     graph: Graph,
@@ -63,6 +65,10 @@ def qdq_model(
         stamp_ir_version(model)
     _drop_redundant_clips(model, graph, placement, quantizers)
     _store_codes(model, network, codes, weight_bits, storage)
+    for node in model.graph.node:
+        if node.op_type in _QUANTIZER and node.name == node.output[0]:
+            # says nothing that the output does not say, a hundred times in a small file
+            node.name = ""
     # the bounds of dropped Clips, among others: onnxruntime warns of what nothing reads
     remove_dead(model)
     model.producer_name, model.producer_version = "infoq-onnx", metadata.get("infoq_onnx.version", "")

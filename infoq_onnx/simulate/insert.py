@@ -130,17 +130,21 @@ class _Builder:
     def add(
         self, behind: str, source: str, prefix: str, quantizer: Quantizer, *, clip: bool = False, shared: str = ""
     ) -> None:
-        """Quantize `source` under names that start with `prefix`; grid constants are named after `shared`."""
+        """Quantize `source` under names that start with `prefix`; the scale is named after `shared`.
+
+        With `clip` all constants are the quantizer's own, to be fed. Otherwise integers of the same value are one.
+        """
         constants = shared or prefix
+        zero, top = quantizer.zero_point, (1 << quantizer.bits) - 1
         scale = self._constant(f"{constants}/scale", np.float32(quantizer.scale))
-        zero_point = self._constant(f"{constants}/zero_point", np.uint8(quantizer.zero_point))
+        zero_point = self._constant(f"{constants}/zero_point" if clip else f"quantizer/{zero}", np.uint8(zero))
         codes = f"{prefix}/codes"
         nodes = self.nodes_of.setdefault(behind, [])
         nodes.append(_node("QuantizeLinear", [source, scale, zero_point], codes))
         if clip or quantizer.bits < BASELINE_BITS:
             # uint8 saturates at 255 by itself; fewer bits need the Clip, which stays on the integer path
-            smallest = self._constant("quantizer/smallest", np.uint8(0))
-            largest = self._constant(f"{constants}/largest", np.uint8((1 << quantizer.bits) - 1))
+            smallest = self._constant("quantizer/0", np.uint8(0))
+            largest = self._constant(f"{constants}/largest" if clip else f"quantizer/{top}", np.uint8(top))
             nodes.append(_node("Clip", [codes, smallest, largest], f"{prefix}/clipped"))
             codes = f"{prefix}/clipped"
         nodes.append(_node("DequantizeLinear", [codes, scale, zero_point], f"{prefix}/dequantized"))
