@@ -88,7 +88,10 @@ def first_changed(folder: Path, checksums: str) -> str | None:
     OSError, ValueError
         The checksums or a file cannot be read.
     """
-    for line in (folder / checksums).read_text(encoding="utf-8").splitlines():
+    lines = (folder / checksums).read_text(encoding="utf-8").splitlines()
+    if not lines:
+        raise ValueError(f"{checksums} is empty")
+    for line in lines:
         digest, name = line.split("  ", 1)
         if sha256_of(folder / name) != digest:
             return name

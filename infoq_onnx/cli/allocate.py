@@ -26,7 +26,8 @@ Examples: infoq-onnx allocate --bitops uniform:4/4
     "--bitops", help="At most this many BitOps an image: 23.04G, or uniform:3/3 for those of all layers at 3/3."
 )
 @click.option(
-    "--size", help="At most this large a file: 1.5MiB, 900KB. (uniform:3, and other storages, count weights alone.)"
+    "--size",
+    help="At most this large a file: 1.5MiB, 900KB. (uniform:3, and other storages and formats, count weights alone.)",
 )
 @click.option("--compression", help="Weights at least this many times smaller than in float: 10.66.")
 @click.option("--avg-weight-bits", help="At most this mean of weight bits over all weights: 3.5.")

@@ -75,4 +75,5 @@ def analyze(model: Path, as_json: bool, **options: Any) -> None:
         return
     for table in tables.analysis(analysis):
         show(table)
-    show(f"{folder} is ready for: infoq-onnx allocate {shlex.quote(str(folder))} --bitops uniform:4/4")
+    other = "" if analysis.scores.get("infoq") else " --criterion kl"
+    show(f"{folder} is ready for: infoq-onnx allocate {shlex.quote(str(folder))} --bitops uniform:4/4{other}")

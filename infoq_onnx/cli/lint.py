@@ -12,7 +12,7 @@ import click
     epilog="Example: infoq-onnx lint small.onnx --strict",
 )
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--strict", is_flag=True, help="Exit with 1 if a layer is left in float.")
+@click.option("--strict", is_flag=True, help="Exit with 1 if a layer is left in float, or there is none.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def lint(model: Path, strict: bool, as_json: bool) -> None:
     """Show what onnxruntime runs in place of every layer of MODEL, and what keeps a layer in float.
@@ -30,5 +30,5 @@ def lint(model: Path, strict: bool, as_json: bool) -> None:
     else:
         show(tables.kernels(found.kernels))
         show(tables.kernels_line(found.kernels))
-    if strict and not all(kernel.integer for kernel in found.kernels):
+    if strict and not (found.kernels and all(kernel.integer for kernel in found.kernels)):
         raise SystemExit(1)

@@ -57,6 +57,9 @@ def find_kernels(model: onnx.ModelProto) -> tuple[Kernel, ...]:
     view = _View(marked.graph)
     kernels = []
     for index, node in enumerate(marked.graph.node):
+        if node.op_type in _INTEGER:
+            # quantized in the operator format: there is nothing left to fuse
+            kernels.append(Kernel(names[index] or node.output[0], node.op_type, node.op_type, True, ""))
         if node.op_type in _LAYERS and not node.domain:
             # what lost its name is a float kernel that took up what stood behind it
             runs = running.get(node.name, node.op_type)
@@ -97,12 +100,15 @@ class _View:
         if narrow is not None and narrow not in _BYTES:
             name = TensorProto.DataType.Name(narrow)
             return f"weights are {name}: DequantizeLinear must read INT8 or UINT8 (put a Cast in between)"
-        if self._code_type(data) == TensorProto.INT8:
-            return "activations are INT8: onnxruntime's fast kernels want UINT8"
+        codes = self._code_type(data)
+        if codes is not None and codes not in _BYTES:
+            return f"activations are {TensorProto.DataType.Name(codes)}: integer kernels take bytes"
         if node.op_type in _NEEDS_QUANTIZED_OUTPUT:
             found = self._output_not_quantized(node)
             if found:
                 return found
+        if codes == TensorProto.INT8:
+            return "activations are INT8: onnxruntime's fast kernels want UINT8"
         bias = input_at(node, 2)
         if bias and self._code_type(bias) == TensorProto.INT32:
             return "the bias may not be in units of input scale × weight scale"

@@ -156,7 +156,7 @@ def allocate(
         )
 
     if (storage, file_format) == ("packed", "qdq"):
-        allocation = within_file(emission, parsed, min(found.settings.bits), decided)
+        allocation = within_file(emission, parsed, found.settings.bits, decided)
     else:
         allocation = decided(parsed)
     widest = max(allocation.weight_bits.values(), default=0)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from infoq_onnx.analyses import CHECKSUMS, CODES, created
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.data.encoders import encoder_file, get_encoder
-from infoq_onnx.errors import AnalysisError, DataError, ModelError, SettingsError
+from infoq_onnx.errors import AnalysisError, DataError, ModelError, OutputError, SettingsError
 from infoq_onnx.files import write_checksums, write_text
 from infoq_onnx.graph.external import model_sha256
 from infoq_onnx.graph.session import open_session
@@ -240,15 +240,18 @@ def _analyze_into(
                 f"{name} scores nothing, as its observers hold no information: give more images or other labels, or "
                 "allocate with another --criterion"
             )
-    # an interrupted replacement must not leave the ranges of one analysis beside the scores of another
-    (folder / "analysis.json").unlink(missing_ok=True)
-    save_table(table, folder / "ranges.npz")
-    if settings.trial_rounding == "gptq":
-        os.replace(folder / UNFINISHED_CODES, folder / CODES)
-    else:
-        (folder / CODES).unlink(missing_ok=True)
-        (folder / UNFINISHED_CODES).unlink(missing_ok=True)
-    write_text(folder / "analysis.json", to_json(analysis))
+    try:
+        # an interrupted replacement must not leave the ranges of one analysis beside the scores of another
+        (folder / "analysis.json").unlink(missing_ok=True)
+        save_table(table, folder / "ranges.npz")
+        if settings.trial_rounding == "gptq":
+            os.replace(folder / UNFINISHED_CODES, folder / CODES)
+        else:
+            (folder / CODES).unlink(missing_ok=True)
+            (folder / UNFINISHED_CODES).unlink(missing_ok=True)
+        write_text(folder / "analysis.json", to_json(analysis))
+    except OSError as error:
+        raise OutputError(f"cannot write in {folder}: {error.strerror}; choose another folder with -o") from error
     write_checksums(folder, files, CHECKSUMS)
 
 

@@ -159,6 +159,8 @@ def kernels(found: Sequence[Kernel]) -> Table:
 
 def kernels_line(found: Sequence[Kernel]) -> str:
     """Say in one line how many layers run as integer kernels, and which is the first that does not."""
+    if not found:
+        return "the model has no convolution and no matrix product"
     left = [kernel for kernel in found if not kernel.integer]
     text = f"{len(found) - len(left)} of {len(found)} layers run as integer kernels"
     return f"{text}; {left[0].layer} does not: {left[0].reason}" if left else text

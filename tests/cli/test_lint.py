@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 from click.testing import CliRunner
+from onnx import TensorProto, helper
 
 from infoq_onnx.cli import main
 from infoq_onnx.emit.qdq import qdq_model
@@ -70,3 +71,15 @@ def test_what_onnxruntime_cannot_load(quantized: Path) -> None:
     result = CliRunner().invoke(main, ["lint", str(quantized)])
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
     assert "cannot load it" in result.stderr
+
+
+def test_nothing_to_check_does_not_pass_a_strict_check(tmp_path: Path) -> None:
+    value = helper.make_tensor_value_info
+    ends = [value(name, TensorProto.FLOAT, [1, 3]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "none", ends[:1], ends[1:])
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "none.onnx"
+    )
+    result = CliRunner().invoke(main, ["lint", str(tmp_path / "none.onnx"), "--strict"])
+    assert result.exit_code == 1
+    assert "no convolution and no matrix product" in result.stdout

@@ -51,6 +51,17 @@ def test_a_size_bounds_the_file(residual: Case, tmp_path: Path) -> None:
     assert used[0] >= used[1] >= used[2] < used[0]
 
 
+def test_a_size_holds_down_to_the_smallest_file(residual: Case, tmp_path: Path) -> None:
+    """Fewer widths need fewer functions: between the smallest file and larger ones there is none that is refused."""
+    smallest = done(residual, tmp_path / "2.onnx", uniform_bits=(2, 8)).file_bytes
+    before = 0.0
+    for more in (400, 800, 1200, 2000, 3000, 5000):
+        found = done(residual, tmp_path / "m.onnx", bounds={"size": f"{smallest + more}B"}, weight_only=True)
+        assert found.file_bytes <= smallest + more
+        assert found.allocation.costs.weight_bytes >= before
+        before = found.allocation.costs.weight_bytes
+
+
 def test_too_small_a_file_is_refused_with_the_smallest_there_is(residual: Case, tmp_path: Path) -> None:
     smallest = done(residual, tmp_path / "2.onnx", uniform_bits=(2, 2)).file_bytes
     with pytest.raises(InfeasibleBudgetError, match="smallest reachable is") as caught:
