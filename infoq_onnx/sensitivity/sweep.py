@@ -229,6 +229,8 @@ def _try(
             deltas[tensor] = Delta(*xl, *ly)
         scores = logits.reshape(len(logits), -1).astype(np.float64)
         drop, kl = _harm(baseline.logits, scores, problem.labels)
+        # sorted, as a trial is that comes back from the journal: sums over them must not depend on where they come from
+        deltas = dict(sorted(deltas.items()))
         trials.append(Trial(unit.name, unit.kind, b, drop, kl, deltas))
     return trials
 

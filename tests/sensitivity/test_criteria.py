@@ -130,3 +130,16 @@ def test_criteria_that_cannot_be_loaded(value: str, monkeypatch: pytest.MonkeyPa
     with pytest.raises(SettingsError) as caught:
         get_criteria()
     assert is_one_line(caught.value, "other", value)
+
+
+def test_the_order_of_a_trials_observers_does_not_matter_to_the_last_bit() -> None:
+    """Those of a trial that comes back from the journal are sorted."""
+    tensors = [f"tensor {i}" for i in range(40)]
+    observers = tuple(observer(tensor, 0.1 * i + 0.1, 1.0, keeps_xl=True) for i, tensor in enumerate(tensors))
+    deltas = {tensor: Delta(0.1 / (i + 1), 0.01, 0.0, 0.0) for i, tensor in enumerate(tensors)}
+    orders = [list(deltas), list(reversed(deltas)), sorted(deltas)]
+    found = {
+        infoq([Trial("a", "weight", 3, 0.1, 0.1, {t: deltas[t] for t in order})], observers, settings())
+        for order in orders
+    }
+    assert len(found) == 1

@@ -31,12 +31,14 @@ def infoq(trials: Sequence[Trial], observers: Sequence[Observer], settings: Swee
     tuple of Score
         Dimensionless; `se` from the spread over projections, observers taken as independent.
     """
-    by_tensor = {observer.tensor: observer for observer in observers}
     scores = []
     for trial in trials:
         lost = variance = present = 0.0
-        for tensor, delta in trial.deltas.items():
-            observer = by_tensor[tensor]
+        # in the order of the observers: that of a trial's own deltas is not the same when they come from the journal
+        for observer in observers:
+            delta = trial.deltas.get(observer.tensor)
+            if delta is None:
+                continue
             for selected, difference, se, baseline in (
                 (observer.selected_xl, delta.xl, delta.xl_se, observer.baseline_xl),
                 (observer.selected_ly, delta.ly, delta.ly_se, observer.baseline_ly),
