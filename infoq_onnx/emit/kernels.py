@@ -17,6 +17,7 @@ from onnx import NodeProto, TensorProto, inliner
 from infoq_onnx.graph.editing import consumers_of, initializers_of, input_at, producers_of
 from infoq_onnx.graph.session import session_options
 from infoq_onnx.schema import Kernel
+from infoq_onnx.simulate.placement import CONVOLUTIONS
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _INTEGER = frozenset(
@@ -31,7 +32,6 @@ _INTEGER = frozenset(
         "QLinearMatMul",
     }
 )
-_NEEDS_QUANTIZED_OUTPUT = ("Conv", "ConvTranspose")
 _BYTES = (TensorProto.UINT8, TensorProto.INT8)
 
 
@@ -103,7 +103,7 @@ class _View:
         codes = self._code_type(data)
         if codes is not None and codes not in _BYTES:
             return f"activations are {TensorProto.DataType.Name(codes)}: integer kernels take bytes"
-        if node.op_type in _NEEDS_QUANTIZED_OUTPUT:
+        if node.op_type in CONVOLUTIONS:
             found = self._output_not_quantized(node)
             if found:
                 return found

@@ -24,6 +24,7 @@ from infoq_onnx.graph.editing import add_metadata, initializers_of, input_at, re
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.passes.remove_dead import remove_dead
 from infoq_onnx.graph.session import open_session
+from infoq_onnx.quantize.grid import per_channel
 from infoq_onnx.schema import BASELINE_BITS, Network, Verification
 from infoq_onnx.simulate.batching import batch_size, logits_of, padded
 
@@ -55,7 +56,7 @@ def qonnx_model(
     layers = {layer.name: layer for layer in network.layers if layer.weight is not None}
     nodes: list[NodeProto] = []
 
-    def constant(name: str, value: npt.NDArray[np.float32] | float) -> str:
+    def constant(name: str, value: npt.NDArray[np.floating] | float) -> str:
         if name not in constants:
             constants[name] = numpy_helper.from_array(np.asarray(value, dtype=np.float32), name)
             model.graph.initializer.append(constants[name])
@@ -78,9 +79,7 @@ def qonnx_model(
             continue
         if layer := layers.get(node.name):
             weight, axis, bits = str(layer.weight), int(layer.channel_axis or 0), weight_bits[layer.name]
-            shape = [1] * len(layer.weight_shape)
-            shape[axis] = -1
-            scale = constant(f"{weight}/scales", scales[layer.name].reshape(shape))
+            scale = constant(f"{weight}/scales", per_channel(scales[layer.name], len(layer.weight_shape), axis))
             # of 8 bits the smallest code is not used: see quantize.grid
             narrow = int(bits == BASELINE_BITS)
             nodes.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from infoq_onnx.allocation.bounds import option, parse_bound
 from infoq_onnx.allocation.costs import Metric, costs, uniform
 from infoq_onnx.allocation.decide import budget_label, decide, decide_uniform
 from infoq_onnx.analyses import CHECKSUMS, CODES, find_analysis, read_analysis
+from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.emit.storage import STORAGES
 from infoq_onnx.emit.targets import TARGETS, saturates
 from infoq_onnx.errors import AnalysisError, OutputError, SettingsError
@@ -31,7 +33,6 @@ from infoq_onnx.quantize.table import GridTable, load_table
 from infoq_onnx.schema import (
     BASELINE_BITS,
     Allocation,
-    Analysis,
     Bound,
     Compressed,
     Rounding,
@@ -136,9 +137,16 @@ def allocate(
     require_writable(path)
     table = _grids(folder / "ranges.npz", prepared, found.settings.bits)
     prepared = dataclasses.replace(prepared, graph=equalized(prepared.graph, network, table.factors))
+
+    @functools.cache
+    def samples() -> Dataset:
+        """All of the analysis: read, and compared with what they were, once and only where they are needed."""
+        return calibration_again(found, prepared, calib, classes)
+
     if calib is not None or classes is not None:
         # where the user says they are now, there may be others
-        calibration_again(found, prepared, calib, classes)
+        samples()
+    analysis_sha256 = sha256_of(folder / "analysis.json")
     emission = Emission(prepared, table, storage, label, found.calibration.preprocessing, file_format)
 
     def decided(within: tuple[Bound, ...], widest_weight: int = BASELINE_BITS) -> Allocation:
@@ -150,7 +158,7 @@ def allocate(
         )
         return dataclasses.replace(
             allocation,
-            analysis_sha256=sha256_of(folder / "analysis.json"),
+            analysis_sha256=analysis_sha256,
             rounding=rounding,
             repair=rounding == "gptq" and repair,
         )
@@ -176,12 +184,11 @@ def allocate(
         )
     bits_chosen = (allocation.weight_bits, allocation.activation_bits)
     if rounding == "gptq" and repair:
-        samples = calibration_again(found, prepared, calib, classes)
-        codes = reconstruct(prepared.graph, network, prepared.placement, table, *bits_chosen, samples, progress)
+        codes = reconstruct(prepared.graph, network, prepared.placement, table, *bits_chosen, samples(), progress)
     else:
         rounded = None
         if rounding == "gptq":
-            rounded = _rounded_alone(folder, found, prepared, calib, classes, progress)
+            rounded = _rounded_alone(folder, prepared, found.settings.bits, samples, progress)
         codes = layer_codes(prepared.graph, network, table, *bits_chosen, rounded)
     verification = emission.write(allocation, codes, dataset, path)
     return Compressed(
@@ -198,18 +205,16 @@ def allocate(
 
 def _rounded_alone(
     folder: Path,
-    found: Analysis,
     prepared: PreparedModel,
-    calib: Path | str | None,
-    classes: Path | str | None,
+    bits: Sequence[int],
+    samples: Callable[[], Dataset],
     progress: Callable[[str, int, int], None],
 ) -> CodeTable:
     """Every layer's codes by itself, at every width: from the analysis, or made and kept there for the next budget."""
     path = folder / CODES
     if path.exists():
         return load_codes(path)
-    samples = calibration_again(found, prepared, calib, classes)
-    table = round_alone(prepared.graph, prepared.network, samples, found.settings.bits, progress)
+    table = round_alone(prepared.graph, prepared.network, samples(), bits, progress)
     with contextlib.suppress(OutputError):
         # a folder that cannot be written only costs time
         save_codes(table, path)

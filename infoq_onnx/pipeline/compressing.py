@@ -10,9 +10,7 @@ from infoq_onnx.allocation.costs import Metric
 from infoq_onnx.pipeline.allocating import allocate
 from infoq_onnx.pipeline.analyzing import analyze
 from infoq_onnx.progress import Reporter
-from infoq_onnx.schema import (
-    Compressed,
-)
+from infoq_onnx.schema import Compressed, Rounding
 
 
 def compress(
@@ -22,7 +20,7 @@ def compress(
     bounds: Mapping[Metric, str],
     weight_only: bool = False,
     pins: Sequence[str] = (),
-    rounding: str = "nearest",
+    rounding: Rounding = "gptq",
     analysis: Path | str | None = None,
     output: Path | str | None = None,
     reporter: Reporter | None = None,
@@ -36,9 +34,9 @@ def compress(
     bounds, weight_only, pins, rounding, output : see `allocate`
     analysis : folder for the analysis
     reporter : receives progress
-    options : further arguments of `analyze`
+    options : further arguments of `analyze`; its trials are rounded as the model is, unless they say otherwise
     """
-    folder = analyze(model, calib, output=analysis, reporter=reporter, **options)
+    folder = analyze(model, calib, output=analysis, reporter=reporter, **{"trial_rounding": rounding, **options})
     return allocate(
         folder,
         bounds=bounds,

@@ -17,16 +17,9 @@ from infoq_onnx.emit.storage import STORAGES
 from infoq_onnx.emit.verify import verify
 from infoq_onnx.evaluation import PREPROCESSING_KEY
 from infoq_onnx.files import replacing, write_text
-from infoq_onnx.inputs import (
-    PreparedModel,
-)
+from infoq_onnx.inputs import PreparedModel
 from infoq_onnx.quantize.table import GridTable
-from infoq_onnx.schema import (
-    Allocation,
-    Preprocessing,
-    Verification,
-    to_json,
-)
+from infoq_onnx.schema import Allocation, Preprocessing, Verification, to_json
 from infoq_onnx.simulate.simulation import LayerCodes, layer_codes, simulation
 
 

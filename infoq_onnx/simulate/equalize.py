@@ -23,9 +23,10 @@ from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.graph.editing import attribute, expose, input_at
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.session import open_session
+from infoq_onnx.quantize.grid import per_channel
 from infoq_onnx.schema import Layer, Network
 from infoq_onnx.simulate.batching import batch_size, run_batches
-from infoq_onnx.simulate.placement import clip_bounds
+from infoq_onnx.simulate.placement import clip_bounds, clips_at_zero, fills_with_zero
 from infoq_onnx.simulate.simulation import set_initializers
 
 Float32 = npt.NDArray[np.float32]
@@ -94,9 +95,7 @@ def equalized(graph: Graph, network: Network, factors: Mapping[str, Float32]) ->
 
     def multiply(name: str, by: Float32, axis: int) -> None:
         values = changed.get(name, graph.constant(name))
-        shape = [1] * values.ndim
-        shape[axis] = -1
-        changed[name] = (values * by.reshape(shape)).astype(np.float32)
+        changed[name] = (values * per_channel(by, values.ndim, axis)).astype(np.float32)
 
     for pair in pairs(graph, network):
         if pair.tensor in factors:
@@ -139,19 +138,13 @@ def _only_reader(graph: Graph, tensor: str) -> onnx.NodeProto | None:
 
 def _commutes(graph: Graph, node: onnx.NodeProto) -> bool:
     """Whether node(f·x) = f·node(x) for every positive factor of a channel that keeps the bound of a Clip."""
-    if node.op_type == "Relu":
-        return True
-    if node.op_type == "Clip":
-        low, high = clip_bounds(graph, node)
-        return low == 0.0 and high > 0.0
-    if node.op_type == "Pad":
-        filled, pads = input_at(node, 2), input_at(node, 1)
-        zero = not filled or (filled in graph.initializers and not np.any(graph.constant(filled)))
-        if attribute(node, "mode", b"constant") != b"constant" or not zero or input_at(node, 3):
-            return False
-        # other channels may not come in between
-        return pads in graph.initializers and not np.any(graph.constant(pads).reshape(2, -1)[:, :2])
-    return False
+    if node.op_type != "Pad":
+        return clips_at_zero(graph, node)
+    pads = input_at(node, 1)
+    if attribute(node, "mode", b"constant") != b"constant" or not fills_with_zero(graph, node) or input_at(node, 3):
+        return False
+    # other channels may not come in between
+    return pads in graph.initializers and not np.any(graph.constant(pads).reshape(2, -1)[:, :2])
 
 
 def _is_depthwise(graph: Graph, node: onnx.NodeProto, tensor: str) -> bool:

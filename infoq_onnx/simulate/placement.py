@@ -29,6 +29,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from infoq_onnx.graph.editing import attribute, input_at
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.schema import Network
 
@@ -137,16 +138,19 @@ def _readers(graph: Graph, tensor: str) -> list[onnx.NodeProto]:
 def _keeps_grid(graph: Graph, node: onnx.NodeProto) -> bool:
     """Whether every output value is one of the (first) input's values, or 0."""
     if node.op_type == "Pad":
-        mode = next((a.s for a in node.attribute if a.name == "mode"), b"constant")
-        if mode != b"constant" or len(node.input) < 3 or not node.input[2]:
-            return True
-        return node.input[2] in graph.initializers and not np.any(graph.constant(node.input[2]))
+        return attribute(node, "mode", b"constant") != b"constant" or fills_with_zero(graph, node)
     if node.op_type == "Gather":
         return node.input[0] not in graph.initializers
     return node.op_type in _KEEPS_GRID
 
 
-def _is_absorbable(graph: Graph, node: onnx.NodeProto) -> bool:
+def fills_with_zero(graph: Graph, pad: onnx.NodeProto) -> bool:
+    """Whether a constant Pad fills with 0; False where its value is computed at run time."""
+    value = input_at(pad, 2)
+    return not value or (value in graph.initializers and not np.any(graph.constant(value)))
+
+
+def clips_at_zero(graph: Graph, node: onnx.NodeProto) -> bool:
     """Whether a quantizer with zero point 0 may do this node's clipping."""
     if node.op_type == "Relu":
         return True
@@ -160,7 +164,7 @@ def _is_absorbed(graph: Graph, node: onnx.NodeProto) -> bool:
     """Whether nothing but the quantizer behind this Relu or Clip would miss it."""
     source, output = node.input[0], node.output[0]
     alone = len(_readers(graph, source)) == 1 and source not in graph.outputs and output not in graph.outputs
-    return alone and _is_absorbable(graph, node)
+    return alone and clips_at_zero(graph, node)
 
 
 def clip_bounds(graph: Graph, node: onnx.NodeProto) -> tuple[float, float]:
@@ -180,6 +184,6 @@ def clip_bounds(graph: Graph, node: onnx.NodeProto) -> tuple[float, float]:
 def _behind_activation(graph: Graph, tensor: str) -> str:
     """Return the output of the Relu or Clip that is the only reader of `tensor`; else `tensor` itself."""
     readers = _readers(graph, tensor)
-    if len(readers) == 1 and _is_absorbable(graph, readers[0]) and readers[0].output[0] not in graph.outputs:
+    if len(readers) == 1 and clips_at_zero(graph, readers[0]) and readers[0].output[0] not in graph.outputs:
         return str(readers[0].output[0])
     return tensor
