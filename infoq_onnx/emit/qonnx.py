@@ -112,6 +112,23 @@ def _quantizer(
     return writer[source.input[0]], largest.bit_length()
 
 
+def require_qonnx() -> None:
+    """Make sure that the package qonnx is there, before weights are rounded for a file that could not be checked.
+
+    Raises
+    ------
+    MissingDependencyError
+        It is not installed.
+    """
+    try:
+        import qonnx.core.modelwrapper  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError(
+            "--format qonnx is checked by executing it with the package qonnx, which is not installed; "
+            "pip install 'infoq-onnx[qonnx]'"
+        ) from error
+
+
 def verify_qonnx(
     model: onnx.ModelProto, graph: Graph, dataset: Dataset, simulation: onnx.ModelProto, name: str
 ) -> Verification:
@@ -132,15 +149,11 @@ def verify_qonnx(
     VerificationError
         The logits differ.
     """
-    try:
-        from qonnx.core.modelwrapper import ModelWrapper
-        from qonnx.core.onnx_exec import execute_onnx
-        from qonnx.transformation.infer_shapes import InferShapes
-    except ImportError as error:
-        raise MissingDependencyError(
-            "--format qonnx is checked by executing it with the package qonnx, which is not installed; "
-            "pip install 'infoq-onnx[qonnx]'"
-        ) from error
+    require_qonnx()
+    from qonnx.core.modelwrapper import ModelWrapper
+    from qonnx.core.onnx_exec import execute_onnx
+    from qonnx.transformation.infer_shapes import InferShapes
+
     expected = logits_of(open_session(simulation, optimize=False), graph, dataset, batch_size(graph))
     size = graph.batch or 1
     wrapped = onnx.ModelProto()

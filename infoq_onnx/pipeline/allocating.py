@@ -15,6 +15,7 @@ from infoq_onnx.allocation.costs import Metric, costs, uniform
 from infoq_onnx.allocation.decide import budget_label, decide, decide_uniform
 from infoq_onnx.analyses import CHECKSUMS, CODES, find_analysis, read_analysis
 from infoq_onnx.data.dataset import Dataset
+from infoq_onnx.emit.qonnx import require_qonnx
 from infoq_onnx.emit.storage import STORAGES
 from infoq_onnx.emit.targets import TARGETS, saturates
 from infoq_onnx.errors import AnalysisError, OutputError, SettingsError
@@ -111,6 +112,8 @@ def allocate(
         raise SettingsError(f"--target {target}: choose {' or '.join(TARGETS)}")
     if file_format not in FORMATS:
         raise SettingsError(f"--format {file_format}: choose {' or '.join(FORMATS)}")
+    if file_format == "qonnx":
+        require_qonnx()
     reporter = reporter or Silent()
 
     def progress(layer: str, done: int, total: int) -> None:

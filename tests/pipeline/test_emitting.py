@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from infoq_onnx.analyses import CODES, read_analysis
 from infoq_onnx.emit.storage import STORAGES
 from infoq_onnx.emit.targets import saturates
-from infoq_onnx.errors import InfeasibleBudgetError, ModelError, SettingsError
+from infoq_onnx.errors import InfeasibleBudgetError, MissingDependencyError, ModelError, SettingsError
 from infoq_onnx.graph.ort import run_session
 from infoq_onnx.graph.session import open_session
 from infoq_onnx.pipeline import allocate, analyze, lint
@@ -111,6 +112,16 @@ def test_qonnx_is_checked_and_left(residual: Case, tmp_path: Path) -> None:
     assert {entry.key for entry in model.metadata_props} >= {"infoq_onnx.allocation", "infoq_onnx.preprocessing"}
     with pytest.raises(ModelError, match="cannot load it"):
         lint(found.model_path)
+
+
+def test_a_missing_qonnx_is_missed_before_weights_are_rounded(
+    residual: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "qonnx.core.modelwrapper", None)
+    monkeypatch.setattr("infoq_onnx.pipeline.allocating.reconstruct", lambda *_: pytest.fail("rounded for nothing"))
+    options: dict[str, Any] = {"uniform_bits": (4, 4), "file_format": "qonnx", "rounding": "gptq"}
+    refused(MissingDependencyError, "infoq-onnx[qonnx]", call=lambda: done(residual, tmp_path / "q.onnx", **options))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_processors_without_vnni_get_7_bits(residual: Case, tmp_path: Path) -> None:
