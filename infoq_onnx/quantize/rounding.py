@@ -6,7 +6,7 @@ rounding. (Without a bias, means are kept.)
 1. fit        what the weights would be if they could be real numbers         `quantize.fit`
 2. round      column by column, later columns making up for earlier ones      `quantize.gptq`
 3. descend    codes and scales once more, until no single change helps        `quantize.descent`
-4. bias       b = t̄ − W_q x̄
+4. bias       b = t̄ − W_q x̄, or the mean behind a Relu or Clip                `quantize.clipped`
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from infoq_onnx.quantize.clipped import Clipped, bias_behind
 from infoq_onnx.quantize.descent import descend
 from infoq_onnx.quantize.fit import fit
 from infoq_onnx.quantize.gptq import gptq, search_scales
@@ -37,7 +38,15 @@ class Rounded:
     """[G, R], real-valued; None for a layer without."""
 
 
-def round_layer(weight: Array, moments: Moments, bits: int, *, has_bias: bool, exact_input: bool = False) -> Rounded:
+def round_layer(
+    weight: Array,
+    moments: Moments,
+    bits: int,
+    *,
+    has_bias: bool,
+    exact_input: bool = False,
+    clipped: Clipped | None = None,
+) -> Rounded:
     """Fit and round a layer, and set its bias.
 
     Parameters
@@ -47,6 +56,7 @@ def round_layer(weight: Array, moments: Moments, bits: int, *, has_bias: bool, e
     bits : 2 … 8
     has_bias : whether there is a bias to be set
     exact_input : see `quantize.fit`
+    clipped : some positions, where the output is clipped behind the layer
     """
     fitted = fit(weight, moments, centred=has_bias, exact_input=exact_input)
     scales = search_scales(fitted.weight, np.einsum("gii->gi", fitted.hessian), bits)
@@ -56,5 +66,8 @@ def round_layer(weight: Array, moments: Moments, bits: int, *, has_bias: bool, e
     bias: Array | None = None
     if has_bias:
         means = moments.all(centred=True)
-        bias = means.target_mean - np.einsum("grd,gd->gr", codes * scales[:, :, None], means.input_mean)
+        values = codes * scales[:, :, None]
+        bias = means.target_mean - np.einsum("grd,gd->gr", values, means.input_mean)
+        if clipped is not None:
+            bias = bias_behind(clipped, values, bias)
     return Rounded(codes.astype(np.int8), scales.astype(np.float32), bias)

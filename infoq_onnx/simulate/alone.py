@@ -11,6 +11,7 @@ from infoq_onnx.quantize.rounding import round_layer
 from infoq_onnx.schema import Network
 from infoq_onnx.simulate.forms import form_of
 from infoq_onnx.simulate.gather import gather
+from infoq_onnx.simulate.placement import bounds_behind
 from infoq_onnx.simulate.streams import Stream
 
 
@@ -32,11 +33,18 @@ def round_alone(
         progress(layer.name, done, len(network.layers))
         form = form_of(graph, layer)
         if form is not None:
-            moments = gather(stream, stream, layer, form)
-            has_bias = layer.bias is not None
-            table[layer.name] = {
-                b: form.rounded(round_layer(form.rows(), moments, b, has_bias=has_bias, exact_input=True)) for b in bits
-            }
+            seen = gather(stream, stream, layer, form, bounds=bounds_behind(graph, layer.output))
+            table[layer.name] = {}
+            for b in bits:
+                rounded = round_layer(
+                    form.rows(),
+                    seen.moments,
+                    b,
+                    has_bias=layer.bias is not None,
+                    exact_input=True,
+                    clipped=seen.clipped,
+                )
+                table[layer.name][b] = form.rounded(rounded)
         stream.advance(layer)
     progress("", len(network.layers), len(network.layers))
     return table

@@ -181,6 +181,15 @@ def clip_bounds(graph: Graph, node: onnx.NodeProto) -> tuple[float, float]:
     return bounds[0], bounds[1]
 
 
+def bounds_behind(graph: Graph, tensor: str) -> tuple[float, float] | None:
+    """Bounds of the Relu or Clip that is the only reader of `tensor`, where they are known."""
+    readers = _readers(graph, tensor)
+    if len(readers) != 1 or readers[0].op_type not in ("Relu", "Clip") or tensor in graph.outputs:
+        return None
+    low, high = clip_bounds(graph, readers[0])
+    return (low, high) if low <= high else None
+
+
 def _behind_activation(graph: Graph, tensor: str) -> str:
     """Return the output of the Relu or Clip that is the only reader of `tensor`; else `tensor` itself."""
     readers = _readers(graph, tensor)

@@ -21,7 +21,7 @@ from infoq_onnx.simulate.calibrate import quantizers_of
 from infoq_onnx.simulate.forms import form_of
 from infoq_onnx.simulate.gather import gather
 from infoq_onnx.simulate.insert import insert_quantizers
-from infoq_onnx.simulate.placement import Placement
+from infoq_onnx.simulate.placement import Placement, bounds_behind
 from infoq_onnx.simulate.simulation import LayerCodes, layer_codes, with_bias
 from infoq_onnx.simulate.streams import Stream
 
@@ -59,8 +59,13 @@ def reconstruct(
         progress(layer.name, done, len(layers))
         form = form_of(graph, layer)
         if form is not None:
-            moments = gather(reference, student, layer, form, _shortcut(graph, layer))
-            rounded = round_layer(form.rows(), moments, weight_bits[layer.name], has_bias=layer.bias is not None)
+            shortcut = _shortcut(graph, layer)
+            bounds = bounds_behind(graph, layer.output if shortcut is None else shortcut.output[0])
+            seen = gather(reference, student, layer, form, shortcut, bounds)
+            has_bias = layer.bias is not None
+            rounded = round_layer(
+                form.rows(), seen.moments, weight_bits[layer.name], has_bias=has_bias, clipped=seen.clipped
+            )
             codes[layer.name] = with_bias(layer, form.rounded(rounded), table, activation_bits)
         student.fix(layer, codes[layer.name])
         reference.advance(layer)

@@ -21,6 +21,7 @@ from infoq_onnx.schema import Layer, Network
 from infoq_onnx.simulate import reconstruct as module
 from infoq_onnx.simulate.alone import round_alone
 from infoq_onnx.simulate.batching import logits_of
+from infoq_onnx.simulate.gather import Gathered
 from infoq_onnx.simulate.simulation import LayerCodes, simulation
 from tests.networks import SMALL, Builder
 from tests.prepared import Bits, Ready, dataset_of, images, ready, searched, spread_of
@@ -63,11 +64,12 @@ def alone(of: Ready, bits: Sequence[int]) -> CodeTable:
 def watch(monkeypatch: pytest.MonkeyPatch) -> dict[str, Moments]:
     """Collect the moments that each layer of `rounded` is fitted to."""
     seen: dict[str, Moments] = {}
-    inner: Callable[..., Moments] = module.gather
+    inner: Callable[..., Gathered] = module.gather
 
-    def keep(reference: Any, student: Any, layer: Layer, form: Any, shortcut: Any) -> Moments:
-        seen[layer.name] = inner(reference, student, layer, form, shortcut)
-        return seen[layer.name]
+    def keep(reference: Any, student: Any, layer: Layer, *given: Any) -> Gathered:
+        found = inner(reference, student, layer, *given)
+        seen[layer.name] = found.moments
+        return found
 
     monkeypatch.setattr(module, "gather", keep)
     return seen

@@ -9,8 +9,8 @@ import pytest
 
 from infoq_onnx.quantize.moments import Moments, Statistics
 from infoq_onnx.simulate import gather as module
-from infoq_onnx.simulate.forms import form_of
-from infoq_onnx.simulate.gather import gather
+from infoq_onnx.simulate.forms import Form, form_of
+from infoq_onnx.simulate.gather import Gathered, gather
 from infoq_onnx.simulate.streams import Stream
 from tests.networks import mlp, residual_convnet
 from tests.prepared import dataset_of, images, searched, small
@@ -86,11 +86,19 @@ def test_batches_change_next_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None
 
 def of_its_own(model: onnx.ModelProto, name: str, values: npt.NDArray[np.float32]) -> Moments:
     """Moments of a layer's float input and output."""
+    return everything_of(model, name, values)[0].moments
+
+
+def everything_of(
+    model: onnx.ModelProto, name: str, values: npt.NDArray[np.float32], bounds: tuple[float, float] | None = None
+) -> tuple[Gathered, Form, npt.NDArray[np.float32]]:
+    """What there is to know of a layer's float input and output, its form, and its bias, 0 without one."""
     graph, network, _ = searched(model)
     layer, stream = layer_called(network, name), Stream(graph, dataset_of(values), integer=True)
     form = form_of(graph, layer)
     assert form is not None
-    return gather(stream, stream, layer, form)
+    bias = np.zeros(1, dtype=np.float32) if layer.bias is None else graph.constant(layer.bias)
+    return gather(stream, stream, layer, form, bounds=bounds), form, bias
 
 
 def assert_moments_of(half: Statistics, x: npt.NDArray[np.float32]) -> None:
@@ -142,3 +150,24 @@ def test_halves_are_of_different_images(model: onnx.ModelProto, name: str) -> No
 def test_a_batch_whose_images_lie_mixed_is_not_cut_in_half(model: onnx.ModelProto) -> None:
     x = images(searched(model)[1].input_shape, 20)
     assert of_its_own(model, "one", x).halves(centred=True) is None
+
+
+# ------------------------------------------------------------------------------------------------------------- clipping
+
+
+@pytest.mark.parametrize(("kept", "positions"), [(10**6, 20 * 64), (500, 20 * 22), (1, 20)])
+def test_positions_in_front_of_an_activation(kept: int, positions: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_CLIPPED_POSITIONS", kept)
+    monkeypatch.setattr(module, "_COLUMN_BYTES", 1)  # an image a batch
+    seen, form, bias = everything_of(residual_convnet(size=8), "stem", images((3, 8, 8), 20), (0.0, 6.0))
+    clipped = seen.clipped
+    assert clipped is not None
+    assert (clipped.low, clipped.high, clipped.added) == (0.0, 6.0, None)
+    assert clipped.columns.shape[:2] == clipped.targets.shape[:2] == (1, positions)
+    made_of = clipped.columns @ form.rows().transpose(0, 2, 1) + bias
+    np.testing.assert_allclose(clipped.targets, made_of, atol=1e-4)
+
+
+def test_no_positions_where_nothing_clips() -> None:
+    seen, _, _ = everything_of(residual_convnet(size=8), "stem", images((3, 8, 8), 4))
+    assert seen.clipped is None
