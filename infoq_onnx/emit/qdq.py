@@ -28,7 +28,7 @@ from infoq_onnx.schema import Network, Quantizer
 from infoq_onnx.simulate.calibrate import quantizers_of
 from infoq_onnx.simulate.insert import Quantizers, insert_quantizers
 from infoq_onnx.simulate.placement import CONVOLUTIONS, Placement, clip_bounds
-from infoq_onnx.simulate.simulation import LayerCodes
+from infoq_onnx.simulate.simulation import LayerCodes, set_initializers
 
 _QUANTIZER = ("QuantizeLinear", "Clip", "DequantizeLinear")
 
@@ -65,6 +65,8 @@ def qdq_model(
         stamp_ir_version(model)
     _drop_redundant_clips(model, graph, placement, quantizers)
     _store_codes(model, network, codes, weight_bits, storage)
+    held = ((layer.bias, codes[layer.name].float_bias) for layer in network.layers if layer.name in codes)
+    set_initializers(model, {name: values for name, values in held if name is not None and values is not None})
     for node in model.graph.node:
         if node.op_type in _QUANTIZER and node.name == node.output[0]:
             # says nothing that the output does not say, a hundred times in a small file

@@ -179,7 +179,6 @@ def _layer(graph: Graph, node: NodeProto) -> Layer:
     slot = next((index for index in (1, 0) if node.input[index] in graph.initializers), None)
     weight = None if slot is None else node.input[slot]
     shape = () if weight is None else tuple(graph.initializers[weight].dims)
-    bias = input_at(node, 2)
     return Layer(
         name=node.name,
         op_type=node.op_type,
@@ -187,13 +186,27 @@ def _layer(graph: Graph, node: NodeProto) -> Layer:
         weight=weight,
         weight_shape=shape,
         channel_axis=None if slot is None else _channel_axis(node, slot, len(shape)),
-        bias=bias if bias in graph.initializers and len(graph.initializers[bias].dims) == 1 else None,
+        bias=_bias(graph, node, slot),
         output=node.output[0],
         observed=_observed(graph, node.output[0]),
         output_shape=graph.shapes[node.output[0]],
         parameters=math.prod(shape) if shape else 0,
         macs=_macs(graph, node, shape),
     )
+
+
+def _bias(graph: Graph, node: NodeProto, slot: int | None) -> str | None:
+    """Find the constant [C] that a layer adds to its outputs; behind a MatMul an Add does."""
+    if node.op_type != "MatMul":
+        bias = input_at(node, 2)
+        return bias if bias in graph.initializers and len(graph.initializers[bias].dims) == 1 else None
+    readers = graph.consumers.get(node.output[0], [])
+    if slot != 1 or node.output[0] in graph.outputs or len(readers) != 1 or readers[0].op_type != "Add":
+        return None
+    bias = next((name for name in readers[0].input if name in graph.initializers), "")
+    if not bias or len(graph.consumers[bias]) != 1 or graph.initializers[bias].data_type != TensorProto.FLOAT:
+        return None
+    return bias if tuple(graph.initializers[bias].dims) == (graph.initializers[node.input[1]].dims[-1],) else None
 
 
 def _channel_axis(node: NodeProto, slot: int, rank: int) -> int:

@@ -9,7 +9,7 @@ from infoq_onnx.graph.graph import Graph
 from infoq_onnx.quantize.codes import CodeTable
 from infoq_onnx.quantize.rounding import round_layer
 from infoq_onnx.schema import Network
-from infoq_onnx.simulate.forms import form_of
+from infoq_onnx.simulate.forms import form_of, target_of
 from infoq_onnx.simulate.gather import gather
 from infoq_onnx.simulate.placement import bounds_behind
 from infoq_onnx.simulate.streams import Stream
@@ -33,7 +33,7 @@ def round_alone(
         progress(layer.name, done, len(network.layers))
         form = form_of(graph, layer)
         if form is not None:
-            seen = gather(stream, stream, layer, form, bounds=bounds_behind(graph, layer.output))
+            seen = gather(stream, stream, layer, form, bounds=bounds_behind(graph, target_of(graph, layer)))
             table[layer.name] = {}
             for b in bits:
                 rounded = round_layer(

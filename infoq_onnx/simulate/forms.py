@@ -58,6 +58,13 @@ class Form:
         )
 
 
+def target_of(graph: Graph, layer: Layer) -> str:
+    """Return the tensor that holds a layer's result, its bias included."""
+    if layer.op_type == "MatMul" and layer.bias is not None:
+        return str(graph.consumers[layer.output][0].output[0])
+    return layer.output
+
+
 def form_of(graph: Graph, layer: Layer) -> Form | None:
     """Bring a layer into the form of a matrix product; None where that is not possible."""
     if layer.weight is None or layer.channel_axis is None:

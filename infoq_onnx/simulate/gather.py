@@ -12,7 +12,7 @@ import onnx
 from infoq_onnx.quantize.clipped import Clipped
 from infoq_onnx.quantize.moments import Moments
 from infoq_onnx.schema import Layer
-from infoq_onnx.simulate.forms import Form
+from infoq_onnx.simulate.forms import Form, target_of
 from infoq_onnx.simulate.streams import Stream
 
 _COLUMN_BYTES = 128 * 2**20
@@ -57,10 +57,10 @@ def gather(
     """
     node = student.node[layer.name]
     wanted = [next(name for name in node.input if name in student.graph.shapes)]
-    target = layer.output
+    target = result = target_of(reference.graph, layer)
     if shortcut is not None:
         target = shortcut.output[0]
-        side = 1 - list(shortcut.input).index(layer.output)
+        side = 1 - list(shortcut.input).index(result)
         wanted.append(student.node[shortcut.name].input[side])
     groups, rows, width = form.rows().shape
     moments = Moments(groups, width, rows)

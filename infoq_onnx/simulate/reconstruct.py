@@ -18,7 +18,7 @@ from infoq_onnx.quantize.rounding import round_layer
 from infoq_onnx.quantize.table import GridTable
 from infoq_onnx.schema import Layer, Network
 from infoq_onnx.simulate.calibrate import quantizers_of
-from infoq_onnx.simulate.forms import form_of
+from infoq_onnx.simulate.forms import form_of, target_of
 from infoq_onnx.simulate.gather import gather
 from infoq_onnx.simulate.insert import insert_quantizers
 from infoq_onnx.simulate.placement import Placement, bounds_behind
@@ -60,7 +60,7 @@ def reconstruct(
         form = form_of(graph, layer)
         if form is not None:
             shortcut = _shortcut(graph, layer)
-            bounds = bounds_behind(graph, layer.output if shortcut is None else shortcut.output[0])
+            bounds = bounds_behind(graph, target_of(graph, layer) if shortcut is None else shortcut.output[0])
             seen = gather(reference, student, layer, form, shortcut, bounds)
             has_bias = layer.bias is not None
             rounded = round_layer(
@@ -76,13 +76,14 @@ def reconstruct(
 
 def _shortcut(graph: Graph, layer: Layer) -> onnx.NodeProto | None:
     """Return the residual Add that is the only reader of a layer's output, where its other side comes before it."""
-    readers = graph.consumers.get(layer.output, [])
-    if len(readers) != 1 or readers[0].op_type != "Add" or layer.output in graph.outputs:
+    target = target_of(graph, layer)
+    readers = graph.consumers.get(target, [])
+    if len(readers) != 1 or readers[0].op_type != "Add" or target in graph.outputs:
         return None
-    others = [name for name in readers[0].input if name != layer.output]
+    others = [name for name in readers[0].input if name != target]
     if len(others) != 1 or others[0] in graph.initializers or others[0] not in graph.shapes:
         return None
-    if graph.shapes[others[0]] != graph.shapes[layer.output]:
+    if graph.shapes[others[0]] != graph.shapes[target]:
         return None
     order = {tensor: index for index, node in enumerate(graph.nodes) for tensor in node.output}
-    return readers[0] if order.get(others[0], -1) < order[layer.output] else None
+    return readers[0] if order.get(others[0], -1) < order[target] else None

@@ -38,6 +38,14 @@ class LayerCodes:
     bias: npt.NDArray[np.int32] | None
     """None where there is none, or where it stays in float."""
     bias_scales: npt.NDArray[np.float32] | None
+    float_bias: npt.NDArray[np.float32] | None = None
+    """One that is added behind the layer, and no integer kernel takes."""
+
+    def bias_values(self) -> npt.NDArray[np.float32] | None:
+        """Return what is added to the outputs, [C]; None where nothing is, or what the float network adds."""
+        if self.bias is None or self.bias_scales is None:
+            return self.float_bias
+        return dequantize_bias(self.bias, self.bias_scales)
 
 
 def layer_codes(
@@ -74,7 +82,8 @@ def layer_codes(
 def with_bias(layer: Layer, held: RoundedWeight, table: GridTable, activation_bits: Mapping[str, int]) -> LayerCodes:
     """Join a rounded weight with its bias, which is an integer in units of the layer's input and weight scales."""
     if held.bias is None or layer.op_type not in _INTEGER_BIAS:
-        return LayerCodes(held.codes, held.scales, None, None)
+        bias = None if held.bias is None else held.bias.astype(np.float32)
+        return LayerCodes(held.codes, held.scales, None, None, bias)
     group = layer.groups[0]
     units = bias_scales(table.activations[group][activation_bits[group]].scale, held.scales)
     return LayerCodes(held.codes, held.scales, quantize_bias(held.bias, units), units)
@@ -110,8 +119,9 @@ def simulation(
         if layer.weight is not None and layer.channel_axis is not None:
             held = codes[layer.name]
             values[layer.weight] = dequantize_weight(held.weight, held.scales, layer.channel_axis)
-            if layer.bias is not None and held.bias is not None and held.bias_scales is not None:
-                values[layer.bias] = dequantize_bias(held.bias, held.bias_scales)
+            bias = held.bias_values()
+            if layer.bias is not None and bias is not None:
+                values[layer.bias] = bias
     set_initializers(model, values)
     return model
 

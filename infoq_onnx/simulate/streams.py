@@ -13,7 +13,7 @@ from infoq_onnx.graph.editing import reads
 from infoq_onnx.graph.extract import extract
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.session import open_session
-from infoq_onnx.quantize.grid import dequantize_bias, dequantize_weight
+from infoq_onnx.quantize.grid import dequantize_weight
 from infoq_onnx.schema import Layer
 from infoq_onnx.simulate.batching import batch_size, padded
 from infoq_onnx.simulate.simulation import LayerCodes, set_initializers
@@ -51,8 +51,9 @@ class Stream:
         """Give a layer its rounded constants."""
         if layer.weight is not None and layer.channel_axis is not None:
             self._fixed[layer.weight] = dequantize_weight(codes.weight, codes.scales, layer.channel_axis)
-        if layer.bias is not None and codes.bias is not None and codes.bias_scales is not None:
-            self._fixed[layer.bias] = dequantize_bias(codes.bias, codes.bias_scales)
+        bias = codes.bias_values()
+        if layer.bias is not None and bias is not None:
+            self._fixed[layer.bias] = bias
 
     def run(self, tensors: Sequence[str], size: int) -> Iterator[list[Float32]]:
         """Yield some tensors of each batch, [n, …]; whole, where their leading axis is not the batch."""

@@ -133,12 +133,44 @@ def test_attention() -> None:
     assert (scores.groups, scores.weight, scores.channel_axis) == (("q_order_out", "k_order_out"), None, None)
     assert (scores.parameters, scores.weight_shape, scores.macs) == (0, (), 2 * 16 * 16 * 8)
     assert layers["mix"].macs == 2 * 16 * 8 * 16
-    assert (layers["q"].channel_axis, layers["q"].macs, layers["q"].bias) == (1, 16 * 16 * 16, None)
+    assert (layers["q"].channel_axis, layers["q"].macs, layers["q"].bias) == (1, 16 * 16 * 16, "q_b")
     assert layers["q"].observed == "q_add_out"
     assert layers["mlp1"].observed == "mlp_act_out"
     assert layers["mlp2"].observed == "add2_out"
     groups = {group.name: group.layers for group in network.groups}
     assert groups["norm1_out"] == ("q", "k", "v")
+
+
+@pytest.mark.parametrize(
+    ("shape", "outputs", "swapped", "bias"),
+    [
+        ((4,), 1, False, "b"),
+        ((4,), 1, True, "b"),
+        ((1, 4), 1, False, None),
+        ((1,), 1, False, None),
+        ((4,), 2, False, None),  # the product itself is seen, too
+    ],
+)
+def test_what_an_add_behind_a_matmul_adds(
+    shape: tuple[int, ...], outputs: int, swapped: bool, bias: str | None
+) -> None:
+    b = Builder()
+    y = b.op("MatMul", ["x", b.normal("w", 6, 4)], "one")
+    constant = b.normal("b", *shape)
+    total = b.op("Add", [constant, y] if swapped else [y, constant], "add")
+    model = b.model(total, (6,), (4,))
+    if outputs == 2:
+        model.graph.output.append(helper.make_tensor_value_info(y, TensorProto.FLOAT, ["N", 4]))
+    assert network_of(model).layers[0].bias == bias
+
+
+def test_a_constant_that_two_add_is_no_bias() -> None:
+    b = Builder()
+    b.normal("b", 6)
+    y = "x"
+    for name in ("one", "two"):
+        y = b.op("Add", [b.op("MatMul", [y, b.normal(f"{name}_w", 6, 6)], name), "b"], f"{name}_add")
+    assert [layer.bias for layer in network_of(b.model(y, (6,), (6,))).layers] == [None] * 2
 
 
 @pytest.mark.parametrize(("group", "bias"), [(1, True), (2, False), (4, True)])

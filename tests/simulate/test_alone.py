@@ -16,7 +16,7 @@ from infoq_onnx.quantize.columns import to_rows
 from infoq_onnx.quantize.grid import dequantize_weight, quantize_weight, weight_code_limits
 from infoq_onnx.schema import Layer
 from infoq_onnx.simulate.alone import round_alone
-from infoq_onnx.simulate.forms import Form, form_of
+from infoq_onnx.simulate.forms import Form, form_of, target_of
 from infoq_onnx.simulate.placement import bounds_behind
 from tests.networks import SMALL, residual_convnet
 from tests.prepared import Ready, dataset_of, images, small, spread_of
@@ -68,7 +68,9 @@ def errors_of(of: Ready, bits: int) -> Iterator[tuple[Layer, float, float]]:
     for layer in of.network.layers:
         form = form_of(of.graph, layer)
         if form is not None:
-            source, target = tensors_of(held_out, of.graph.model, [layer.groups[0], layer.output], integer=True)
+            source, target = tensors_of(
+                held_out, of.graph.model, [layer.groups[0], target_of(of.graph, layer)], integer=True
+            )
             outputs = form.outputs(target)
             one, other = (
                 spread_of(computed(form, layer, held, source) - outputs, outputs)
@@ -139,9 +141,9 @@ def test_biases_keep_the_mean_of_every_channel(name: str) -> None:
         form = form_of(of.graph, layer)
         if form is None or layer.bias is None:
             continue
-        source, target = tensors_of(of, of.graph.model, [layer.groups[0], layer.output], integer=True)
+        source, target = tensors_of(of, of.graph.model, [layer.groups[0], target_of(of.graph, layer)], integer=True)
         found, wanted = computed(form, layer, table[layer.name][2], source), form.outputs(target).astype(np.float64)
-        bounds = bounds_behind(of.graph, layer.output)
+        bounds = bounds_behind(of.graph, target_of(of.graph, layer))
         if bounds is not None:
             # what is read is what comes out of the activation
             found, wanted = np.clip(found, *bounds), np.clip(wanted, *bounds)

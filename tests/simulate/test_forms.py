@@ -12,7 +12,7 @@ from infoq_onnx.graph.editing import expose
 from infoq_onnx.graph.ort import run_session
 from infoq_onnx.graph.session import open_session
 from infoq_onnx.quantize.rounding import Rounded
-from infoq_onnx.simulate.forms import Form, form_of
+from infoq_onnx.simulate.forms import Form, form_of, target_of
 from tests.networks import SMALL, Builder
 from tests.prepared import images, searched, small
 from tests.simulate.rounded import computed_bias, layer_called, left_constant, rows_for_a_bias, tensors_of
@@ -53,7 +53,7 @@ def test_every_form_computes_its_layer(name: str) -> None:
         form = form_of(of.graph, layer)
         if form is None:
             continue
-        source, target = tensors_of(of, of.graph.model, [layer.groups[0], layer.output], integer=True)
+        source, target = tensors_of(of, of.graph.model, [layer.groups[0], target_of(of.graph, layer)], integer=True)
         found = form.columns(source) @ form.rows().transpose(0, 2, 1)
         if layer.bias is not None:
             found += of.graph.constant(layer.bias).reshape(form.groups, 1, -1)
