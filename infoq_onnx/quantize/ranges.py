@@ -76,6 +76,11 @@ def activation_quantizer(histogram: Histogram, bits: int) -> Quantizer:
     return Quantizer(bits, best[1], best[2])
 
 
+def grid_between(low: float, high: float, bits: int) -> Quantizer:
+    """Make the grid of a range that holds 0."""
+    return Quantizer(bits, *_grid(low, high, (1 << bits) - 1))
+
+
 def _around(center: float, step: float) -> npt.NDArray[np.float64]:
     return np.clip(center + np.linspace(-step, step, _FINE), 0.01, 1.0)
 

@@ -16,6 +16,7 @@ from infoq_onnx.quantize.weights import weight_scales
 from infoq_onnx.schema import BASELINE_BITS, Network, Quantizer
 from infoq_onnx.simulate.batching import batch_size, run_batches
 from infoq_onnx.simulate.insert import Quantizers
+from infoq_onnx.simulate.massive import is_stretched, least_harm
 from infoq_onnx.simulate.placement import Placement
 
 Advance = Callable[[int], None]
@@ -46,6 +47,9 @@ def calibrate(
     for tensor in tensors:
         wanted = widths if tensor in groups else [BASELINE_BITS]
         grids[tensor] = {b: activation_quantizer(histograms[tensor], b) for b in wanted}
+    for group in groups:
+        if placement.root(group) == group and is_stretched(histograms[group], grids[group][BASELINE_BITS]):
+            grids[group] = least_harm(graph, network, group, grids[group], dataset)
     for group in groups:
         # an inherited tensor has its root's grid at 8 bits, so that nothing is rounded twice
         grids[group][BASELINE_BITS] = grids[placement.root(group)][BASELINE_BITS]

@@ -1,0 +1,95 @@
+"""Grids for tensors with massive activations, by what the network's output says.
+
+In some networks, transformers above all, one channel of a tensor holds values hundreds of times larger than all others
+(Sun et al. 2024, arXiv 2402.17762). The least squared error stretches the grid to them, and next to nothing is left of
+the rest. What they are read by hardly minds how large they are, as long as they are large. No error of the tensor
+itself can know that, so a few ranges are tried, and the one is taken that changes the predictions least.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import log_softmax
+
+from infoq_onnx.data.dataset import Dataset
+from infoq_onnx.graph.graph import Graph
+from infoq_onnx.graph.session import open_session
+from infoq_onnx.quantize.ranges import Histogram, grid_between
+from infoq_onnx.schema import BASELINE_BITS, Network, Quantizer
+from infoq_onnx.simulate.batching import batch_size, run_batches
+from infoq_onnx.simulate.insert import group_names
+from infoq_onnx.simulate.rerun import Rerun, Variant
+
+_COARSE_STEP = 0.25
+"""A grid of 8 bits whose step is a larger share of the tensor's root mean square is stretched by something."""
+_SHRINKS = 2.0 ** (-np.arange(11) / 2)
+"""What the range is multiplied by."""
+_IMAGES = 64
+
+
+def is_stretched(histogram: Histogram, quantizer: Quantizer) -> bool:
+    """Whether an 8-bit grid is too coarse for most of what the tensor holds."""
+    total = histogram.counts.sum()
+    if quantizer.bits != BASELINE_BITS or total == 0:
+        return False
+    return quantizer.scale > _COARSE_STEP * float(np.sqrt(np.sum(histogram.counts * histogram.centers() ** 2) / total))
+
+
+def least_harm(
+    graph: Graph, network: Network, group: str, grids: Mapping[int, Quantizer], dataset: Dataset
+) -> dict[int, Quantizer]:
+    """Shrink the grids of an activation group, at every width, to what changes the predictions least.
+
+    Parameters
+    ----------
+    graph, network : the normalised float network
+    group : whose grids
+    grids : to begin with, by bits
+    dataset : calibration data, of which the first images are enough
+
+    Returns
+    -------
+    dict of int to Quantizer
+        With a KL divergence from the float network's predictions that is nowhere larger.
+    """
+    candidates = [(bits, shrunk(quantizer, shrink)) for bits, quantizer in grids.items() for shrink in _SHRINKS]
+    names = group_names(group)
+    variants: list[Variant] = [
+        {
+            names.scale: np.array(quantizer.scale, dtype=np.float32),
+            names.zero_point: np.array(quantizer.zero_point, dtype=np.uint8),
+            names.largest: np.array((1 << bits) - 1, dtype=np.uint8),
+        }
+        for bits, quantizer in candidates
+    ]
+    rerun = Rerun(graph, network, group, [graph.output], ())
+    size = batch_size(graph)
+    harm = np.zeros(len(candidates))
+    batches = run_batches(open_session(graph.model), graph, [graph.output], dataset, size)
+    for batch, (expected,) in itertools.islice(batches, -(-_IMAGES // size)):
+        exact = _log_probabilities(expected)
+        for index, (logits,) in enumerate(rerun.run(batch, variants)):
+            harm[index] += np.sum(np.exp(exact) * (exact - _log_probabilities(logits)))
+    found: dict[int, Quantizer] = {}
+    least: dict[int, float] = {}
+    for (bits, quantizer), divergence in zip(candidates, harm, strict=True):
+        if bits not in least or divergence < least[bits]:
+            found[bits], least[bits] = quantizer, float(divergence)
+    return found
+
+
+def shrunk(quantizer: Quantizer, shrink: float) -> Quantizer:
+    """Cut a grid's range off at a share of its larger end."""
+    levels = (1 << quantizer.bits) - 1
+    low, high = -quantizer.scale * quantizer.zero_point, quantizer.scale * (levels - quantizer.zero_point)
+    end = shrink * max(-low, high)
+    return quantizer if shrink == 1 else grid_between(max(low, -end), min(high, end), quantizer.bits)
+
+
+def _log_probabilities(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    found: npt.NDArray[np.float64] = log_softmax(logits.reshape(len(logits), -1).astype(np.float64), axis=1)
+    return found
