@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import os
 import statistics
 import subprocess
 import time
@@ -28,10 +29,15 @@ class Case:
     samples: int
     budgets: dict[str, tuple[str, ...]]
     classes: bool = False
+    analyze: tuple[str, ...] = ()
+    """Further options of analyze."""
+    criteria: tuple[str, ...] = ("infoq", "kl")
 
 
 WEIGHTS = {f"weights {ratio}× smaller": ("--compression", ratio, "--weight-only") for ratio in ("8", "10.66", "14")}
 BITOPS = {f"BitOps of {bits}": ("--bitops", f"uniform:{bits}") for bits in ("6/6", "5/5", "4/4")}
+# with 1000 classes and one image of each, InfoQ's scores are noise (docs/benchmarks/low_bit.md): few directions will do
+IMAGENET = ("--bits", "2,3,4,5,6,8", "--projections", "16")
 CASES = {
     "cifar10_resnet20": Case(
         "cifar10",
@@ -47,20 +53,24 @@ CASES = {
             "BitOps of 4/4": BITOPS["BitOps of 4/4"],
         },
     ),
-    "mobilenetv2": Case("imagenet", "tf", 300, {**WEIGHTS, **BITOPS}, classes=True),
+    "mobilenetv2": Case("imagenet", "tf", 500, {**WEIGHTS, **BITOPS}, True, IMAGENET, ("kl",)),
     "squeezenet1_1": Case(
         "imagenet",
         "imagenet",
         300,
         {name: WEIGHTS[name] for name in ("weights 8× smaller", "weights 10.66× smaller")},
-        classes=True,
+        True,
+        IMAGENET,
+        ("kl",),
     ),
     "vit_tiny": Case(
         "imagenet",
         "tf",
         200,
         {"uniform 8/8": ("--uniform", "8/8"), "weights 8× smaller": WEIGHTS["weights 8× smaller"]},
-        classes=True,
+        True,
+        ("--bits", "3,4,5,8", "--projections", "16"),
+        ("kl",),
     ),
 }
 
@@ -73,10 +83,17 @@ class Bench:
         self._path = work / "figures.json"
         self.figures: dict[str, Any] = json.loads(self._path.read_text()) if self._path.exists() else {}
 
-    def run(self, *arguments: str) -> str:
+    def run(self, *arguments: str) -> tuple[str, float, int]:
+        """Run the tool. Return what it printed, the seconds it took, and the peak of its resident memory in bytes."""
         print("infoq-onnx", *arguments, flush=True)
-        done = subprocess.run(("infoq-onnx", *arguments), cwd=self.work, check=True, stdout=subprocess.PIPE, text=True)
-        return done.stdout
+        start = time.monotonic()
+        with subprocess.Popen(("infoq-onnx", *arguments), cwd=self.work, stdout=subprocess.PIPE, text=True) as process:
+            printed = process.stdout.read() if process.stdout is not None else ""
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, arguments)
+        return printed, time.monotonic() - start, usage.ru_maxrss * 1024
 
     def analysis(self, model: str, seed: int) -> str:
         case = CASES[model]
@@ -87,26 +104,16 @@ class Bench:
             if case.classes:
                 options += ["--classes", str(images / "classes.txt")]
             path = str(self.shared / "models" / f"{model}.onnx")
-            start = time.monotonic()
-            self.run(
-                "analyze",
-                path,
-                "--calib",
-                str(images / "calib"),
-                *options,
-                *self.analyze_options,
-                "-o",
-                folder,
-                "--json",
-            )
-            self.keep(f"{folder} seconds", time.monotonic() - start)
+            options += [*case.analyze, *self.analyze_options, "-o", folder, "--json"]
+            _, seconds, _ = self.run("analyze", path, "--calib", str(images / "calib"), *options)
+            self.keep(f"{folder} seconds", seconds)
         return folder
 
     def evaluation(self, model: str, path: str) -> dict[str, Any]:
         case = CASES[model]
         images = self.shared / "data" / case.images
         options = ["--classes", str(images / "classes.txt")] if case.classes else []
-        text = self.run(
+        text, _, _ = self.run(
             "evaluate", path, "--data", str(images / "test"), "--preprocess", case.preprocess, *options, "--json"
         )
         found: dict[str, Any] = json.loads(text)
@@ -122,12 +129,11 @@ class Bench:
         key = " ".join([model, str(CASES[model].samples), str(seed), *CASES[model].budgets[budget], *options])
         if key not in self.figures:
             folder = self.analysis(model, seed)
-            start = time.monotonic()
-            given = self.run("allocate", folder, *CASES[model].budgets[budget], *options, "-o", "model.onnx", "--json")
-            seconds = time.monotonic() - start
+            options = (*CASES[model].budgets[budget], *options, "-o", "model.onnx", "--json")
+            given, seconds, peak = self.run("allocate", folder, *options)
             found = self.evaluation(model, "model.onnx")
             weights = json.loads(given)["costs"]["weight_bytes"]
-            self.keep(key, {**found, "seconds": seconds, "weight_bytes": weights})
+            self.keep(key, {**found, "seconds": seconds, "peak": peak, "weight_bytes": weights})
         result: dict[str, Any] = self.figures[key]
         return result
 
@@ -145,11 +151,10 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--date", required=True)
     parser.add_argument("--draws", type=int, default=1)
-    parser.add_argument("--criteria", default="infoq,kl")
+    parser.add_argument("--criteria", default="", help="instead of each model's own, comma-separated")
     parser.add_argument("--analyze", default="", help="further options of analyze")
     arguments = parser.parse_args()
     bench = Bench(arguments.shared.resolve(), arguments.work.resolve(), arguments.analyze.split())
-    criteria = arguments.criteria.split(",")
     packages = ("infoq-onnx", "onnxruntime", "numpy")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     lines = [
@@ -162,6 +167,7 @@ def main() -> None:
     ]
     for model in arguments.models:
         case = CASES[model]
+        criteria = arguments.criteria.split(",") if arguments.criteria else case.criteria
         reference = bench.float_model(model)
         low, high = (100 * value for value in reference["top1_interval"])
         lines += [
@@ -171,8 +177,8 @@ def main() -> None:
             f"{case.samples} calibration images, {arguments.draws} draw{'s' if arguments.draws > 1 else ''}; "
             f"{reference['images']} test images. Float: {100 * reference['top1']:.2f} % [{low:.1f}, {high:.1f}].",
             "",
-            f"| budget | {' | '.join(criteria)} | weights, bytes | file, bytes | allocate, s |",
-            f"|---|{'---|' * len(criteria)}---|---|---|",
+            f"| budget | {' | '.join(criteria)} | weights, bytes | file, bytes | allocate, s | peak, MiB |",
+            f"|---|{'---|' * len(criteria)}---|---|---|---|",
         ]
         for budget, options in case.budgets.items():
             cells, last = [], {}
@@ -188,7 +194,7 @@ def main() -> None:
                 last = found[0]
             lines.append(
                 f"| {budget} | {' | '.join(cells)} | {last['weight_bytes']:,.0f} | {last['file_bytes']:,} "
-                f"| {last['seconds']:.0f} |"
+                f"| {last['seconds']:.0f} | {last['peak'] / 2**20:.0f} |"
             )
     arguments.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

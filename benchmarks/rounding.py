@@ -72,6 +72,7 @@ def without(*names: str) -> Iterator[None]:
     """Leave steps out."""
     changes: dict[str, Callable[[], Any]] = {
         "descent": lambda: mock.patch.object(rounding, "descend", lambda *given: given[2:4]),
+        "means behind": lambda: mock.patch.object(reconstruction, "bounds_behind", return_value=None),
         "choice of damping": lambda: mock.patch.object(fit, "_CANDIDATES", (fit.DAMPING,)),
         "sums": lambda: mock.patch.object(reconstruction, "_shortcut", return_value=None),
     }
@@ -89,6 +90,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--date", required=True)
     parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--only", default="", help="run the variants whose name holds one of these, comma-separated")
     parser.add_argument("--bits", default="3/8,2/8,4/4,3/3")
     arguments = parser.parse_args()
     data, preprocess = MODELS[arguments.model]
@@ -117,6 +119,7 @@ def main() -> None:
         ("gptq, each layer alone (`--no-repair`)", model, Model.alone, ()),
         ("repaired, without descent", model, Model.repaired, ("descent",)),
         ("repaired, λ = 0.01 throughout", model, Model.repaired, ("choice of damping",)),
+        ("repaired, with means in front of activations", model, Model.repaired, ("means behind",)),
         ("repaired, without the float sums of residual branches", model, Model.repaired, ("sums",)),
         ("repaired, without equalisation", plain, Model.repaired, ()),
         ("repaired: all of it, the default", model, Model.repaired, ()),
@@ -133,7 +136,10 @@ def main() -> None:
         f"| rounding | {' | '.join(f'{w}/{a}' for w, a in configurations)} | seconds |",
         f"|---|{'---|' * len(configurations)}---|",
     ]
+    only = arguments.only.split(",")
     for name, of, rounded, left_out in variants:
+        if not any(part in name for part in only):
+            continue
         if of is plain and not model.table.activations.keys() - plain.table.activations.keys() and same(model, plain):
             continue
         cells, start = [], time.monotonic()
