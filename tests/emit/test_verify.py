@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 from infoq_onnx.emit.qdq import qdq_model
 from infoq_onnx.emit.storage import STORAGES
-from infoq_onnx.emit.verify import MAX_RELATIVE_RMS, compare, verify
+from infoq_onnx.emit.verify import MAX_RELATIVE_RMS, compare, nudged, verify
 from infoq_onnx.errors import VerificationError
 from infoq_onnx.schema import Verification
 from infoq_onnx.simulate.simulation import layer_codes, set_initializers, simulation
@@ -133,3 +133,16 @@ def test_integer_kernels_may_differ_by_a_few_times_what_the_simulation_differs_f
         except VerificationError:
             verdicts[noise] = False
     assert verdicts == {0.0: False, 0.1: True}
+
+
+def test_a_nudge_is_of_scales_alone() -> None:
+    of = small("residual")
+    plain = simulation(of.graph, of.network, of.placement, of.table, *of.uniform(4, 4))
+    moved = nudged(plain)
+    scales = {node.input[1] for node in plain.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")}
+    assert scales
+    for before, after in zip(plain.graph.initializer, moved.graph.initializer, strict=True):
+        factor = 1 + 2.0**-22 if before.name in scales else 1
+        one, other = numpy_helper.to_array(before), numpy_helper.to_array(after)
+        np.testing.assert_array_equal(other, (one * factor).astype(one.dtype))
+        assert (before.name in scales) == bool(np.any(one != other))
