@@ -49,7 +49,7 @@ def calibrate(
         grids[tensor] = {b: activation_quantizer(histograms[tensor], b) for b in wanted}
     for group in groups:
         if placement.root(group) == group and is_stretched(histograms[group], grids[group][BASELINE_BITS]):
-            grids[group] = least_harm(graph, network, group, grids[group], dataset)
+            grids[group] = least_harm(graph, network, group, grids[group], histograms[group], dataset)
     for group in groups:
         # an inherited tensor has its root's grid at 8 bits, so that nothing is rounded twice
         grids[group][BASELINE_BITS] = grids[placement.root(group)][BASELINE_BITS]

@@ -40,7 +40,12 @@ def is_stretched(histogram: Histogram, quantizer: Quantizer) -> bool:
 
 
 def least_harm(
-    graph: Graph, network: Network, group: str, grids: Mapping[int, Quantizer], dataset: Dataset
+    graph: Graph,
+    network: Network,
+    group: str,
+    grids: Mapping[int, Quantizer],
+    histogram: Histogram,
+    dataset: Dataset,
 ) -> dict[int, Quantizer]:
     """Shrink the grids of an activation group, at every width, to what changes the predictions least.
 
@@ -49,6 +54,7 @@ def least_harm(
     graph, network : the normalised float network
     group : whose grids
     grids : to begin with, by bits
+    histogram : what the group's tensor holds
     dataset : calibration data, of which the first images are enough
 
     Returns
@@ -56,7 +62,9 @@ def least_harm(
     dict of int to Quantizer
         With a KL divergence from the float network's predictions that is nowhere larger.
     """
-    candidates = [(bits, shrunk(quantizer, shrink)) for bits, quantizer in grids.items() for shrink in _SHRINKS]
+    candidates = [
+        (bits, shrunk(quantizer, histogram, shrink)) for bits, quantizer in grids.items() for shrink in _SHRINKS
+    ]
     names = group_names(group)
     variants: list[Variant] = [
         {
@@ -82,12 +90,13 @@ def least_harm(
     return found
 
 
-def shrunk(quantizer: Quantizer, shrink: float) -> Quantizer:
-    """Cut a grid's range off at a share of its larger end."""
+def shrunk(quantizer: Quantizer, histogram: Histogram, shrink: float) -> Quantizer:
+    """Cut a grid's range off at a share of its larger end; on the other side it may now reach what there is."""
+    if shrink == 1:
+        return quantizer
     levels = (1 << quantizer.bits) - 1
-    low, high = -quantizer.scale * quantizer.zero_point, quantizer.scale * (levels - quantizer.zero_point)
-    end = shrink * max(-low, high)
-    return quantizer if shrink == 1 else grid_between(max(low, -end), min(high, end), quantizer.bits)
+    end = shrink * quantizer.scale * max(quantizer.zero_point, levels - quantizer.zero_point)
+    return grid_between(max(histogram.low, -end), min(histogram.high, end), quantizer.bits)
 
 
 def _log_probabilities(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

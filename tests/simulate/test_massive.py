@@ -93,9 +93,12 @@ def test_what_is_stretched() -> None:
 
 
 def test_ranges_are_cut_at_their_larger_end() -> None:
-    wide = Quantizer(8, 1.0, 55)  # -55 … 200
-    assert shrunk(wide, 1.0) == wide
-    half = shrunk(wide, 0.5)
+    wide, held = Quantizer(8, 1.0, 55), Histogram.empty(-60.0, 240.0)  # the grid: -55 … 200
+    assert shrunk(wide, held, 1.0) == wide
+    half = shrunk(wide, Histogram.empty(-55.0, 240.0), 0.5)
     assert (half.scale, half.zero_point) == (pytest.approx(155 / 255), round(55 / (155 / 255)))
-    narrow = shrunk(wide, 0.125)
+    narrow = shrunk(wide, held, 0.125)
     assert (narrow.scale, narrow.zero_point) == (pytest.approx(50 / 255), 127)
+    # so coarse that what lies below 0 had no code; with smaller steps it has
+    coarse, gelu = Quantizer(8, 1.0, 0), Histogram.empty(-0.2, 255.0)
+    assert shrunk(coarse, gelu, 0.125).zero_point == round(0.2 / (32.075 / 255))
