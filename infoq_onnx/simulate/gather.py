@@ -21,6 +21,9 @@ _POSITIONS = 65536
 """Output positions that enter the moments, of all images together …"""
 _POSITIONS_A_WEIGHT = 32
 """… or this many for each weight of a row, where that is more. Neighbours in an image say much the same."""
+_MASSIVE = 100.0
+"""Tokens whose target's squared norm is this many times the median are left out of the moments. A handful of them would
+otherwise decide the fit; what reads them normalises them (see `simulate.massive`)."""
 _CLIPPED_POSITIONS = 8192
 """Positions kept of a layer whose output is clipped, of all images together …"""
 _CLIPPED_BYTES = 128 * 2**20
@@ -81,6 +84,10 @@ def gather(
         added = [form.outputs(value, chosen) for value in inputs[1:]]
         for value in added:
             outputs = outputs - value
+        if form.windows is None and positions > 1:
+            ordinary = _ordinary(outputs)
+            columns, outputs = columns[:, ordinary], outputs[:, ordinary]
+            added = [value[:, ordinary] for value in added]
         # positions lie image by image, so the halves share one image at most; elsewhere batches take turns
         split = batched and len(inputs[0]) > 1
         middle = columns.shape[1] // 2 if split else columns.shape[1] * (index % 2)
@@ -93,3 +100,11 @@ def gather(
         return Gathered(moments, None)
     joined = [np.concatenate(part, axis=1) for part in zip(*parts, strict=True)]
     return Gathered(moments, Clipped(joined[0], joined[1], joined[2] if shortcut is not None else None, *bounds))
+
+
+def _ordinary(outputs: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """Which positions of [1, p, R] do not dwarf the others, [p]."""
+    norms = np.sum(np.square(outputs[0], dtype=np.float64), axis=1)
+    median = float(np.median(norms))
+    kept: npt.NDArray[np.bool_] = norms <= (_MASSIVE * median if median > 0 else np.inf)
+    return kept

@@ -12,7 +12,7 @@ from infoq_onnx.simulate import gather as module
 from infoq_onnx.simulate.forms import Form, form_of
 from infoq_onnx.simulate.gather import Gathered, gather
 from infoq_onnx.simulate.streams import Stream
-from tests.networks import mlp, residual_convnet
+from tests.networks import Builder, mlp, residual_convnet
 from tests.prepared import dataset_of, images, searched, small
 from tests.simulate.rounded import (
     assert_same,
@@ -171,3 +171,28 @@ def test_positions_in_front_of_an_activation(kept: int, positions: int, monkeypa
 def test_no_positions_where_nothing_clips() -> None:
     seen, _, _ = everything_of(residual_convnet(size=8), "stem", images((3, 8, 8), 4))
     assert seen.clipped is None
+
+
+def test_massive_tokens_do_not_enter() -> None:
+    values = images((8, 6), 20)
+    values[:, 3] *= 1000
+    b = Builder()
+    y = b.op("Relu", [b.linear("x", "one", 6, 6)], "relu")
+    model = b.model(b.gemm(b.op("ReduceMean", [y], "mean", axes=[1], keepdims=0), "fc", 6, 5), (8, 6), (5,))
+    moments = of_its_own(model, "one", values)
+    assert moments.count == 20 * 7
+    ordinary = np.delete(values, 3, axis=1).reshape(-1, 6)
+    np.testing.assert_allclose(moments.all(centred=True).input_mean[0], ordinary.mean(axis=0), atol=1e-5)
+    # a vector an image is no token: none is left out
+    values = images((6,), 20)
+    values[0] *= 1000
+    b = Builder()
+    assert of_its_own(b.model(b.gemm("x", "fc", 6, 5), (6,), (5,)), "fc", values).count == 20
+
+
+def test_tokens_of_nothing_are_all_kept() -> None:
+    outputs = np.zeros((1, 5, 3), dtype=np.float32)
+    outputs[0, 4] = 1
+    np.testing.assert_array_equal(module._ordinary(outputs), True)
+    outputs[0, :4] = 0.01
+    np.testing.assert_array_equal(module._ordinary(outputs), [True] * 4 + [False])
