@@ -304,6 +304,7 @@ def full_disk_for_json(place: Place) -> None:
 
 def disagreement(place: Place) -> None:
     place.monkeypatch.setattr(verify, "MAX_RELATIVE_RMS", -1.0)
+    place.monkeypatch.setattr(verify, "NOISE_FACTOR", -1.0)
 
 
 SITUATIONS: dict[str, Callable[[Place], None]] = {

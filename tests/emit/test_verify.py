@@ -103,6 +103,8 @@ def test_another_class_counts_unless_the_simulation_was_undecided() -> None:
     fused[0] = simulated[0]
     assert compare(simulated, simulated, fused, simulated).agreement == 0.5
     assert compare(simulated, fused, simulated, simulated).noise_agreement == 0.5
+    # what moves by as much as the simulation does from itself is undecided
+    assert compare(simulated, fused, fused, simulated).agreement == 1.0
 
 
 def test_equal_logits_have_no_difference() -> None:
