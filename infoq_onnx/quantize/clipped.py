@@ -1,10 +1,9 @@
 """The bias of a layer whose output a Relu or a Clip cuts off.
 
 What the next layer reads is the output *behind* the activation. Rounding makes outputs wider, and what it adds is cut
-off on one side only: with the right mean in front of a Relu, the mean behind it is too large. That shift goes through a
-whole network, and where layers have few inputs and cannot mend it (depthwise ones, and those that widen a narrow
-bottleneck) it costs more than all else (docs/methods.md has the figures). So the bias is set to what gives the float
-network's mean behind the activation.
+off on one side only: with the right mean in front of a Relu, the mean behind it is too large. A layer that reads it and
+is rounded later can mend that, unless it is depthwise: there the shift is felt inside, and not at the padded border
+(docs/methods.md has the figures). So the bias is set to what gives the float network's mean behind the activation.
 """
 
 from __future__ import annotations

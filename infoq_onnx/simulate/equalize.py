@@ -126,7 +126,7 @@ def pairs(graph: Graph, network: Network) -> list[Pair]:
                 break
             tensor = reader.output[0]
             bound = min(bound, clip_bounds(graph, reader)[1]) if reader.op_type in ("Relu", "Clip") else bound
-        if reader is not None and reader.name in layer_of and _is_depthwise(graph, reader, tensor):
+        if reader is not None and reader.name in layer_of and reader.input[0] == tensor and is_depthwise(graph, reader):
             found.append(Pair(first, layer_of[reader.name], tensor, bound))
     return found
 
@@ -147,9 +147,9 @@ def _commutes(graph: Graph, node: onnx.NodeProto) -> bool:
     return pads in graph.initializers and not np.any(graph.constant(pads).reshape(2, -1)[:, :2])
 
 
-def _is_depthwise(graph: Graph, node: onnx.NodeProto, tensor: str) -> bool:
-    """Whether output channel c of a convolution is made of channel c of `tensor` alone."""
-    if node.op_type != "Conv" or node.input[0] != tensor:
+def is_depthwise(graph: Graph, node: onnx.NodeProto) -> bool:
+    """Whether a node is a convolution whose output channel c is made of input channel c alone."""
+    if node.op_type != "Conv":
         return False
     outputs, inputs = graph.initializers[node.input[1]].dims[:2] if node.input[1] in graph.initializers else (0, 0)
     return inputs == 1 and outputs == int(attribute(node, "group", 1))

@@ -18,6 +18,7 @@ from infoq_onnx.quantize.rounding import round_layer
 from infoq_onnx.quantize.table import GridTable
 from infoq_onnx.schema import Layer, Network
 from infoq_onnx.simulate.calibrate import quantizers_of
+from infoq_onnx.simulate.equalize import is_depthwise
 from infoq_onnx.simulate.forms import form_of, target_of
 from infoq_onnx.simulate.gather import gather
 from infoq_onnx.simulate.insert import insert_quantizers
@@ -60,7 +61,8 @@ def reconstruct(
         form = form_of(graph, layer)
         if form is not None:
             shortcut = _shortcut(graph, layer)
-            bounds = bounds_behind(graph, target_of(graph, layer) if shortcut is None else shortcut.output[0])
+            target = target_of(graph, layer) if shortcut is None else shortcut.output[0]
+            bounds = bounds_behind(graph, target) if _feels_shifts(graph, layer, target) else None
             seen = gather(reference, student, layer, form, shortcut, bounds)
             has_bias = layer.bias is not None
             rounded = round_layer(
@@ -72,6 +74,16 @@ def reconstruct(
         student.advance(layer)
     progress("", len(layers), len(layers))
     return codes
+
+
+def _feels_shifts(graph: Graph, layer: Layer, target: str) -> bool:
+    """Whether a layer, or one that reads what is behind its activation, is depthwise.
+
+    A dense layer mends a shifted mean by itself, when its turn comes. A depthwise one has zero padding against it.
+    """
+    readers = [reader for node in graph.consumers.get(target, []) for reader in graph.consumers.get(node.output[0], [])]
+    padded = [behind for node in readers if node.op_type == "Pad" for behind in graph.consumers[node.output[0]]]
+    return any(is_depthwise(graph, node) for node in (graph.producer[layer.output], *readers, *padded))
 
 
 def _shortcut(graph: Graph, layer: Layer) -> onnx.NodeProto | None:

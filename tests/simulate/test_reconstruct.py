@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,11 +13,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from infoq_onnx.graph.session import open_session
 from infoq_onnx.quantize.grid import weight_code_limits
+from infoq_onnx.schema import Layer
 from infoq_onnx.simulate import reconstruct as module
 from infoq_onnx.simulate.batching import logits_of
 from infoq_onnx.simulate.forms import form_of
+from infoq_onnx.simulate.gather import Gathered
 from infoq_onnx.simulate.reconstruct import reconstruct
 from infoq_onnx.simulate.simulation import LayerCodes, layer_codes, simulation
+from infoq_onnx.simulate.streams import Stream
 from tests.networks import SMALL, Builder, residual_convnet
 from tests.prepared import searched, small, spread_of
 from tests.simulate.rounded import (
@@ -280,3 +284,22 @@ def test_a_dead_layer_is_no_obstacle() -> None:
     simulated = simulation(of.graph, of.network, of.placement, of.table, *of.uniform(4, 4), codes=codes)
     found = logits_of(open_session(simulated, integer_kernels=False), of.graph, of.dataset, 16)
     np.testing.assert_allclose(found, expected, atol=0.2)
+
+
+@pytest.mark.parametrize(("name", "behind"), [("depthwise", {"stem", "dw1", "dw2"}), ("residual", set())])
+def test_means_behind_activations_are_for_depthwise_layers(
+    name: str, behind: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And for those in front of them: others mend a shift by themselves when their turn comes."""
+    of = small(name)
+    seen: dict[str, bool] = {}
+    inner = module.gather
+
+    def keep(reference: Stream, student: Stream, layer: Layer, *given: Any) -> Gathered:
+        found = inner(reference, student, layer, *given)
+        seen[layer.name] = found.clipped is not None
+        return found
+
+    monkeypatch.setattr(module, "gather", keep)
+    rounded(of, of.uniform(4, 8))
+    assert {layer for layer, kept in seen.items() if kept} == behind
