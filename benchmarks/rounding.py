@@ -73,6 +73,7 @@ def without(*names: str) -> Iterator[None]:
     changes: dict[str, Callable[[], Any]] = {
         "descent": lambda: mock.patch.object(rounding, "descend", lambda *given: given[2:4]),
         "means behind": lambda: mock.patch.object(reconstruction, "bounds_behind", return_value=None),
+        "means in front": lambda: mock.patch.object(reconstruction, "_feels_shifts", return_value=True),
         "choice of damping": lambda: mock.patch.object(fit, "_CANDIDATES", (fit.DAMPING,)),
         "sums": lambda: mock.patch.object(reconstruction, "_shortcut", return_value=None),
     }
@@ -119,7 +120,8 @@ def main() -> None:
         ("gptq, each layer alone (`--no-repair`)", model, Model.alone, ()),
         ("repaired, without descent", model, Model.repaired, ("descent",)),
         ("repaired, λ = 0.01 throughout", model, Model.repaired, ("choice of damping",)),
-        ("repaired, with means in front of activations", model, Model.repaired, ("means behind",)),
+        ("repaired, with means in front of all activations", model, Model.repaired, ("means behind",)),
+        ("repaired, with means behind all activations", model, Model.repaired, ("means in front",)),
         ("repaired, without the float sums of residual branches", model, Model.repaired, ("sums",)),
         ("repaired, without equalisation", plain, Model.repaired, ()),
         ("repaired: all of it, the default", model, Model.repaired, ()),
