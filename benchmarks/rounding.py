@@ -20,7 +20,6 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-from scipy.special import log_softmax
 
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.graph.session import open_session
@@ -31,6 +30,7 @@ from infoq_onnx.simulate import reconstruct as reconstruction
 from infoq_onnx.simulate.alone import round_alone
 from infoq_onnx.simulate.batching import batch_size, logits_of
 from infoq_onnx.simulate.calibrate import calibrate
+from infoq_onnx.simulate.divergence import kl_divergence
 from infoq_onnx.simulate.equalize import equalized, find_factors
 from infoq_onnx.simulate.reconstruct import reconstruct
 from infoq_onnx.simulate.simulation import LayerCodes, layer_codes, simulation
@@ -184,8 +184,7 @@ def rest_of(everything: Dataset, samples: Dataset) -> Dataset:
 
 def difference(expected: Any, found: Any) -> str:
     """KL divergence and share of equal predictions."""
-    log_p, log_q = (log_softmax(values.astype(np.float64), axis=1) for values in (expected, found))
-    divergence = np.mean(np.sum(np.exp(log_p) * (log_p - log_q), axis=1))
+    divergence = np.mean(kl_divergence(expected, found))
     agreement = np.mean(expected.argmax(axis=1) == found.argmax(axis=1))
     return f"{divergence:.4f} ({100 * agreement:.1f})"
 

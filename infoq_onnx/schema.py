@@ -345,7 +345,7 @@ class Verification:
     relative_rms_unfused: float
     """The same as `relative_rms` with every node computed as written."""
     noise_rms: float
-    """`relative_rms` of the simulation itself, run with float sums in another order …"""
+    """`relative_rms` of the simulation itself, run in another way (see `emit.verify`) …"""
     noise_agreement: float
     """… and its share of images with the same top-1 class."""
     kernels: tuple[Kernel, ...] = ()

@@ -15,9 +15,9 @@ import onnxruntime as ort
 from onnx import NodeProto, TensorProto, inliner
 
 from infoq_onnx.graph.editing import consumers_of, initializers_of, input_at, producers_of
+from infoq_onnx.graph.operators import CONVOLUTIONS
 from infoq_onnx.graph.session import session_options
 from infoq_onnx.schema import Kernel
-from infoq_onnx.simulate.placement import CONVOLUTIONS
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _INTEGER = frozenset(

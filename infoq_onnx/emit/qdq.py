@@ -22,12 +22,13 @@ from onnx import helper, numpy_helper
 from infoq_onnx.emit.storage import DOMAIN, Storage
 from infoq_onnx.graph.editing import add_metadata, opset_of, replace_nodes, stamp_ir_version
 from infoq_onnx.graph.graph import Graph
+from infoq_onnx.graph.operators import CONVOLUTIONS, clip_bounds
 from infoq_onnx.graph.passes.remove_dead import remove_dead
 from infoq_onnx.quantize.table import GridTable
 from infoq_onnx.schema import Network, Quantizer
 from infoq_onnx.simulate.calibrate import quantizers_of
 from infoq_onnx.simulate.insert import Quantizers, insert_quantizers
-from infoq_onnx.simulate.placement import CONVOLUTIONS, Placement, clip_bounds
+from infoq_onnx.simulate.placement import Placement
 from infoq_onnx.simulate.simulation import LayerCodes, set_initializers
 
 _QUANTIZER = ("QuantizeLinear", "Clip", "DequantizeLinear")
@@ -65,8 +66,6 @@ def qdq_model(
         stamp_ir_version(model)
     _drop_redundant_clips(model, graph, placement, quantizers)
     _store_codes(model, network, codes, weight_bits, storage)
-    held = ((layer.bias, codes[layer.name].float_bias) for layer in network.layers if layer.name in codes)
-    set_initializers(model, {name: values for name, values in held if name is not None and values is not None})
     for node in model.graph.node:
         if node.op_type in _QUANTIZER and node.name == node.output[0]:
             # says nothing that the output does not say, a hundred times in a small file
@@ -85,12 +84,13 @@ def _store_codes(
     weight_bits: Mapping[str, int],
     storage: Storage,
 ) -> None:
-    """Replace float weights and biases by codes behind DequantizeLinear, in place."""
+    """Replace float weights and biases by codes behind DequantizeLinear, or by other floats, in place."""
     layers = {layer.name: layer for layer in network.layers if layer.name in codes}
     opset = opset_of(model)
     writer = {output: node for node in model.graph.node for output in node.output}
     replaced: set[str] = set()
     functions: dict[str, onnx.FunctionProto] = {}
+    floats: dict[str, npt.NDArray[np.float32]] = {}
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         if layer := layers.get(node.name):
@@ -114,12 +114,15 @@ def _store_codes(
                 values = _dequantized(str(layer.bias), [bias, units.output[0]], 0)
                 nodes += [units, values]
                 constants[layer.bias] = values.output[0]
+            elif layer.bias is not None and held.float_bias is not None:
+                floats[layer.bias] = held.float_bias
             for index, tensor in enumerate(node.input):
                 if tensor in constants:
                     node.input[index] = constants[tensor]
             replaced.update(str(name) for name in constants)
         nodes.append(node)
     replace_nodes(model.graph, nodes)
+    set_initializers(model, floats)
     for initializer in [tensor for tensor in model.graph.initializer if tensor.name in replaced]:
         model.graph.initializer.remove(initializer)
     if functions:

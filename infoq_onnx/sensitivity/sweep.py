@@ -19,7 +19,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import onnx
-from scipy.special import log_softmax
 
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.graph.graph import Graph
@@ -40,7 +39,8 @@ from infoq_onnx.sensitivity.journal import Journal
 from infoq_onnx.sensitivity.observers import SELECTION_BITS, candidates, select
 from infoq_onnx.sensitivity.projection import add_projections, projection_name
 from infoq_onnx.simulate.batching import batch_size, run_batches
-from infoq_onnx.simulate.insert import group_names
+from infoq_onnx.simulate.divergence import kl_divergence
+from infoq_onnx.simulate.insert import grid_of_group
 from infoq_onnx.simulate.rerun import Rerun, Variant
 from infoq_onnx.simulate.simulation import set_initializers
 
@@ -238,20 +238,13 @@ def _try(
 def _harm(baseline: Array, trial: Array, labels: npt.NDArray[np.int64]) -> tuple[float, float]:
     """Drop of top-1 accuracy, and mean KL(baseline ‖ trial) of the predictive distributions in nats."""
     before, after = baseline.argmax(axis=1) == labels, trial.argmax(axis=1) == labels
-    log_p, log_q = log_softmax(baseline, axis=1), log_softmax(trial, axis=1)
-    kl = float(np.mean(np.sum(np.exp(log_p) * (log_p - log_q), axis=1)))
-    return float(before.mean() - after.mean()), kl
+    return float(before.mean() - after.mean()), float(np.mean(kl_divergence(baseline, trial)))
 
 
 def _variant(problem: Problem, unit: Unit, bits: int) -> Variant:
     """Values of a unit's initializers at a bit-width."""
     if unit.kind == "activation":
-        quantizer, names = problem.table.activations[unit.name][bits], group_names(unit.name)
-        return {
-            names.scale: np.array(quantizer.scale, dtype=np.float32),
-            names.zero_point: np.array(quantizer.zero_point, dtype=np.uint8),
-            names.largest: np.array((1 << bits) - 1, dtype=np.uint8),
-        }
+        return grid_of_group(unit.name, problem.table.activations[unit.name][bits])
     layer = next(layer for layer in problem.network.layers if layer.name == unit.name)
     if layer.weight is None or layer.channel_axis is None:
         raise ValueError(f"{layer.name} has no weight")

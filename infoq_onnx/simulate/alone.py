@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.graph.graph import Graph
+from infoq_onnx.graph.operators import bounds_behind
 from infoq_onnx.quantize.codes import CodeTable
 from infoq_onnx.quantize.rounding import round_layer
 from infoq_onnx.schema import Network
 from infoq_onnx.simulate.forms import form_of, target_of
 from infoq_onnx.simulate.gather import gather
-from infoq_onnx.simulate.placement import bounds_behind
 from infoq_onnx.simulate.streams import Stream
 
 

@@ -22,11 +22,11 @@ import onnx
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.graph.editing import attribute, expose, input_at
 from infoq_onnx.graph.graph import Graph
+from infoq_onnx.graph.operators import clip_bounds, clips_at_zero, fills_with_zero, is_depthwise
 from infoq_onnx.graph.session import open_session
 from infoq_onnx.quantize.grid import per_channel
 from infoq_onnx.schema import Layer, Network
 from infoq_onnx.simulate.batching import batch_size, run_batches
-from infoq_onnx.simulate.placement import clip_bounds, clips_at_zero, fills_with_zero
 from infoq_onnx.simulate.simulation import set_initializers
 
 Float32 = npt.NDArray[np.float32]
@@ -145,11 +145,3 @@ def _commutes(graph: Graph, node: onnx.NodeProto) -> bool:
         return False
     # other channels may not come in between
     return pads in graph.initializers and not np.any(graph.constant(pads).reshape(2, -1)[:, :2])
-
-
-def is_depthwise(graph: Graph, node: onnx.NodeProto) -> bool:
-    """Whether a node is a convolution whose output channel c is made of input channel c alone."""
-    if node.op_type != "Conv":
-        return False
-    outputs, inputs = graph.initializers[node.input[1]].dims[:2] if node.input[1] in graph.initializers else (0, 0)
-    return inputs == 1 and outputs == int(attribute(node, "group", 1))

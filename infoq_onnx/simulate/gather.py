@@ -48,7 +48,7 @@ def gather(
     shortcut: onnx.NodeProto | None = None,
     bounds: tuple[float, float] | None = None,
 ) -> Gathered:
-    """Sum the moments of a layer's input in one network with its output in another.
+    """Sum the moments of a layer's input in one network with its output in another, and keep some positions of both.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def gather(
     student : the network whose input the layer gets; the same one where nothing has been lost yet
     layer, form : the layer
     shortcut : the Add whose *sum* is the target instead; what its other side is in `student` is subtracted
-    bounds : what the target is clipped to behind the layer, where it is
+    bounds : what the target is clipped to behind the layer; None keeps no positions
     """
     node = student.node[layer.name]
     wanted = [next(name for name in node.input if name in student.graph.shapes)]

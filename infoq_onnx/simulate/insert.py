@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
@@ -36,6 +37,16 @@ class QuantizerNames:
 def group_names(group: str) -> QuantizerNames:
     """Names of the initializers of a group's own quantizer, where it has one."""
     return QuantizerNames(f"{group}/group/scale", f"{group}/group/zero_point", f"{group}/group/largest")
+
+
+def grid_of_group(group: str, quantizer: Quantizer) -> dict[str, npt.NDArray[np.generic]]:
+    """What to feed for a group's own quantizer to have a grid, by initializer."""
+    names = group_names(group)
+    return {
+        names.scale: np.array(quantizer.scale, dtype=np.float32),
+        names.zero_point: np.array(quantizer.zero_point, dtype=np.uint8),
+        names.largest: np.array((1 << quantizer.bits) - 1, dtype=np.uint8),
+    }
 
 
 def insert_quantizers(graph: Graph, network: Network, placement: Placement, quantizers: Quantizers) -> onnx.ModelProto:

@@ -12,8 +12,6 @@ import itertools
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
-from scipy.special import log_softmax
 
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.graph.graph import Graph
@@ -21,8 +19,9 @@ from infoq_onnx.graph.session import open_session
 from infoq_onnx.quantize.ranges import Histogram, grid_between
 from infoq_onnx.schema import BASELINE_BITS, Network, Quantizer
 from infoq_onnx.simulate.batching import batch_size, run_batches
-from infoq_onnx.simulate.insert import group_names
-from infoq_onnx.simulate.rerun import Rerun, Variant
+from infoq_onnx.simulate.divergence import kl_divergence
+from infoq_onnx.simulate.insert import grid_of_group
+from infoq_onnx.simulate.rerun import Rerun
 
 _COARSE_STEP = 0.25
 """A grid of 8 bits whose step is a larger share of the tensor's root mean square is stretched by something."""
@@ -62,31 +61,17 @@ def least_harm(
     dict of int to Quantizer
         With a KL divergence from the float network's predictions that is nowhere larger.
     """
-    candidates = [
-        (bits, shrunk(quantizer, histogram, shrink)) for bits, quantizer in grids.items() for shrink in _SHRINKS
-    ]
-    names = group_names(group)
-    variants: list[Variant] = [
-        {
-            names.scale: np.array(quantizer.scale, dtype=np.float32),
-            names.zero_point: np.array(quantizer.zero_point, dtype=np.uint8),
-            names.largest: np.array((1 << bits) - 1, dtype=np.uint8),
-        }
-        for bits, quantizer in candidates
-    ]
+    candidates = [shrunk(quantizer, histogram, shrink) for quantizer in grids.values() for shrink in _SHRINKS]
+    variants = [grid_of_group(group, quantizer) for quantizer in candidates]
     rerun = Rerun(graph, network, group, [graph.output], ())
     size = batch_size(graph)
     harm = np.zeros(len(candidates))
     batches = run_batches(open_session(graph.model), graph, [graph.output], dataset, size)
     for batch, (expected,) in itertools.islice(batches, -(-_IMAGES // size)):
-        exact = _log_probabilities(expected)
-        for index, (logits,) in enumerate(rerun.run(batch, variants)):
-            harm[index] += np.sum(np.exp(exact) * (exact - _log_probabilities(logits)))
+        harm += [kl_divergence(expected, logits).sum() for (logits,) in rerun.run(batch, variants)]
     found: dict[int, Quantizer] = {}
-    least: dict[int, float] = {}
-    for (bits, quantizer), divergence in zip(candidates, harm, strict=True):
-        if bits not in least or divergence < least[bits]:
-            found[bits], least[bits] = quantizer, float(divergence)
+    for index in np.argsort(harm, kind="stable"):
+        found.setdefault(candidates[index].bits, candidates[index])
     return found
 
 
@@ -97,8 +82,3 @@ def shrunk(quantizer: Quantizer, histogram: Histogram, shrink: float) -> Quantiz
     levels = (1 << quantizer.bits) - 1
     end = shrink * quantizer.scale * max(quantizer.zero_point, levels - quantizer.zero_point)
     return grid_between(max(histogram.low, -end), min(histogram.high, end), quantizer.bits)
-
-
-def _log_probabilities(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    found: npt.NDArray[np.float64] = log_softmax(logits.reshape(len(logits), -1).astype(np.float64), axis=1)
-    return found

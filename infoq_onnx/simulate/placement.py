@@ -29,8 +29,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from infoq_onnx.graph.editing import attribute, input_at
+from infoq_onnx.graph.editing import attribute
 from infoq_onnx.graph.graph import Graph
+from infoq_onnx.graph.operators import CONVOLUTIONS, clips_at_zero, fills_with_zero, value_readers
 from infoq_onnx.schema import Network
 
 _KEEPS_GRID = frozenset(
@@ -52,8 +53,6 @@ _KEEPS_GRID = frozenset(
 )
 _INTEGER = frozenset({"Add", "AveragePool", "Concat", "GlobalAveragePool", "LeakyRelu", "Mul", "Sigmoid", "Softmax"})
 """Operators with an integer kernel in onnxruntime whose output has a grid of its own."""
-CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
-_SHAPE_READERS = frozenset({"Shape", "Size"})
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ def place(graph: Graph, network: Network) -> Placement:
 
     def is_direct(name: str) -> bool:
         return name in stored and all(
-            reader.name in layer_of and name in layer_of[reader.name].groups for reader in _readers(graph, name)
+            reader.name in layer_of and name in layer_of[reader.name].groups for reader in value_readers(graph, name)
         )
 
     direct = frozenset(name for name in groups if is_direct(name))
@@ -128,11 +127,6 @@ def place(graph: Graph, network: Network) -> Placement:
 
 def _is_float(graph: Graph, tensor: str) -> bool:
     return graph.dtypes.get(tensor) == np.float32
-
-
-def _readers(graph: Graph, tensor: str) -> list[onnx.NodeProto]:
-    """Nodes that read a tensor's values, not just its shape."""
-    return [node for node in graph.consumers.get(tensor, []) if node.op_type not in _SHAPE_READERS]
 
 
 def _keeps_grid(graph: Graph, node: onnx.NodeProto) -> bool:
@@ -144,55 +138,16 @@ def _keeps_grid(graph: Graph, node: onnx.NodeProto) -> bool:
     return node.op_type in _KEEPS_GRID
 
 
-def fills_with_zero(graph: Graph, pad: onnx.NodeProto) -> bool:
-    """Whether a constant Pad fills with 0; False where its value is computed at run time."""
-    value = input_at(pad, 2)
-    return not value or (value in graph.initializers and not np.any(graph.constant(value)))
-
-
-def clips_at_zero(graph: Graph, node: onnx.NodeProto) -> bool:
-    """Whether a quantizer with zero point 0 may do this node's clipping."""
-    if node.op_type == "Relu":
-        return True
-    if node.op_type != "Clip":
-        return False
-    low, high = clip_bounds(graph, node)
-    return low == 0.0 and high > 0.0
-
-
 def _is_absorbed(graph: Graph, node: onnx.NodeProto) -> bool:
     """Whether nothing but the quantizer behind this Relu or Clip would miss it."""
     source, output = node.input[0], node.output[0]
-    alone = len(_readers(graph, source)) == 1 and source not in graph.outputs and output not in graph.outputs
+    alone = len(value_readers(graph, source)) == 1 and source not in graph.outputs and output not in graph.outputs
     return alone and clips_at_zero(graph, node)
-
-
-def clip_bounds(graph: Graph, node: onnx.NodeProto) -> tuple[float, float]:
-    """Bounds of a Relu or Clip node; NaN where a bound is computed at run time."""
-    if node.op_type == "Relu":
-        return 0.0, float("inf")
-    bounds = []
-    for index, default in ((1, -np.inf), (2, np.inf)):
-        name = node.input[index] if len(node.input) > index else ""
-        if not name:
-            bounds.append(float(default))
-        else:
-            bounds.append(graph.constant(name).item() if name in graph.initializers else float("nan"))
-    return bounds[0], bounds[1]
-
-
-def bounds_behind(graph: Graph, tensor: str) -> tuple[float, float] | None:
-    """Bounds of the Relu or Clip that is the only reader of `tensor`, where they are known."""
-    readers = _readers(graph, tensor)
-    if len(readers) != 1 or readers[0].op_type not in ("Relu", "Clip") or tensor in graph.outputs:
-        return None
-    low, high = clip_bounds(graph, readers[0])
-    return (low, high) if low <= high else None
 
 
 def _behind_activation(graph: Graph, tensor: str) -> str:
     """Return the output of the Relu or Clip that is the only reader of `tensor`; else `tensor` itself."""
-    readers = _readers(graph, tensor)
+    readers = value_readers(graph, tensor)
     if len(readers) == 1 and clips_at_zero(graph, readers[0]) and readers[0].output[0] not in graph.outputs:
         return str(readers[0].output[0])
     return tensor

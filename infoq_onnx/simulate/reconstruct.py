@@ -14,15 +14,15 @@ import onnx
 
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.graph.graph import Graph
+from infoq_onnx.graph.operators import bounds_behind, is_depthwise
 from infoq_onnx.quantize.rounding import round_layer
 from infoq_onnx.quantize.table import GridTable
 from infoq_onnx.schema import Layer, Network
 from infoq_onnx.simulate.calibrate import quantizers_of
-from infoq_onnx.simulate.equalize import is_depthwise
 from infoq_onnx.simulate.forms import form_of, target_of
 from infoq_onnx.simulate.gather import gather
 from infoq_onnx.simulate.insert import insert_quantizers
-from infoq_onnx.simulate.placement import Placement, bounds_behind
+from infoq_onnx.simulate.placement import Placement
 from infoq_onnx.simulate.simulation import LayerCodes, layer_codes, with_bias
 from infoq_onnx.simulate.streams import Stream
 

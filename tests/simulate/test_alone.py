@@ -11,13 +11,13 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from infoq_onnx.graph.operators import bounds_behind
 from infoq_onnx.quantize.codes import CodeTable, RoundedWeight
 from infoq_onnx.quantize.columns import to_rows
 from infoq_onnx.quantize.grid import dequantize_weight, quantize_weight, weight_code_limits
 from infoq_onnx.schema import Layer
 from infoq_onnx.simulate.alone import round_alone
 from infoq_onnx.simulate.forms import Form, form_of, target_of
-from infoq_onnx.simulate.placement import bounds_behind
 from tests.networks import SMALL, residual_convnet
 from tests.prepared import Ready, dataset_of, images, small, spread_of
 from tests.simulate.rounded import (

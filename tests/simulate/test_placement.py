@@ -11,7 +11,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from infoq_onnx.graph.graph import Graph
-from infoq_onnx.simulate.placement import Placement, clip_bounds
+from infoq_onnx.graph.operators import clip_bounds
+from infoq_onnx.simulate.placement import Placement
 from tests.networks import (
     SMALL,
     Builder,
