@@ -95,7 +95,8 @@ def _store_codes(
     for node in model.graph.node:
         if layer := layers.get(node.name):
             held = codes[layer.name]
-            stored = storage.store(str(layer.weight), held.weight, weight_bits[layer.name], opset)
+            axis = int(layer.channel_axis or 0)
+            stored = storage.store(str(layer.weight), held.weight, weight_bits[layer.name], axis, opset)
             model.graph.initializer.extend(stored.initializers)
             if stored.node is not None:
                 nodes.append(stored.node)
@@ -104,7 +105,7 @@ def _store_codes(
             scales = _constant(model, f"{layer.weight}/scales", held.scales)
             # without a zero point it is 0. Convolutions become integer kernels all the same, matrix products do not
             zeros = [] if node.op_type in CONVOLUTIONS else [_constant(model, f"{layer.weight}/zeros", _zeros(held))]
-            values = _dequantized(str(layer.weight), [stored.output, scales, *zeros], int(layer.channel_axis or 0))
+            values = _dequantized(str(layer.weight), [stored.output, scales, *zeros], axis)
             nodes.append(values)
             constants = {layer.weight: values.output[0]}
             if held.bias is not None:

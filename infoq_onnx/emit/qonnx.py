@@ -1,7 +1,8 @@
 """The same network in QONNX, for FINN and Brevitas: every quantizer is one Quant node with its bit-width.
 
 y = scale · (round(clip(x / scale + zero_point, low, high)) − zero_point), everything in float (Pappalardo et al. 2022,
-arXiv 2206.07527). Weights are float values on their grid behind a Quant; biases are float values.
+arXiv 2206.07527). Weights are float values on their grid behind a Quant; biases are float values. Where channels have
+levels of their own, the zero points of a weight's Quant are multiples of ½.
 
 QuantizeLinear adds the zero point behind the rounding, Quant in front of it. They differ where a value lies exactly
 between two codes and the zero point is odd.
@@ -18,6 +19,7 @@ import onnx
 from onnx import NodeProto, helper, numpy_helper
 
 from infoq_onnx.data.dataset import Dataset
+from infoq_onnx.emit.storage.narrow import narrow
 from infoq_onnx.emit.verify import compare
 from infoq_onnx.errors import MissingDependencyError, VerificationError
 from infoq_onnx.graph.editing import add_metadata, initializers_of, input_at, replace_nodes, to_array
@@ -27,6 +29,7 @@ from infoq_onnx.graph.session import open_session
 from infoq_onnx.quantize.grid import per_channel
 from infoq_onnx.schema import BASELINE_BITS, Network, Verification
 from infoq_onnx.simulate.batching import batch_size, logits_of, padded
+from infoq_onnx.simulate.simulation import LayerCodes
 
 DOMAIN = "qonnx.custom_op.general"
 MAX_RELATIVE_RMS = 0.1
@@ -37,7 +40,7 @@ def qonnx_model(
     simulation: onnx.ModelProto,
     network: Network,
     weight_bits: Mapping[str, int],
-    scales: Mapping[str, npt.NDArray[np.float32]],
+    codes: Mapping[str, LayerCodes],
     metadata: Mapping[str, str],
 ) -> onnx.ModelProto:
     """Build the model.
@@ -46,7 +49,7 @@ def qonnx_model(
     ----------
     simulation : the quantized network in float, from `simulate.simulation`
     network, weight_bits : its layers and the bits of their weights
-    scales : of each layer's weight, [C]
+    codes : the layers' constants, from `layer_codes`
     metadata : entries for metadata_props, beside those of the float model
     """
     model = onnx.ModelProto()
@@ -79,12 +82,17 @@ def qonnx_model(
             continue
         if layer := layers.get(node.name):
             weight, axis, bits = str(layer.weight), int(layer.channel_axis or 0), weight_bits[layer.name]
-            scale = constant(f"{weight}/scales", per_channel(scales[layer.name], len(layer.weight_shape), axis))
+            held = codes[layer.name]
+            steps = per_channel(held.scales, len(layer.weight_shape), axis)
+            origins = narrow(held.weight, bits, axis).origins
+            zero = constant("quant/zero", 0.0)
+            if origins is not None:
+                # a field is 2 codes wide, and the zero point is added to fields
+                zero, steps = constant(f"{weight}/zeros", origins.astype(np.float32) / -2), 2 * steps
+            scale = constant(f"{weight}/scales", steps)
             # of 8 bits the smallest code is not used: see quantize.grid
-            narrow = int(bits == BASELINE_BITS)
-            nodes.append(
-                quant(weight, scale, constant("quant/zero", 0.0), bits, f"{weight}/quant", signed=1, narrow=narrow)
-            )
+            not_lowest = int(bits == BASELINE_BITS)
+            nodes.append(quant(weight, scale, zero, bits, f"{weight}/quant", signed=1, narrow=not_lowest))
             for index, tensor in enumerate(node.input):
                 if tensor == weight:
                     node.input[index] = f"{weight}/quant"

@@ -47,8 +47,7 @@ class Emission:
         }
         prepared, bits = self.prepared, (allocation.weight_bits, allocation.activation_bits)
         if self.format == "qonnx":
-            scales = {layer: held.scales for layer, held in codes.items()}
-            return qonnx_model(self.simulation(allocation, codes), prepared.network, bits[0], scales, metadata)
+            return qonnx_model(self.simulation(allocation, codes), prepared.network, bits[0], codes, metadata)
         network = (prepared.graph, prepared.network, prepared.placement)
         return qdq_model(*network, self.table, *bits, codes, STORAGES[self.storage], metadata)
 

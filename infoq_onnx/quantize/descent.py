@@ -7,12 +7,14 @@ the scale of each row is set to its best value for the codes found, s = qᵀHw /
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 from numba import prange
 
 from infoq_onnx.jit import compiled_parallel
-from infoq_onnx.quantize.grid import weight_code_limits
+from infoq_onnx.quantize.levels import Levels
 
 Array = npt.NDArray[np.float64]
 
@@ -20,37 +22,36 @@ _SWEEPS = 20
 """At most so many visits of every code; most rows come to rest after a few."""
 
 
-def descend(weight: Array, hessian: Array, codes: Array, scales: Array, bits: int) -> tuple[Array, Array]:
+def descend(weight: Array, hessian: Array, codes: Array, levels: Levels) -> tuple[Array, Levels]:
     """Improve codes and scales.
 
     Parameters
     ----------
     weight : what the codes stand for, [G, R, d]
     hessian : [G, d, d], positive definite
-    codes, scales : to begin with, [G, R, d] and [G, R]
-    bits : 2 … 8
+    codes : to begin with, in steps, [G, R, d]
+    levels : of the rows [G, R]
 
     Returns
     -------
-    codes, scales
-        With an error that is nowhere larger.
+    codes, levels
+        With other scales, and an error that is nowhere larger.
     """
-    low, high = weight_code_limits(bits)
-    codes, scales = codes.copy(), scales.copy()
+    codes, scales = codes.copy(), levels.scales.copy()
     product = codes @ hessian
-    _descend(weight @ hessian, hessian, codes, product, scales, float(low), float(high))
-    return codes, scales
+    _descend(weight @ hessian, hessian, codes, product, scales, levels.lowest, float(levels.count - 1))
+    return codes, replace(levels, scales=scales)
 
 
 @compiled_parallel
 def _descend(
-    target: Array, hessian: Array, codes: Array, product: Array, scales: Array, low: float, high: float
+    target: Array, hessian: Array, codes: Array, product: Array, scales: Array, lowest: Array, last: float
 ) -> None:
     """Improve `codes` [G, R, d] and `scales` [G, R] in place; `target` is wH [G, R, d], and `product` qH [G, R, d]."""
     groups, rows, width = codes.shape
     for row in prange(groups * rows):
         g, r = row // rows, row % rows
-        goal, code, made = target[g, r], codes[g, r], product[g, r]
+        goal, code, made, low = target[g, r], codes[g, r], product[g, r], lowest[g, r]
         for _ in range(_SWEEPS):
             # wᵀHq and qᵀHq
             cross, square = 0.0, 0.0
@@ -63,7 +64,7 @@ def _descend(
             changed = False
             for j in range(width):
                 best = code[j] + (goal[j] / scale - made[j]) / hessian[g, j, j]
-                step = min(max(np.rint(best), low), high) - code[j]
+                step = min(max(np.rint(best - low), 0.0), last) + low - code[j]
                 if step != 0.0:
                     code[j] += step
                     changed = True

@@ -1,8 +1,8 @@
 """The integer grids: the one place that says which value a code stands for.
 
-Weights are symmetric, one scale an output channel: value = scale · code. Activations are asymmetric and unsigned, one
-scale a tensor: value = scale · (code − zero_point). Rounding is half to even, as ONNX QuantizeLinear does. Simulation,
-trials and emission all call these functions, so they cannot disagree on a code.
+Weights have zero point 0 and one scale an output channel: value = scale · code. Activations are asymmetric and
+unsigned, one scale a tensor: value = scale · (code − zero_point). Rounding is half to even, as ONNX QuantizeLinear
+does. Simulation, trials and emission all call these functions, so they cannot disagree on a code.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ FloatArray = npt.NDArray[np.floating]
 
 def weight_code_limits(bits: int) -> tuple[int, int]:
     """Smallest and largest weight code at a bit-width.
+
+    To nearest. Rounding that knows the layer's inputs has grids of its own at few bits: see `quantize.levels`.
 
     Below 8 bits all 2^bits codes are used: at 2 bits, giving one up would cost a quarter of the grid. At 8 bits −128
     is left out, as every integer backend expects of a symmetric weight.

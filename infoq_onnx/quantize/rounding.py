@@ -4,9 +4,10 @@ Where a layer has a bias everything is centred: the bias is set last and absorbs
 rounding. (Without a bias, means are kept.)
 
 1. fit        what the weights would be if they could be real numbers         `quantize.fit`
-2. round      column by column, later columns making up for earlier ones      `quantize.gptq`
-3. descend    codes and scales once more, until no single change helps        `quantize.descent`
-4. bias       b = t̄ − W_q x̄, or the mean behind a Relu or Clip                `quantize.clipped`
+2. place      the levels of each row's grid                                   `quantize.levels`
+3. round      column by column, later columns making up for earlier ones      `quantize.gptq`
+4. descend    codes and scales once more, until no single change helps        `quantize.descent`
+5. bias       b = t̄ − W_q x̄, or the mean behind a Relu or Clip                `quantize.clipped`
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ import numpy.typing as npt
 from infoq_onnx.quantize.clipped import Clipped, bias_behind
 from infoq_onnx.quantize.descent import descend
 from infoq_onnx.quantize.fit import fit
-from infoq_onnx.quantize.gptq import gptq, search_scales
+from infoq_onnx.quantize.gptq import gptq
+from infoq_onnx.quantize.levels import SHIFTED_BITS, search_levels, usable_scales
 from infoq_onnx.quantize.moments import Moments
-from infoq_onnx.quantize.weights import usable_scales
 
 Array = npt.NDArray[np.float64]
 
@@ -31,7 +32,7 @@ class Rounded:
     """A rounded layer."""
 
     codes: npt.NDArray[np.int8]
-    """[G, R, d]"""
+    """[G, R, d]; at most 2^bits different ones in a row, and 2 apart at few bits (see `quantize.levels`)."""
     scales: npt.NDArray[np.float32]
     """[G, R]"""
     bias: Array | None
@@ -59,10 +60,14 @@ def round_layer(
     clipped : some positions, where the output is clipped behind the layer
     """
     fitted = fit(weight, moments, centred=has_bias, exact_input=exact_input)
-    scales = search_scales(fitted.weight, np.einsum("gii->gi", fitted.hessian), bits)
-    codes = gptq(fitted.weight, fitted.hessian, scales, bits)
-    codes, scales = descend(fitted.weight, fitted.hessian, codes, scales, bits)
-    scales = usable_scales(scales)
+    shifted = bits <= SHIFTED_BITS
+    levels = search_levels(fitted.weight, np.einsum("gii->gi", fitted.hessian), bits, shifted=shifted)
+    steps = gptq(fitted.weight, fitted.hessian, levels)
+    steps, levels = descend(fitted.weight, fitted.hessian, steps, levels)
+    scales = usable_scales(levels.scales)
+    # half steps, where a row's levels may lie between whole ones
+    share = 2 if shifted else 1
+    codes, scales = steps * share, scales / share
     bias: Array | None = None
     if has_bias:
         means = moments.all(centred=True)

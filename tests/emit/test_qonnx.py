@@ -5,29 +5,33 @@ from __future__ import annotations
 import sys
 from collections import Counter
 
+import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
 
 from infoq_onnx.emit.qonnx import DOMAIN, qonnx_model, verify_qonnx
 from infoq_onnx.errors import MissingDependencyError, VerificationError
+from infoq_onnx.quantize.levels import SHIFTED_BITS
+from infoq_onnx.schema import BITS
 from infoq_onnx.simulate.simulation import layer_codes, simulation
 from tests.prepared import Bits, Ready, dataset_of, images, is_one_line, small
+from tests.simulate.rounded import rounded
 
 
-def made(of: Ready, bits: Bits) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+def made(of: Ready, bits: Bits, *, fitted: bool = False) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     """The QONNX model and its simulation."""
-    codes = layer_codes(of.graph, of.network, of.table, *bits)
+    codes = rounded(of, bits) if fitted else layer_codes(of.graph, of.network, of.table, *bits)
     simulated = simulation(of.graph, of.network, of.placement, of.table, *bits, codes=codes)
-    scales = {name: held.scales for name, held in codes.items()}
-    return qonnx_model(simulated, of.network, bits[0], scales, {"key": "value"}), simulated
+    return qonnx_model(simulated, of.network, bits[0], codes, {"key": "value"}), simulated
 
 
 @pytest.mark.parametrize("name", ["residual", "depthwise", "concat", "mlp", "fixed batch"])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_qonnx_computes_what_the_simulation_computes(name: str, seed: int) -> None:
+@pytest.mark.parametrize("fitted", [False, True])
+def test_qonnx_computes_what_the_simulation_computes(name: str, seed: int, fitted: bool) -> None:
     of = small(name)
-    model, simulated = made(of, of.mixed(seed))
+    model, simulated = made(of, of.mixed(seed), fitted=fitted)
     few = dataset_of(images(of.network.input_shape, 4, seed=3))
     found = verify_qonnx(model, of.graph, few, simulated, "model.onnx")
     assert found.images == 4
@@ -52,6 +56,20 @@ def test_every_quantizer_is_one_node_with_its_bits() -> None:
     widths = Counter(int(constants[node.input[3]]) for node in quants.values() if not node.output[0].endswith("/quant"))
     assert set(bits[1].values()) - {8} <= set(widths)
     assert [entry.domain for entry in model.opset_import if entry.version == 1] == [DOMAIN]
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_weights_are_on_the_grid_of_their_quantizer(bits: int) -> None:
+    """What Quant computes of them, written out, is what they are."""
+    of = small("residual")
+    model, _ = made(of, of.uniform(bits, 8), fitted=True)
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    for node in (node for node in model.graph.node if node.output[0].endswith("/quant")):
+        weight, scale, zero, width = (constants[name] for name in node.input)
+        last = 2 ** int(width - 1) - 1
+        fields = np.rint(np.clip(weight / scale + zero, -last - (bits < 8), last))
+        np.testing.assert_allclose((fields - zero) * scale, weight, rtol=1e-6)
+        assert np.any(zero) == (bits <= SHIFTED_BITS)
 
 
 def test_another_network_is_noticed() -> None:

@@ -14,13 +14,16 @@ from onnx import TensorProto, helper, numpy_helper
 
 from infoq_onnx.emit.qdq import qdq_model
 from infoq_onnx.emit.storage import DOMAIN, STORAGES, Stored, int8, packed
+from infoq_onnx.emit.storage.narrow import narrow
 from infoq_onnx.emit.storage.packed import pack, plane_widths, unpack_function
 from infoq_onnx.graph.ort import run, run_session
 from infoq_onnx.graph.session import open_session
+from infoq_onnx.quantize.levels import SHIFTED_BITS
 from infoq_onnx.schema import BITS
 from infoq_onnx.simulate.simulation import layer_codes
 from tests.networks import Builder
 from tests.prepared import Ready, images, ready, small
+from tests.simulate.rounded import Codes, rounded
 
 from .optimized import operators
 
@@ -34,6 +37,16 @@ def codes_of(bits: int, *shape: int, seed: int = 0) -> np.ndarray:
     codes = np.random.default_rng(seed).integers(low, high + 1, shape).astype(np.int8)
     codes.reshape(-1)[: min(codes.size, 2)] = [low, high][: min(codes.size, 2)]
     return codes
+
+
+def shifted_codes(bits: int, *shape: int, axis: int = 0, seed: int = 0) -> np.ndarray:
+    """Codes as rounding leaves them where each channel has levels of its own: 2 apart, from its lowest one on."""
+    random = np.random.default_rng(seed)
+    count = 1 << bits
+    ends = [1 if index != axis else size for index, size in enumerate(shape)]
+    lowest = random.integers(1 - 2 * count, 2, ends)
+    lowest.reshape(-1)[:2] = [1 - 2 * count, 1][: min(lowest.size, 2)]
+    return np.asarray(lowest + 2 * random.integers(0, count, shape), dtype=np.int8)
 
 
 def alone(stored: Stored, shape: tuple[int, ...], opset: int = 17) -> onnx.ModelProto:
@@ -80,17 +93,52 @@ def test_what_was_packed_comes_back(bits: int, shape: list[int], seed: int) -> N
     planes = pack(codes, bits)
     assert all(plane.dtype == np.uint8 for plane in planes)
     np.testing.assert_array_equal(unpacked(planes, bits, codes.size), codes.ravel())
-    stored = packed("w", codes, bits, 17)
+    stored = packed("w", codes, bits, 0, 17)
     found = run(alone(stored, codes.shape), {})[0]
     assert found.dtype == np.int8
     np.testing.assert_array_equal(found, codes)
 
 
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(
+    st.sampled_from([bits for bits in BITS if bits <= SHIFTED_BITS]),
+    st.lists(st.integers(1, 7), min_size=1, max_size=4),
+    st.integers(-4, 3),
+    st.integers(0, 99),
+)
+def test_levels_of_channels_come_back(bits: int, shape: list[int], axis: int, seed: int) -> None:
+    axis = axis % len(shape)
+    codes = shifted_codes(bits, *shape, axis=axis, seed=seed)
+    held = narrow(codes, bits, axis)
+    assert -(1 << (bits - 1)) <= held.fields.min() <= held.fields.max() < 1 << (bits - 1)
+    if held.origins is not None:
+        assert held.origins.size == shape[axis]
+        np.testing.assert_array_equal(2 * held.fields.astype(int) + held.origins, codes)
+    for storage in STORAGES.values():
+        opset = max(17, storage.opset([bits]))
+        stored = storage.store("w", codes, bits, axis, opset)
+        found = run(alone(stored, codes.shape, opset), {})[0]
+        assert found.dtype == np.int8
+        np.testing.assert_array_equal(found, codes)
+
+
+def test_codes_within_their_bits_need_no_origins() -> None:
+    assert narrow(codes_of(3, 5, 4), 3, 0).origins is None
+    assert narrow(np.zeros((0, 4), np.int8), 3, 0).origins is None
+
+
+@pytest.mark.parametrize("codes", [[[-5, 0, 1]], [[-5, 11, 1]], [[4, -4, 0, 1]]])
+def test_codes_that_do_not_fit_are_refused(codes: list[list[int]]) -> None:
+    with pytest.raises(ValueError, match="do not fit 3 bits"):
+        narrow(np.array(codes, dtype=np.int8), 3, 0)
+
+
 @pytest.mark.parametrize("opset", OPSETS)
 @pytest.mark.parametrize("bits", BITS)
-def test_operator_sets(bits: int, opset: int) -> None:
-    codes = codes_of(bits, 5, 3, 3)
-    model = alone(packed("w", codes, bits, opset), codes.shape, opset)
+@pytest.mark.parametrize("shifted", [True, False])
+def test_operator_sets(bits: int, opset: int, shifted: bool) -> None:
+    codes = shifted_codes(bits, 5, 3, 3) if shifted and bits <= SHIFTED_BITS else codes_of(bits, 5, 3, 3)
+    model = alone(packed("w", codes, bits, 0, opset), codes.shape, opset)
     for optimize in (True, False):
         np.testing.assert_array_equal(run_session(open_session(model, optimize=optimize), {})[0], codes)
 
@@ -99,7 +147,7 @@ def test_operator_sets(bits: int, opset: int) -> None:
 @pytest.mark.parametrize("bits", BELOW_8)
 def test_bytes_are_those_of_the_bits(bits: int, size: int) -> None:
     """Each plane is rounded up to whole bytes, and nothing is stored beside them but the shape."""
-    stored = packed("w", codes_of(bits, size), bits, 17)
+    stored = packed("w", codes_of(bits, size), bits, 0, 17)
     planes, shape = stored.initializers[:-1], stored.initializers[-1]
     assert [len(plane.raw_data) for plane in planes] == [math.ceil(size * width / 8) for width in plane_widths(bits)]
     assert len(shape.raw_data) == 8
@@ -113,7 +161,7 @@ def test_bytes_are_those_of_the_bits(bits: int, size: int) -> None:
 @pytest.mark.parametrize("bits", BITS)
 def test_a_byte_each(bits: int) -> None:
     codes = codes_of(bits, 4, 9)
-    stored = int8("w", codes, bits, 17)
+    stored = int8("w", codes, bits, 0, 17)
     assert (stored.node, stored.function) == (None, None)
     assert stored.bytes == 36
     np.testing.assert_array_equal(numpy_helper.to_array(stored.initializers[0]), codes)
@@ -122,13 +170,13 @@ def test_a_byte_each(bits: int) -> None:
 
 def test_8_bits_need_no_packing() -> None:
     codes = codes_of(8, 4, 9)
-    assert packed("w", codes, 8, 17) == int8("w", codes, 8, 17)
+    assert packed("w", codes, 8, 0, 17) == int8("w", codes, 8, 0, 17)
 
 
 @pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("bits", BITS)
 def test_names_start_with_that_of_the_weight(storage: str, bits: int) -> None:
-    stored = STORAGES[storage].store("conv1.weight", codes_of(bits, 3, 3), bits, 17)
+    stored = STORAGES[storage].store("conv1.weight", codes_of(bits, 3, 3), bits, 0, 17)
     names = [stored.output, *(tensor.name for tensor in stored.initializers)]
     if stored.node is not None:
         names += [stored.node.name, *stored.node.input, *stored.node.output]
@@ -138,15 +186,19 @@ def test_names_start_with_that_of_the_weight(storage: str, bits: int) -> None:
 def test_codes_need_not_be_contiguous() -> None:
     codes = codes_of(3, 6, 4).T
     for storage in STORAGES.values():
-        np.testing.assert_array_equal(run(alone(storage.store("w", codes, 3, 21), (4, 6), 21), {})[0], codes)
+        np.testing.assert_array_equal(run(alone(storage.store("w", codes, 3, 0, 21), (4, 6), 21), {})[0], codes)
 
 
 @pytest.mark.parametrize("bits", BELOW_8)
 def test_a_function_is_the_same_for_all_weights_of_a_width(bits: int) -> None:
-    one, other = (packed(name, codes_of(bits, size), bits, 17).function for name, size in (("a", 3), ("b", 50)))
+    one, other = (packed(name, codes_of(bits, size), bits, 0, 17).function for name, size in (("a", 3), ("b", 50)))
     assert one == other == unpack_function(bits, 17)
     assert one is not None
     assert (one.domain, one.name) == (DOMAIN, f"Unpack{bits}")
+    if bits <= SHIFTED_BITS:
+        others = [packed(name, shifted_codes(bits, 9, 9), bits, 0, 17).function for name in ("a", "b")]
+        assert others[0] == others[1] == unpack_function(bits, 17, shifted=True)
+        assert unpack_function(bits, 17, shifted=True).name == f"Unpack{bits}Shifted"
 
 
 # ------------------------------------------------------------------------------------------------------------ in models
@@ -160,9 +212,10 @@ def network(opset: int) -> onnx.ModelProto:
     return b.model(b.classifier(y, 7, 5), (3, 8, 8), (5,), opset=opset)
 
 
-def emitted(of: Ready, storage: str, seed: int) -> onnx.ModelProto:
+def emitted(of: Ready, storage: str, seed: int, codes: Codes | None = None) -> onnx.ModelProto:
     bits = of.mixed(seed)
-    codes = layer_codes(of.graph, of.network, of.table, *bits)
+    if codes is None:
+        codes = layer_codes(of.graph, of.network, of.table, *bits)
     model = qdq_model(of.graph, of.network, of.placement, of.table, *bits, codes, STORAGES[storage], {})
     onnx.checker.check_model(model, full_check=True)
     return model
@@ -199,13 +252,19 @@ def test_a_file_from_before_local_functions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["residual", "depthwise", "concat", "attention", "mlp", "batchnorm", "fixed batch"])
-def test_storages_compute_the_same(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rounding", ["nearest", "gptq"])
+def test_storages_compute_the_same(name: str, rounding: str, tmp_path: Path) -> None:
     of = small(name)
-    plain, other = emitted(of, "int8", 4), emitted(of, "packed", 4)
+    codes = rounded(of, of.mixed(4)) if rounding == "gptq" else None
+    plain, other = emitted(of, "int8", 4, codes), emitted(of, "packed", 4, codes)
+    # at 2 to 5 bits all of these have channels whose levels are not the usual ones, but for two without so few bits
+    shifted = codes is not None and name not in ("mlp", "batchnorm")
+    assert any(function.name.endswith("Shifted") for function in other.functions) == shifted
     assert_same(of, plain, other)
     found = operators(other, tmp_path)
     assert found == operators(plain, tmp_path)
-    assert {"BitShift", *(f"Unpack{bits}" for bits in BITS)}.isdisjoint(found)
+    assert {"BitShift", *(function.name for function in other.functions)}.isdisjoint(found)
+    assert_same(of, plain, emitted(of, "native", 4, codes))
 
 
 def test_each_width_has_one_function() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from infoq_onnx.quantize.grid import weight_code_limits
+from infoq_onnx.quantize.levels import Levels, search_levels
 from infoq_onnx.quantize.moments import Moments
 from infoq_onnx.quantize.rounding import Rounded
 
@@ -60,8 +60,27 @@ def quadratic(weight: Array, hessian: Array, codes: npt.NDArray[np.number], scal
     return np.asarray(np.einsum("grd,gde,gre->gr", error, hessian, error), dtype=np.float64)
 
 
-def nearest(weight: Array, scales: npt.NDArray[np.floating], bits: int) -> Array:
-    return np.asarray(np.clip(np.rint(weight / scales[:, :, None]), *weight_code_limits(bits)), dtype=np.float64)
+def levels_of(weight: Array, hessian: Array | None, bits: int, *, shifted: bool = True) -> Levels:
+    """Levels for the diagonal of H; None weighs all columns alike."""
+    groups, _, width = weight.shape
+    importance = np.ones((groups, width)) if hessian is None else diagonal(hessian)
+    return search_levels(weight, importance, bits, shifted=shifted)
+
+
+def values(levels: Levels, g: int, r: int) -> Array:
+    """Every code of one row, in steps."""
+    return np.asarray(levels.lowest[g, r] + np.arange(levels.count), dtype=np.float64)
+
+
+def nearest(weight: Array, levels: Levels) -> Array:
+    """Nearest codes by trying them all, the even level of two that are as near."""
+    codes = np.empty(weight.shape)
+    for g, r, j in np.ndindex(weight.shape):
+        every = values(levels, g, r)
+        distance = np.abs(weight[g, r, j] / levels.scales[g, r] - every)
+        near = np.flatnonzero(distance <= distance.min() + 1e-12)
+        codes[g, r, j] = every[next((k for k in near if k % 2 == 0), near[0])]
+    return codes
 
 
 def values_of(rounded: Rounded) -> Array:

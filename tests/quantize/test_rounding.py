@@ -7,15 +7,15 @@ import pytest
 
 from infoq_onnx.quantize.descent import descend
 from infoq_onnx.quantize.fit import fit
-from infoq_onnx.quantize.gptq import gptq, search_scales
-from infoq_onnx.quantize.grid import weight_code_limits
+from infoq_onnx.quantize.gptq import gptq
+from infoq_onnx.quantize.levels import SHIFTED_BITS
 from infoq_onnx.quantize.rounding import Rounded, round_layer
 from infoq_onnx.schema import BITS
 from tests.quantize.layers import (
     Array,
-    diagonal,
     hessian_of,
     inputs,
+    levels_of,
     moments_of,
     nearest,
     normal,
@@ -25,26 +25,32 @@ from tests.quantize.layers import (
 )
 
 
+@pytest.mark.parametrize(("bits", "share"), [(3, 2), (SHIFTED_BITS, 2), (SHIFTED_BITS + 1, 1), (8, 1)])
 @pytest.mark.parametrize("has_bias", [True, False])
 @pytest.mark.parametrize("exact_input", [True, False])
-def test_fit_gptq_and_descent_one_behind_the_other(exact_input: bool, has_bias: bool) -> None:
+def test_fit_gptq_and_descent_one_behind_the_other(exact_input: bool, has_bias: bool, bits: int, share: int) -> None:
     x, weight = inputs(200, 12, 2, correlation=0.6) + np.float32(1), normal(2, 4, 12)
     moments = moments_of(x, outputs(x, weight) + inputs(200, 4, 2, seed=5), batches=3)
     fitted = fit(weight, moments, centred=has_bias, exact_input=exact_input)
-    scales = search_scales(fitted.weight, diagonal(fitted.hessian), 3)
-    codes = gptq(fitted.weight, fitted.hessian, scales, 3)
-    codes, scales = descend(fitted.weight, fitted.hessian, codes, scales, 3)
-    rounded = round_layer(weight, moments, 3, has_bias=has_bias, exact_input=exact_input)
-    np.testing.assert_array_equal(rounded.codes, codes)
-    np.testing.assert_array_equal(rounded.scales, scales.astype(np.float32))
+    levels = levels_of(fitted.weight, fitted.hessian, bits, shifted=share == 2)
+    steps = gptq(fitted.weight, fitted.hessian, levels)
+    steps, levels = descend(fitted.weight, fitted.hessian, steps, levels)
+    rounded = round_layer(weight, moments, bits, has_bias=has_bias, exact_input=exact_input)
+    np.testing.assert_array_equal(rounded.codes, steps * share)
+    np.testing.assert_array_equal(rounded.scales, (levels.scales / share).astype(np.float32))
 
 
 @pytest.mark.parametrize("bits", BITS)
 def test_codes_stay_within_their_bits(bits: int) -> None:
     x, weight = inputs(100, 30, 2, correlation=0.9), normal(2, 8, 30)
     rounded = round_layer(weight, moments_of(x, outputs(x, weight)), bits, has_bias=True)
-    low, high = weight_code_limits(bits)
-    assert low <= rounded.codes.min() <= rounded.codes.max() <= high
+    codes = rounded.codes.astype(int)
+    spread = codes - codes.min(axis=2, keepdims=True)
+    share = 2 if bits <= SHIFTED_BITS else 1
+    assert spread.max() <= share * (2**bits - 1)
+    assert not np.any(spread % share)
+    # what a byte holds, and without VNNI what two products of bytes may add up to
+    assert np.abs(codes).max() <= (127 if bits == 8 else 64)
     assert (rounded.codes.dtype, rounded.scales.dtype) == (np.int8, np.float32)
 
 
@@ -85,12 +91,12 @@ def test_output_error_is_less_than_that_of_nearest_codes(bits: int, share: float
     rough = np.rint(2 * clean) / np.float32(2)
     t = outputs(clean, weight)
     rounded = round_layer(weight, moments_of(rough[:, :2000], t[:, :2000]), bits, has_bias=True)
-    scales = search_scales(weight, np.ones((2, 40)), bits)
+    levels = levels_of(weight, None, bits)
 
     def error(values: Array) -> float:
         return float(np.square(t[:, 2000:] - rough[:, 2000:] @ values.transpose(0, 2, 1)).mean())
 
-    assert error(values_of(rounded)) < share * error(nearest(weight, scales, bits) * scales[:, :, None])
+    assert error(values_of(rounded)) < share * error(nearest(weight, levels) * levels.scales[:, :, None])
 
 
 def test_no_bias_is_made_where_there_is_none() -> None:
@@ -118,9 +124,9 @@ def test_an_exact_input_is_rounded_to_compute_what_the_weights_do(bits: int) -> 
     """With fewer images than inputs, too: what is fitted is nothing but the codes."""
     x, weight = inputs(40, 60, correlation=0.9), normal(1, 8, 60)
     rounded = round_layer(weight, moments_of(x, outputs(x, weight)), bits, has_bias=True, exact_input=True)
-    scales = search_scales(weight, np.ones((1, 60)), bits)
+    levels = levels_of(weight, None, bits)
     hessian = hessian_of(inputs(4000, 60, correlation=0.9, seed=5))
-    before = quadratic(weight, hessian, nearest(weight, scales, bits), scales)
+    before = quadratic(weight, hessian, nearest(weight, levels), levels.scales)
     assert quadratic(weight, hessian, rounded.codes, rounded.scales).mean() < 0.75 * before.mean()
 
 
@@ -157,7 +163,12 @@ def test_an_input_that_never_varies(width: int, count: int, has_bias: bool) -> N
     assert_finite(rounded)
     if has_bias:
         assert rounded.bias is not None
-        np.testing.assert_array_equal(rounded.codes, nearest(weight, rounded.scales.astype(np.float64), 4))
+        # H is as good as none: the nearest level of each weight, on the channel's own grid
+        steps = 2 * rounded.scales[:, :, None].astype(np.float64)
+        inside = np.abs(values_of(rounded) - weight) <= 0.5001 * steps
+        ends = rounded.codes.astype(int)
+        ends = (ends == ends.min(axis=2, keepdims=True)) | (ends == ends.max(axis=2, keepdims=True))
+        assert np.all(inside | ends)
         computed = x[:, :1] @ values_of(rounded).transpose(0, 2, 1) + rounded.bias[:, None]
         np.testing.assert_allclose(computed, t[:, :1], atol=1e-4)
 
@@ -198,8 +209,8 @@ def test_few_samples_are_not_learnt_by_heart() -> None:
     t = (x @ weight.transpose(0, 2, 1)).astype(np.float32)
     few = round_layer(weight, moments_of(x[:, :40], t[:, :40]), 2, has_bias=False, exact_input=True)
     many = round_layer(weight, moments_of(x[:, :900], t[:, :900]), 2, has_bias=False, exact_input=True)
-    codes = gptq(weight, hessian_of(x[:, :40]), few.scales.astype(np.float64), 2)
-    by_heart = codes * few.scales[:, :, None]
+    levels = levels_of(weight, hessian_of(x[:, :40]), 2)
+    by_heart = gptq(weight, hessian_of(x[:, :40]), levels) * levels.scales[:, :, None]
 
     def error(values: Array) -> float:
         lost = (x[:, 900:] @ (values - weight).transpose(0, 2, 1).astype(np.float32)).astype(np.float64)

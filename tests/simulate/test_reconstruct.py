@@ -11,8 +11,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from infoq_onnx.emit.storage.narrow import narrow
 from infoq_onnx.graph.session import open_session
-from infoq_onnx.quantize.grid import weight_code_limits
 from infoq_onnx.schema import Layer
 from infoq_onnx.simulate import reconstruct as module
 from infoq_onnx.simulate.batching import logits_of
@@ -62,9 +62,10 @@ def test_codes_are_of_the_kind_that_nearest_ones_are(name: str) -> None:
     bits = of.mixed(seed=3)
     nearest, found = layer_codes(of.graph, of.network, of.table, *bits), rounded(of, bits)
     assert list(nearest) == list(found)
+    axes = {layer.name: int(layer.channel_axis or 0) for layer in of.network.layers}
     for layer, codes in found.items():
-        low, high = weight_code_limits(bits[0][layer])
-        assert low <= codes.weight.min() <= codes.weight.max() <= high
+        # raises where they do not fit
+        narrow(codes.weight, bits[0][layer], axes[layer])
         assert np.all(codes.scales > 0)
         for field in dataclasses.fields(LayerCodes):
             one, other = getattr(codes, field.name), getattr(nearest[layer], field.name)

@@ -12,15 +12,15 @@ import numpy.typing as npt
 from infoq_onnx.emit.storage import native as _native
 from infoq_onnx.emit.storage.int8 import int8
 from infoq_onnx.emit.storage.native import native
-from infoq_onnx.emit.storage.packed import DOMAIN, packed
-from infoq_onnx.emit.storage.stored import Stored
+from infoq_onnx.emit.storage.packed import packed
+from infoq_onnx.emit.storage.stored import DOMAIN, Stored
 
 
 class Store(Protocol):
     """Stores the codes of one weight."""
 
-    def __call__(self, name: str, codes: npt.NDArray[np.int8], bits: int, opset: int) -> Stored:
-        """Return what holds `codes`, all within `bits` bits; every name in it starts with `name`."""
+    def __call__(self, name: str, codes: npt.NDArray[np.int8], bits: int, axis: int, opset: int) -> Stored:
+        """Return what holds `codes`, `bits` bits each (see `narrow`); every name in it starts with `name`."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from onnx import numpy_helper
 from infoq_onnx.emit.storage.stored import Stored
 
 
-def int8(name: str, codes: npt.NDArray[np.int8], bits: int, opset: int) -> Stored:  # noqa: ARG001
+def int8(name: str, codes: npt.NDArray[np.int8], bits: int, axis: int, opset: int) -> Stored:  # noqa: ARG001
     """Store codes as an int8 initializer."""
     tensor = numpy_helper.from_array(np.ascontiguousarray(codes), f"{name}/codes")
     return Stored(tensor.name, (tensor,))

@@ -1,5 +1,7 @@
 """ONNX's own narrow integers: INT2 and INT4 initializers behind a Cast to INT8; 5 to 8 bits take a byte.
 
+Where channels have origins of their own, a local function puts them together with the fields.
+
 A DequantizeLinear straight behind INT4 would make onnxruntime run a float convolution, and behind INT2 it loads nothing
 at all. Behind the Cast, which it folds when it loads the model, it finds the int8 tensor that its kernels want.
 """
@@ -13,18 +15,37 @@ import onnx
 from onnx import helper, numpy_helper
 
 from infoq_onnx.emit.storage.int8 import int8
-from infoq_onnx.emit.storage.stored import Stored
+from infoq_onnx.emit.storage.narrow import narrow, shift_nodes
+from infoq_onnx.emit.storage.stored import DOMAIN, Stored
 
 _TYPES = {2: ml_dtypes.int2, 3: ml_dtypes.int4, 4: ml_dtypes.int4}
 OPSETS = {2: 25, 3: 21, 4: 21}
 """First operator set that has the type of a bit-width."""
 
 
-def native(name: str, codes: npt.NDArray[np.int8], bits: int, opset: int) -> Stored:
+def native(name: str, codes: npt.NDArray[np.int8], bits: int, axis: int, opset: int) -> Stored:
     """Store codes in the narrowest integer type that holds them."""
     if bits not in _TYPES:
-        return int8(name, codes, bits, opset)
+        return int8(name, codes, bits, axis, opset)
     output = f"{name}/codes"
-    narrow = numpy_helper.from_array(codes.astype(_TYPES[bits]), f"{name}/narrow")
-    node = helper.make_node("Cast", [narrow.name], [output], name=output, to=onnx.TensorProto.INT8)
-    return Stored(output, (narrow,), node)
+    held = narrow(codes, bits, axis)
+    fields = numpy_helper.from_array(held.fields.astype(_TYPES[bits]), f"{name}/narrow")
+    if held.origins is None:
+        node = helper.make_node("Cast", [fields.name], [output], name=output, to=onnx.TensorProto.INT8)
+        return Stored(output, (fields,), node)
+    origins = numpy_helper.from_array(held.origins, f"{name}/origins")
+    node = helper.make_node("Shift", [fields.name, origins.name], [output], name=output, domain=DOMAIN)
+    return Stored(output, (fields, origins), node, _shift_function(opset))
+
+
+def _shift_function(opset: int) -> onnx.FunctionProto:
+    """Build the local function `Shift`: INT2 or INT4 fields and origins in, int8 codes out."""
+    # onnxruntime casts its narrowest types to few others, but to INT8
+    nodes = [
+        helper.make_node("Cast", ["fields"], ["bytes"], to=onnx.TensorProto.INT8),
+        helper.make_node("Cast", ["bytes"], ["wide"], to=onnx.TensorProto.INT32),
+        *shift_nodes("wide", "origins", "codes"),
+    ]
+    return helper.make_function(
+        DOMAIN, "Shift", ["fields", "origins"], ["codes"], nodes, [helper.make_opsetid("", opset)]
+    )

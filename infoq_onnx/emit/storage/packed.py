@@ -1,8 +1,8 @@
 """Exactly b bits a weight: bit planes in uint8 initializers, put together by standard operators.
 
-A code c is stored as u = c + 2^(b−1), 0 ≤ u < 2^b, cut into planes of 4, 2 and 1 bits (3 = 2 + 1, 7 = 4 + 2 + 1 …), so
-that every plane fills its bytes without a remainder. Byte i of a plane of width w holds the fields of the codes i,
-i + n, i + 2n … for n bytes: unpacking is a broadcast shift, and needs no transposition.
+A field f (`emit.storage.narrow`) is stored as u = f + 2^(b−1), 0 ≤ u < 2^b, cut into planes of 4, 2 and 1 bits (3 = 2 +
+1, 7 = 4 + 2 + 1 …), so that every plane fills its bytes without a remainder. Byte i of a plane of width w holds the
+fields of the codes i, i + n, i + 2n … for n bytes: unpacking is a broadcast shift, and needs no transposition.
 
 onnxruntime inlines the function, folds it when it loads the model, and runs the same integer kernels on the result as
 if the codes had been stored as bytes. Fields are isolated by shifting left and right again, since BitwiseAnd would need
@@ -19,10 +19,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from infoq_onnx.emit.storage.int8 import int8
-from infoq_onnx.emit.storage.stored import Stored
-
-DOMAIN = "infoq_onnx"
-"""Of the local functions, which every emitted file carries itself."""
+from infoq_onnx.emit.storage.narrow import narrow, shift_nodes
+from infoq_onnx.emit.storage.stored import DOMAIN, Stored
 
 _BYTE = 8
 
@@ -32,44 +30,52 @@ def plane_widths(bits: int) -> tuple[int, ...]:
     return tuple(width for width in (4, 2, 1) if bits & width)
 
 
-def packed(name: str, codes: npt.NDArray[np.int8], bits: int, opset: int) -> Stored:
+def packed(name: str, codes: npt.NDArray[np.int8], bits: int, axis: int, opset: int) -> Stored:
     """Store codes in `bits` bits each; at 8 bits that is a plain int8 initializer.
 
     Parameters
     ----------
     name : prefix of every name
-    codes : any shape, −2^(bits−1) … 2^(bits−1) − 1
+    codes : any shape; see `narrow`
     bits : 2 … 8
+    axis : the output-channel axis
     opset : the model's operator set
     """
     if bits == _BYTE:
-        return int8(name, codes, bits, opset)
+        return int8(name, codes, bits, axis, opset)
     output = f"{name}/codes"
-    shape = numpy_helper.from_array(np.array(codes.shape, dtype=np.int64), f"{name}/shape")
-    planes = [numpy_helper.from_array(plane, f"{name}/plane_{index}") for index, plane in enumerate(pack(codes, bits))]
-    inputs = [*(plane.name for plane in planes), shape.name]
-    node = helper.make_node(f"Unpack{bits}", inputs, [output], name=output, domain=DOMAIN)
-    return Stored(output, (*planes, shape), node, unpack_function(bits, opset))
+    held = narrow(codes, bits, axis)
+    planes = pack(held.fields, bits)
+    constants = [numpy_helper.from_array(plane, f"{name}/plane_{index}") for index, plane in enumerate(planes)]
+    constants.append(numpy_helper.from_array(np.array(codes.shape, dtype=np.int64), f"{name}/shape"))
+    if held.origins is not None:
+        constants.append(numpy_helper.from_array(held.origins, f"{name}/origins"))
+    function = unpack_function(bits, opset, shifted=held.origins is not None)
+    inputs = [constant.name for constant in constants]
+    node = helper.make_node(function.name, inputs, [output], name=output, domain=DOMAIN)
+    return Stored(output, tuple(constants), node, function)
 
 
-def pack(codes: npt.NDArray[np.int8], bits: int) -> list[npt.NDArray[np.uint8]]:
-    """Cut codes into planes, in the order of `plane_widths`."""
-    unsigned = codes.astype(np.int16).ravel() + (1 << (bits - 1))
+def pack(fields: npt.NDArray[np.int8], bits: int) -> list[npt.NDArray[np.uint8]]:
+    """Cut fields into planes, in the order of `plane_widths`."""
+    unsigned = fields.astype(np.int16).ravel() + (1 << (bits - 1))
     planes = []
     offset = bits
     for width in plane_widths(bits):
         offset -= width
-        fields = ((unsigned >> offset) & ((1 << width) - 1)).astype(np.uint8)
+        parts = ((unsigned >> offset) & ((1 << width) - 1)).astype(np.uint8)
         per_byte = _BYTE // width
-        size = -(-fields.size // per_byte)
-        rows = np.pad(fields, (0, size * per_byte - fields.size)).reshape(per_byte, size)
+        size = -(-parts.size // per_byte)
+        rows = np.pad(parts, (0, size * per_byte - parts.size)).reshape(per_byte, size)
         shifts = np.arange(per_byte, dtype=np.uint8)[:, None] * np.uint8(width)
         planes.append(np.bitwise_or.reduce(rows << shifts, axis=0))
     return planes
 
 
-def unpack_function(bits: int, opset: int) -> onnx.FunctionProto:
+def unpack_function(bits: int, opset: int, *, shifted: bool = False) -> onnx.FunctionProto:
     """Build the local function `Unpack{bits}`: planes and shape in, int8 codes out.
+
+    If `shifted`, it is `Unpack{bits}Shifted`, which has origins for another input.
 
     Its operators are the same in all operator sets from 13 on, but a function must import the one its model does.
     """
@@ -108,7 +114,11 @@ def unpack_function(bits: int, opset: int) -> onnx.FunctionProto:
     half = constant("half", np.array(1 << (bits - 1), dtype=np.int32))
     signed = node("Sub", [total, half], "signed")
     shaped = node("Reshape", [signed, "shape"], "shaped")
-    node("Cast", [shaped], "codes", to=onnx.TensorProto.INT8)
-    return helper.make_function(
-        DOMAIN, f"Unpack{bits}", [*planes, "shape"], ["codes"], nodes, [helper.make_opsetid("", opset)]
-    )
+    inputs = [*planes, "shape"]
+    if shifted:
+        nodes.extend(shift_nodes(shaped, "origins", "codes"))
+        inputs.append("origins")
+    else:
+        node("Cast", [shaped], "codes", to=onnx.TensorProto.INT8)
+    name = f"Unpack{bits}Shifted" if shifted else f"Unpack{bits}"
+    return helper.make_function(DOMAIN, name, inputs, ["codes"], nodes, [helper.make_opsetid("", opset)])

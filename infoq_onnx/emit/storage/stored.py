@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import onnx
 
+DOMAIN = "infoq_onnx"
+"""Of the local functions, which every emitted file carries itself."""
+
 
 @dataclass(frozen=True)
 class Stored:

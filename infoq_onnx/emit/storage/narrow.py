@@ -1,0 +1,56 @@
+"""Weight codes in b bits each: which of its channel's levels a code is, and where they begin.
+
+Rounding to nearest gives codes that are b-bit integers themselves. Rounding that knows the layer's inputs places the
+levels of each channel (`quantize.levels`): its codes are 2 apart, and code = 2 · field + origin of the channel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from onnx import NodeProto, TensorProto, helper
+
+from infoq_onnx.quantize.grid import per_channel
+
+
+@dataclass(frozen=True)
+class Narrow:
+    """Codes of b bits."""
+
+    fields: npt.NDArray[np.int8]
+    """−2^(b−1) … 2^(b−1) − 1, in the weight's shape."""
+    origins: npt.NDArray[np.int8] | None
+    """[C], broadcast along the channel axis; None where fields are the codes."""
+
+
+def narrow(codes: npt.NDArray[np.int8], bits: int, axis: int) -> Narrow:
+    """Find fields and origins.
+
+    Raises
+    ------
+    ValueError
+        The codes do not fit `bits` bits either way.
+    """
+    half = 1 << (bits - 1)
+    wide = codes.astype(np.int16)
+    if wide.size == 0 or (wide.min() >= -half and wide.max() < half):
+        return Narrow(codes, None)
+    others = tuple(a for a in range(codes.ndim) if a != axis % codes.ndim)
+    lowest = wide.min(axis=others, keepdims=True)
+    fields, odd = np.divmod(wide - lowest, 2)
+    if odd.any() or fields.max() >= 2 * half:
+        raise ValueError(f"codes from {wide.min()} to {wide.max()} do not fit {bits} bits")
+    origins = per_channel((lowest + 2 * half).reshape(-1), codes.ndim, axis)
+    return Narrow((fields - half).astype(np.int8), origins.astype(np.int8))
+
+
+def shift_nodes(fields: str, origins: str, output: str) -> list[NodeProto]:
+    """Nodes that make int8 codes of int32 fields and int8 origins."""
+    return [
+        helper.make_node("Add", [fields, fields], [f"{output}_doubled"]),
+        helper.make_node("Cast", [origins], [f"{output}_origins"], to=TensorProto.INT32),
+        helper.make_node("Add", [f"{output}_doubled", f"{output}_origins"], [f"{output}_shifted"]),
+        helper.make_node("Cast", [f"{output}_shifted"], [output], to=TensorProto.INT8),
+    ]
