@@ -72,6 +72,7 @@ def without(*names: str) -> Iterator[None]:
     """Leave steps out."""
     changes: dict[str, Callable[[], Any]] = {
         "descent": lambda: mock.patch.object(rounding, "descend", lambda *given: given[2:4]),
+        "own levels": lambda: mock.patch.object(rounding, "SHIFTED_BITS", 0),
         "means behind": lambda: mock.patch.object(reconstruction, "bounds_behind", return_value=None),
         "means in front": lambda: mock.patch.object(reconstruction, "_feels_shifts", return_value=True),
         "choice of damping": lambda: mock.patch.object(fit, "_CANDIDATES", (fit.DAMPING,)),
@@ -120,6 +121,7 @@ def main() -> None:
         ("gptq, each layer alone (`--no-repair`)", model, Model.alone, ()),
         ("repaired, without descent", model, Model.repaired, ("descent",)),
         ("repaired, λ = 0.01 throughout", model, Model.repaired, ("choice of damping",)),
+        ("repaired, with the usual levels (two's complement)", model, Model.repaired, ("own levels",)),
         ("repaired, with means in front of all activations", model, Model.repaired, ("means behind",)),
         ("repaired, with means behind all activations", model, Model.repaired, ("means in front",)),
         ("repaired, without the float sums of residual branches", model, Model.repaired, ("sums",)),
