@@ -57,7 +57,7 @@ CASES = {
     "squeezenet1_1": Case(
         "imagenet",
         "imagenet",
-        300,
+        500,
         {name: WEIGHTS[name] for name in ("weights 8× smaller", "weights 10.66× smaller")},
         True,
         IMAGENET,
@@ -69,7 +69,7 @@ CASES = {
         200,
         {"uniform 8/8": ("--uniform", "8/8"), "weights 8× smaller": WEIGHTS["weights 8× smaller"]},
         True,
-        ("--bits", "3,4,5,8", "--projections", "16"),
+        ("--bits", "3,4,5,6,8", "--projections", "16", "--weight-only"),
         ("kl",),
     ),
 }

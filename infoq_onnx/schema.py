@@ -234,6 +234,8 @@ class SweepSettings:
     """Give the channels in front of depthwise convolutions the same range first."""
     trial_rounding: Rounding
     """How the weights of a trial are rounded."""
+    weight_only: bool = False
+    """Only weights were tried; activations have no scores."""
 
 
 @dataclass(frozen=True)
@@ -447,9 +449,10 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         names = {f.name for f in dataclasses.fields(kind)}
         if unknown := sorted(set(value) - names):
             raise ValueError(f"{where}: unknown field {unknown[0]!r}")
-        if missing := sorted(names - set(value)):
+        needed = {f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING}
+        if missing := sorted(needed - set(value)):
             raise ValueError(f"{where}: field {missing[0]!r} is missing")
-        return kind(**{name: _build(hints[name], value[name], f"{where}.{name}") for name in sorted(names)})
+        return kind(**{name: _build(hints[name], value[name], f"{where}.{name}") for name in sorted(value)})
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None

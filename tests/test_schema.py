@@ -23,6 +23,7 @@ from infoq_onnx.schema import (
     Network,
     Observer,
     Preprocessing,
+    SweepSettings,
     Trial,
     from_json,
     to_json,
@@ -145,6 +146,13 @@ def test_what_is_missing_is_named(field: str) -> None:
     del content[field]
     with pytest.raises(ValueError, match=rf"{field}"):
         from_json(Allocation, json.dumps(content))
+
+
+def test_fields_with_a_default_may_be_missing() -> None:
+    """Analyses from before a setting existed had its default."""
+    chosen = SweepSettings(9, 0, 8, 3, (2, 8), "pca", 0.7, True, False, True, "gptq", weight_only=False)
+    older = {name: value for name, value in json.loads(to_json(chosen)).items() if name != "weight_only"}
+    assert from_json(SweepSettings, json.dumps(older)) == chosen
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", '"Allocation"'])

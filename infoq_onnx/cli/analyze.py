@@ -47,9 +47,14 @@ from infoq_onnx.cli.options import BitList, data_options, preprocessing_of
 @click.option(
     "--trial-rounding",
     type=click.Choice(["nearest", "gptq"]),
-    default="nearest",
+    default="gptq",
     show_default=True,
-    help="How the weights of a trial are rounded: to nearest, or by gptq, as allocate rounds them.",
+    help="How the weights of a trial are rounded: by gptq, as allocate rounds them by default, or to nearest.",
+)
+@click.option(
+    "--weight-only",
+    is_flag=True,
+    help="Try weights only, in half the time. Activations can then have 8 bits only, or those of a pin or --uniform.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for the analysis [MODEL.infoq].")
 @click.option("--json", "as_json", is_flag=True, help="Print the analysis as JSON instead of a table.")
@@ -76,4 +81,5 @@ def analyze(model: Path, as_json: bool, **options: Any) -> None:
     for table in tables.analysis(analysis):
         show(table)
     other = "" if analysis.scores.get("infoq") else " --criterion kl"
-    show(f"{folder} is ready for: infoq-onnx allocate {shlex.quote(str(folder))} --bitops uniform:4/4{other}")
+    budget = "--compression 8 --weight-only" if analysis.settings.weight_only else "--bitops uniform:4/4"
+    show(f"{folder} is ready for: infoq-onnx allocate {shlex.quote(str(folder))} {budget}{other}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import onnx
@@ -42,4 +43,8 @@ def session_options() -> ort.SessionOptions:
     """Make the options that all sessions have."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if allowed != os.cpu_count():
+        # where only some processors may be used (taskset, a container), others' threads would spin
+        options.intra_op_num_threads = allowed or 0
     return options

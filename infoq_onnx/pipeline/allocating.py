@@ -166,6 +166,8 @@ def allocate(
             repair=rounding == "gptq" and repair,
         )
 
+    if uniform_bits is None and found.settings.weight_only and not weight_only:
+        reporter.note("the analysis tried weights only (--weight-only): activations that no pin names stay at 8 bits")
     if (storage, file_format) == ("packed", "qdq"):
         allocation = within_file(emission, parsed, found.settings.bits, decided)
     else:

@@ -79,7 +79,8 @@ def analyze(
     one_over_b: bool = True,
     debias: bool = False,
     equalize: bool = True,
-    trial_rounding: Rounding = "nearest",
+    trial_rounding: Rounding = "gptq",
+    weight_only: bool = False,
     output: Path | str | None = None,
     reporter: Reporter | None = None,
 ) -> Path:
@@ -102,6 +103,7 @@ def analyze(
     one_over_b, debias : see `sensitivity.criteria.infoq`
     equalize : see `simulate.equalize`
     trial_rounding : how the weights of a trial are rounded: "nearest", or "gptq", every layer on its own
+    weight_only : try weights only; `allocate` then leaves activations at 8 bits
     output : folder for the analysis; by default `<model>.infoq` in the working folder
     reporter : receives progress
 
@@ -128,6 +130,7 @@ def analyze(
         debias=debias,
         equalize=equalize,
         trial_rounding=trial_rounding,
+        weight_only=weight_only,
     )
     _check_settings(settings, bits, samples)
     prepared = prepare(model)
@@ -186,7 +189,7 @@ def _analyze_into(
     ).hexdigest()
     journal = open_journal(folder / "journal.jsonl", fingerprint)
     if journal.trials:
-        total = trial_count(network, settings.bits)
+        total = trial_count(network, settings)
         reporter.note(f"going on with {folder}: {len(journal.trials)} of {total} trials are done")
     elif (folder / "analysis.json").exists():
         reporter.warn(f"{folder} holds an analysis of another model, other images or settings: it will be replaced")
@@ -210,7 +213,7 @@ def _analyze_into(
     if settings.trial_rounding == "gptq":
         # without a trial, or with more to come, there is nothing to say that they are of this analysis
         known = [UNFINISHED_CODES] if journal.trials else []
-        known += [CODES] if len(journal.trials) == trial_count(network, settings.bits) else []
+        known += [CODES] if len(journal.trials) == trial_count(network, settings) else []
         rounded = _rounded_weights(folder, known, prepared, dataset, settings.bits, reporter)
         files.append(CODES)
     problem = Problem(graph, network, table, dataset, labels, targets, encoded, settings, rounded)

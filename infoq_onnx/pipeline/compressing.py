@@ -34,9 +34,11 @@ def compress(
     bounds, weight_only, pins, rounding, output : see `allocate`
     analysis : folder for the analysis
     reporter : receives progress
-    options : further arguments of `analyze`; its trials are rounded as the model is, unless they say otherwise
+    options : further arguments of `analyze`; unless they say otherwise, trials are rounded as the model is, and activations
+        are tried only where they may get fewer bits
     """
-    folder = analyze(model, calib, output=analysis, reporter=reporter, **{"trial_rounding": rounding, **options})
+    options = {"trial_rounding": rounding, "weight_only": weight_only, **options}
+    folder = analyze(model, calib, output=analysis, reporter=reporter, **options)
     return allocate(
         folder,
         bounds=bounds,

@@ -37,7 +37,7 @@ def demo(output: Path | str | None = None, *, reporter: Reporter | None = None) 
             stack.enter_context(created(folder))
         model = stack.enter_context(demo_model_path())
         images, test = stack.enter_context(demo_calibration_path()), stack.enter_context(demo_test_path())
-        analysis = analyze(model, images, output=folder / "demo.infoq", reporter=reporter)
+        analysis = analyze(model, images, trial_rounding="nearest", output=folder / "demo.infoq", reporter=reporter)
         uniform_model = allocate(analysis, uniform_bits=(4, 4), rounding="nearest", output=folder / "uniform.onnx")
         mixed_model = allocate(
             analysis, bounds={"bitops": "uniform:4/4"}, rounding="nearest", output=folder / "mixed.onnx"

@@ -98,15 +98,17 @@ class _Baseline:
     ly: dict[str, Estimate]
 
 
-def units(network: Network) -> list[Unit]:
+def units(network: Network, *, weight_only: bool = False) -> list[Unit]:
     """List every unit in topological order, weights before activations."""
     weights = [Unit(layer.name, "weight", layer.weight) for layer in network.layers if layer.weight is not None]
+    if weight_only:
+        return weights
     return weights + [Unit(group.name, "activation", group.name) for group in network.groups]
 
 
-def trial_count(network: Network, bits: Sequence[int]) -> int:
+def trial_count(network: Network, settings: SweepSettings) -> int:
     """Number of trials of a whole sweep."""
-    return len(units(network)) * sum(b != BASELINE_BITS for b in bits)
+    return len(units(network, weight_only=settings.weight_only)) * sum(b != BASELINE_BITS for b in settings.bits)
 
 
 def sweep(problem: Problem, journal: Journal, progress: Progress) -> SweepResult:
@@ -128,21 +130,21 @@ def sweep(problem: Problem, journal: Journal, progress: Progress) -> SweepResult
     eye = _Eye(problem)
     model = onnx.ModelProto()
     model.CopyFrom(problem.graph.model)
-    for unit in units(network):
-        if unit.kind == "weight":
-            set_initializers(model, _variant(problem, unit, BASELINE_BITS))
+    for unit in units(network, weight_only=True):
+        set_initializers(model, _variant(problem, unit, BASELINE_BITS))
     observed = Graph(add_projections(model, problem.graph, tensors, settings.projections, settings.seed))
     baseline = _measure_baseline(problem, observed, eye, tensors)
 
     trial_bits = [b for b in settings.bits if b != BASELINE_BITS]
     low = [b for b in trial_bits if b in SELECTION_BITS] or trial_bits
     rest = [b for b in trial_bits if b not in low]
-    total, done = trial_count(network, settings.bits), 0
+    tried = units(network, weight_only=settings.weight_only)
+    total, done = trial_count(network, settings), 0
 
     def run_stage(stage: str, bits: Sequence[int], seen: Sequence[str]) -> list[Trial]:
         nonlocal done
         found = []
-        for unit in units(network):
+        for unit in tried:
             keys = [(unit.name, unit.kind, b, stage) for b in bits]
             missing = [b for b, key in zip(bits, keys, strict=True) if key not in journal.trials]
             if missing:
@@ -164,7 +166,7 @@ def sweep(problem: Problem, journal: Journal, progress: Progress) -> SweepResult
     )
     selected = [observer.tensor for observer in observers if observer.selected_xl or observer.selected_ly]
     rest_trials = run_stage("score", rest, selected) if rest else []
-    order = {(unit.kind, unit.name): index for index, unit in enumerate(units(network))}
+    order = {(unit.kind, unit.name): index for index, unit in enumerate(tried)}
     trials = sorted([*low_trials, *rest_trials], key=lambda trial: (order[trial.kind, trial.unit], trial.bits))
     top1 = float(np.mean(baseline.logits.argmax(axis=1) == problem.labels))
     return SweepResult(top1, observers, tuple(trials))

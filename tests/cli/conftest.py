@@ -27,7 +27,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     y = session.run(None, {"x": x})[0].argmax(axis=1)
     np.savez(folder / "data.npz", x=x, y=y)
     pipeline.analyze(
-        folder / "model.onnx", folder / "data.npz", projections=8, bits=(2, 4, 8), output=folder / "model.infoq"
+        folder / "model.onnx",
+        folder / "data.npz",
+        projections=8,
+        bits=(2, 4, 8),
+        trial_rounding="nearest",
+        output=folder / "model.infoq",
     )
     return folder
 

@@ -21,7 +21,7 @@ from tests.networks import mlp, residual_convnet
 
 pytestmark = pytest.mark.usefixtures("place")
 
-QUICK = ("--projections", "4", "--bits", "2,4,8")
+QUICK = ("--projections", "4", "--bits", "2,4,8", "--trial-rounding", "nearest")
 
 
 def run(*args: str) -> Result:
@@ -82,17 +82,29 @@ def test_analyze_prints_the_analysis_as_json() -> None:
     assert from_json(Analysis, stdout) == read_analysis("new.infoq")
 
 
-def test_trials_may_be_rounded_as_allocate_rounds() -> None:
-    command = ("analyze", "model.onnx", "--calib", "data.npz", *QUICK, "--json", "-o")
+def test_trials_are_rounded_as_allocate_rounds_or_to_nearest() -> None:
+    command = ("analyze", "model.onnx", "--calib", "data.npz", "--projections", "4", "--bits", "2,4,8", "--json", "-o")
     found = {
         rounding: from_json(Analysis, run(*command, f"{rounding}.infoq", *options).stdout)
-        for rounding, options in (("nearest", ()), ("gptq", ("--trial-rounding", "gptq")))
+        for rounding, options in (("gptq", ()), ("nearest", ("--trial-rounding", "nearest")))
     }
     for rounding, analysis in found.items():
         assert analysis.settings.trial_rounding == rounding
         assert Path(f"{rounding}.infoq/codes.npz").exists() == (rounding == "gptq")
     assert found["nearest"].trials != found["gptq"].trials
     run("allocate", "gptq.infoq", "--uniform", "4/4", "-o", "out.onnx")
+
+
+def test_weights_only() -> None:
+    command = ("analyze", "model.onnx", "--calib", "data.npz", *QUICK, "--weight-only", "-o", "new.infoq")
+    assert "allocate new.infoq --compression 8 --weight-only" in run(*command).stdout
+    analysis = read_analysis("new.infoq")
+    assert {trial.kind for trial in analysis.trials} == {"weight"}
+    run("allocate", "new.infoq", "--compression", "8", "--weight-only", "--criterion", "kl", "-o", "out.onnx")
+    result = CliRunner().invoke(main, ["allocate", "new.infoq", "--bitops", "uniform:2/4"], prog_name="infoq-onnx")
+    assert result.exit_code == 3
+    assert "the analysis tried weights only" in result.stderr
+    assert "cannot be met" in result.stderr
 
 
 def test_an_unknown_rounding_of_trials_is_refused_in_one_line() -> None:
@@ -107,7 +119,8 @@ def test_analyze_goes_on_where_it_was() -> None:
     whole = journal.read_text()
     analysis = Path("model.infoq/analysis.json").read_bytes()
     journal.write_text("".join(line + "\n" for line in whole.splitlines()[:5]))
-    result = run("analyze", "model.onnx", "--calib", "data.npz", "--projections", "8", "--bits", "2,4,8")
+    options = ("--projections", "8", "--bits", "2,4,8", "--trial-rounding", "nearest")
+    result = run("analyze", "model.onnx", "--calib", "data.npz", *options)
     assert "going on with model.infoq: 4 of 12 trials are done" in result.stderr.splitlines()
     assert journal.read_text() == whole
     assert Path("model.infoq/analysis.json").read_bytes() == analysis

@@ -18,7 +18,7 @@ from infoq_onnx.graph.session import open_session
 from infoq_onnx.simulate.batching import batch_size, logits_of
 from tests.prepared import dataset_of, images, is_one_line, searched
 
-QUICK: dict[str, Any] = {"projections": 3, "bits": (2, 4, 8)}
+QUICK: dict[str, Any] = {"projections": 3, "bits": (2, 4, 8), "trial_rounding": "nearest"}
 """Settings that make an analysis cheap."""
 NAMES = ("analysis.json", "ranges.npz", "journal.jsonl", "SHA256SUMS")
 """Files of a finished analysis."""

@@ -70,10 +70,25 @@ def test_every_unit_at_every_width_in_order(tmp_path: Path) -> None:
     expected = [(name, "weight", bits) for name in layers for bits in (2, 6)]
     expected += [(name, "activation", bits) for name in groups for bits in (2, 6)]
     assert [(trial.unit, trial.kind, trial.bits) for trial in result.trials] == expected
-    assert len(expected) == trial_count(of.network, (2, 6, 8))
+    assert len(expected) == trial_count(of.network, problem_of(of, bits=(2, 6, 8)).settings)
     assert [(unit.name, unit.kind) for unit in units(of.network)] == list(
         dict.fromkeys((name, kind) for name, kind, _ in expected)
     )
+
+
+def test_weights_only(tmp_path: Path) -> None:
+    """The same trials of weights, but for the observers: those of a whole sweep see activations, too."""
+    of = small("residual")
+    whole = by_unit(swept(problem_of(of, bits=(2, 6, 8)), tmp_path / "whole").trials)
+    problem = problem_of(of, bits=(2, 6, 8))
+    problem = dataclasses.replace(problem, settings=dataclasses.replace(problem.settings, weight_only=True))
+    result = swept(problem, tmp_path / "weights")
+    assert len(result.trials) == trial_count(of.network, problem.settings) == 2 * 7
+    assert {trial.kind for trial in result.trials} == {"weight"}
+    for trial in result.trials:
+        assert trial.kl == whole[trial.unit, "weight", trial.bits].kl
+        if trial.bits == 2:
+            assert trial == whole[trial.unit, "weight", 2]
 
 
 def test_a_product_of_activations_has_no_weight_to_try() -> None:
