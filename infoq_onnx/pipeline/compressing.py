@@ -34,8 +34,8 @@ def compress(
     bounds, weight_only, pins, rounding, output : see `allocate`
     analysis : folder for the analysis
     reporter : receives progress
-    options : further arguments of `analyze`; unless they say otherwise, trials are rounded as the model is, and activations
-        are tried only where they may get fewer bits
+    options : further arguments of `analyze`; unless they say otherwise, trials are rounded as the model is, and
+        activations are tried only where they may get fewer bits
     """
     options = {"trial_rounding": rounding, "weight_only": weight_only, **options}
     folder = analyze(model, calib, output=analysis, reporter=reporter, **options)

@@ -47,9 +47,9 @@ def fit(weight: Array, moments: Moments, *, centred: bool, exact_input: bool = F
     damping = DAMPING if exact_input else _cross_validated(weight, moments, centred)
     fitted = weight if exact_input else _solved(weight, statistics, damping)
     # with fewer samples than inputs H knows directions in which errors seem to cost nothing: its eigenvalues are off by
-    # about d/p of their mean
+    # about d/p of their mean. λ says nothing of that: it is large, too, where there is nothing to mend
     _, _, width = weight.shape
-    rounding = max(damping, DAMPING, width / statistics.count)
+    rounding = max(DAMPING, width / statistics.count)
     return Fit(fitted, _damped(statistics, rounding)[0], damping)
 
 

@@ -74,14 +74,18 @@ def test_own_outputs_leave_the_weights_as_they_are(centred: bool) -> None:
 
 
 @pytest.mark.parametrize("centred", [True, False])
-def test_the_hessian_is_that_of_all_images_with_its_damping(centred: bool) -> None:
-    x = inputs(300, 6, 2, correlation=0.5) + np.float32(2)
-    moments = moments_of(x, noisy(x, normal(2, 3, 6), 1.0))
-    found = fit(normal(2, 3, 6), moments, centred=centred)
-    second = moments.all(centred=centred).second
-    strength = found.damping * diagonal(second).mean(axis=1)
-    np.testing.assert_allclose(found.hessian, second + strength[:, None, None] * np.eye(6), rtol=1e-12)
-    assert np.all(np.linalg.eigvalsh(found.hessian) > 0)
+@pytest.mark.parametrize(("count", "share"), [(2000, DAMPING), (300, 6 / 300), (4, 6 / 4)])
+def test_the_hessian_is_damped_as_the_number_of_samples_asks_and_not_as_the_fit_does(
+    count: int, share: float, centred: bool
+) -> None:
+    x = inputs(count, 6, 2, correlation=0.5) + np.float32(2)
+    weight = normal(2, 3, 6)
+    second = moments_of(x, outputs(x, weight)).all(centred=centred).second
+    strength = share * diagonal(second).mean(axis=1)
+    for noise in (0.0, 3.0):
+        found = fit(weight, moments_of(x, noisy(x, weight, noise)), centred=centred)
+        np.testing.assert_allclose(found.hessian, second + strength[:, None, None] * np.eye(6), rtol=1e-12)
+        assert np.all(np.linalg.eigvalsh(found.hessian) > 0)
 
 
 @pytest.mark.parametrize("exact_input", [True, False])
