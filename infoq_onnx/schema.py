@@ -411,8 +411,16 @@ class DemoRow:
 T = TypeVar("T")
 
 
-def to_json(value: Any) -> str:
-    """Serialise a dataclass as JSON: sorted keys, one-space indent, a final newline; the same value, the same bytes."""
+def to_json(value: Any, *, compact: bool = False) -> str:
+    """Serialise a dataclass as JSON with sorted keys: the same value, the same bytes.
+
+    Parameters
+    ----------
+    value : an instance of a dataclass
+    compact : no white space, instead of one-space indent and a final newline
+    """
+    if compact:
+        return json.dumps(dataclasses.asdict(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return json.dumps(dataclasses.asdict(value), sort_keys=True, indent=1, allow_nan=False) + "\n"
 
 

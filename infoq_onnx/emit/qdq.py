@@ -2,8 +2,9 @@
 
 It has the quantizers of the simulation, in the same places. What differs is how things are held:
 
-- weights are int8 codes and biases int32 codes, each behind a per-channel DequantizeLinear; how the weight codes lie
-  in the file is up to `emit.storage`;
+- weights are int8 codes behind a per-channel DequantizeLinear; how the codes lie in the file is up to `emit.storage`;
+- biases of convolutions are float values on the grid of the int32 that integer kernels add, those of Gemm such codes
+  behind a DequantizeLinear;
 - a Relu or Clip in front of a quantizer that clips at the same values is left out, since onnxruntime keeps the
   convolution in front of a standing Clip in float.
 
@@ -67,7 +68,7 @@ def qdq_model(
     _drop_redundant_clips(model, graph, placement, quantizers)
     _store_codes(model, network, codes, weight_bits, storage)
     for node in model.graph.node:
-        if node.op_type in _QUANTIZER and node.name == node.output[0]:
+        if (node.op_type in _QUANTIZER or node.domain == DOMAIN) and node.name == node.output[0]:
             # says nothing that the output does not say, a hundred times in a small file
             node.name = ""
     # the bounds of dropped Clips, among others: onnxruntime warns of what nothing reads
@@ -108,15 +109,17 @@ def _store_codes(
             values = _dequantized(str(layer.weight), [stored.output, scales, *zeros], axis)
             nodes.append(values)
             constants = {layer.weight: values.output[0]}
-            if held.bias is not None:
+            if held.bias is not None and node.op_type not in CONVOLUTIONS:
                 # in units of the products: their scales are made when the model is loaded, and take no room in the file
                 bias = _constant(model, f"{layer.bias}/codes", held.bias)
                 units = helper.make_node("Mul", [scales, writer[node.input[0]].input[1]], [f"{layer.bias}/scales"])
                 values = _dequantized(str(layer.bias), [bias, units.output[0]], 0)
                 nodes += [units, values]
                 constants[layer.bias] = values.output[0]
-            elif layer.bias is not None and held.float_bias is not None:
-                floats[layer.bias] = held.float_bias
+            elif layer.bias is not None and (values_added := held.bias_values()) is not None:
+                # on the grid of its int32: onnxruntime finds these codes itself where it makes a convolution an integer
+                # kernel. A Gemm with a float bias would stay in float
+                floats[layer.bias] = values_added
             for index, tensor in enumerate(node.input):
                 if tensor in constants:
                     node.input[index] = constants[tensor]
@@ -142,7 +145,7 @@ def _zeros(held: LayerCodes) -> npt.NDArray[np.int8]:
 
 def _dequantized(name: str, inputs: list[str], axis: int) -> onnx.NodeProto:
     # no name of its own: those of 2 nodes a layer are a good part of a small file
-    return helper.make_node("DequantizeLinear", inputs, [f"{name}/dequantized"], axis=axis)
+    return helper.make_node("DequantizeLinear", inputs, [f"{name}/values"], axis=axis)
 
 
 def _drop_redundant_clips(model: onnx.ModelProto, graph: Graph, placement: Placement, quantizers: Quantizers) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 from infoq_onnx.data import preprocess
@@ -18,6 +20,7 @@ from infoq_onnx.emit.verify import verify
 from infoq_onnx.evaluation import PREPROCESSING_KEY
 from infoq_onnx.files import replacing, write_text
 from infoq_onnx.inputs import PreparedModel
+from infoq_onnx.quantize.levels import SHIFTED_BITS
 from infoq_onnx.quantize.table import GridTable
 from infoq_onnx.schema import Allocation, Preprocessing, Verification, to_json
 from infoq_onnx.simulate.simulation import LayerCodes, layer_codes, simulation
@@ -42,8 +45,8 @@ class Emission:
         metadata = {
             "infoq_onnx.version": importlib.metadata.version("infoq-onnx"),
             "infoq_onnx.budget": self.label,
-            "infoq_onnx.allocation": to_json(allocation),
-            PREPROCESSING_KEY: to_json(self.preprocessing or preprocess.AS_IS),
+            "infoq_onnx.allocation": to_json(allocation, compact=True),
+            PREPROCESSING_KEY: to_json(self.preprocessing or preprocess.AS_IS, compact=True),
         }
         prepared, bits = self.prepared, (allocation.weight_bits, allocation.activation_bits)
         if self.format == "qonnx":
@@ -57,9 +60,14 @@ class Emission:
         return simulation(*network, self.table, allocation.weight_bits, allocation.activation_bits, codes=codes)
 
     def overhead(self, allocation: Allocation) -> float:
-        """Bytes of an allocation's file that are not weights. Which codes the weights have makes no difference."""
+        """Bytes of an allocation's file that are not weights, at most. Of the codes only the origins take room."""
         bits = (allocation.weight_bits, allocation.activation_bits)
         codes = layer_codes(self.prepared.graph, self.prepared.network, self.table, *bits)
+        if allocation.rounding == "gptq":
+            for name, held in codes.items():
+                if (width := bits[0][name]) <= SHIFTED_BITS:
+                    # codes beyond the usual ones, as channels with levels of their own have them
+                    codes[name] = dataclasses.replace(held, weight=np.full_like(held.weight, (1 << width) - 1))
         return float(self.model(allocation, codes).ByteSize()) - allocation.costs.weight_bytes
 
     def write(

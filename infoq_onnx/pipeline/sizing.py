@@ -21,9 +21,9 @@ class Decide(Protocol):
 def within_file(emission: Emission, bounds: tuple[Bound, ...], bits: Sequence[int], decide: Decide) -> Allocation:
     """Decide so that absolute bounds on the size hold for the file.
 
-    Names, scales and biases take the same room whatever the bits, but for the functions that unpack each width and for
-    the allocation in the metadata. So the room is measured and the program solved again until it was enough. Where it
-    never is, fewer widths, and so fewer functions, may do.
+    Names, scales and biases take the same room whatever the bits, but for the functions that unpack each width, the
+    origins of levels at few bits, and the allocation in the metadata. So the room is measured and the program solved
+    again until it was enough. Where it never is, fewer widths, and so fewer functions, may do.
 
     Parameters
     ----------

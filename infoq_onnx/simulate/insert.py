@@ -69,16 +69,16 @@ def insert_quantizers(graph: Graph, network: Network, placement: Placement, quan
         direct = tensor in placement.direct
         if direct:
             builder.add(tensor, tensor, f"{tensor}/group", quantizers.groups[tensor])
-            seen_as[tensor] = f"{tensor}/group/dequantized"
+            seen_as[tensor] = f"{tensor}/group/values"
         else:
             root = placement.root(tensor)
             builder.add(tensor, tensor, f"{tensor}/storage", quantizers.storage[root], shared=f"{root}/storage")
-            seen_as[tensor] = f"{tensor}/storage/dequantized"
+            seen_as[tensor] = f"{tensor}/storage/values"
     group_seen_as = {name: seen_as[name] for name in quantizers.groups}
     for name, quantizer in quantizers.groups.items():
         if name not in placement.direct and quantizer.bits < BASELINE_BITS:
             builder.add(name, seen_as[name], f"{name}/group", quantizer)
-            group_seen_as[name] = f"{name}/group/dequantized"
+            group_seen_as[name] = f"{name}/group/values"
 
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
@@ -125,7 +125,7 @@ def quantize_group(model: onnx.ModelProto, network: Network, group: str) -> None
         if node.name in readers:
             for index, tensor in enumerate(node.input):
                 if tensor == group:
-                    node.input[index] = f"{group}/group/dequantized"
+                    node.input[index] = f"{group}/group/values"
     written = next((i + 1 for i, node in enumerate(nodes) if group in node.output), 0)
     nodes[written:written] = builder.nodes_of[group]
     replace_nodes(model.graph, nodes)
@@ -158,7 +158,7 @@ class _Builder:
             largest = self._constant(f"{constants}/largest" if clip else f"quantizer/{top}", np.uint8(top))
             nodes.append(_node("Clip", [codes, smallest, largest], f"{prefix}/clipped"))
             codes = f"{prefix}/clipped"
-        nodes.append(_node("DequantizeLinear", [codes, scale, zero_point], f"{prefix}/dequantized"))
+        nodes.append(_node("DequantizeLinear", [codes, scale, zero_point], f"{prefix}/values"))
 
     def _constant(self, name: str, value: np.generic) -> str:
         self.initializers[name] = numpy_helper.from_array(np.asarray(value), name)

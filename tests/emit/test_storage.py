@@ -146,14 +146,13 @@ def test_operator_sets(bits: int, opset: int, shifted: bool) -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 8, 9, 63, 64, 65, 1000])
 @pytest.mark.parametrize("bits", BELOW_8)
 def test_bytes_are_those_of_the_bits(bits: int, size: int) -> None:
-    """Each plane is rounded up to whole bytes, and nothing is stored beside them but the shape."""
+    """Each plane is rounded up to whole bytes, and nothing is stored beside them."""
     stored = packed("w", codes_of(bits, size), bits, 0, 17)
-    planes, shape = stored.initializers[:-1], stored.initializers[-1]
+    planes = stored.initializers
     assert [len(plane.raw_data) for plane in planes] == [math.ceil(size * width / 8) for width in plane_widths(bits)]
-    assert len(shape.raw_data) == 8
-    assert stored.bytes == sum(math.ceil(size * width / 8) for width in plane_widths(bits)) + 8
+    assert stored.bytes == sum(math.ceil(size * width / 8) for width in plane_widths(bits))
     if size % 8 == 0:
-        assert stored.bytes == size * bits // 8 + 8
+        assert stored.bytes == size * bits // 8
     # raw data, not one varint for every byte
     assert all(not plane.int32_data for plane in planes)
 

@@ -37,14 +37,18 @@ def done(case: Case, path: Path, **options: Any) -> Any:
     return allocate(case.analysis, **{"output": path, "rounding": "nearest", "criterion": "kl", **options})
 
 
-def test_a_size_bounds_the_file(residual: Case, tmp_path: Path) -> None:
-    largest = done(residual, tmp_path / "8.onnx", uniform_bits=(8, 8)).file_bytes
-    smallest = done(residual, tmp_path / "2.onnx", uniform_bits=(2, 8)).file_bytes
+@pytest.mark.parametrize("rounding", ["nearest", "gptq"])
+def test_a_size_bounds_the_file(residual: Case, rounding: str, tmp_path: Path) -> None:
+    largest = done(residual, tmp_path / "8.onnx", uniform_bits=(8, 8), rounding=rounding).file_bytes
+    smallest = done(residual, tmp_path / "2.onnx", uniform_bits=(2, 8), rounding=rounding).file_bytes
     assert smallest < largest
     used = []
     for share in (0.9, 0.5, 0.2):
         limit = int(smallest + share * (largest - smallest)) + 600
-        found = done(residual, tmp_path / "m.onnx", bounds={"size": f"{limit}B"}, weight_only=True)
+        options = {"bounds": {"size": f"{limit}B"}, "weight_only": True, "rounding": rounding}
+        found = done(residual, tmp_path / "m.onnx", **options)
+        # the room is that of the codes that were written, and not of nearest ones
+        assert limit - found.file_bytes < 0.1 * limit
         assert found.file_bytes == (tmp_path / "m.onnx").stat().st_size <= limit
         assert found.allocation.bounds[0].limit == limit
         assert found.allocation.costs.weight_bytes + found.allocation.bounds[0].overhead <= limit

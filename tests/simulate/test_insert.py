@@ -71,7 +71,7 @@ def test_every_reader_of_a_quantized_tensor_reads_it_quantized(name: str) -> Non
         assert quantized.isdisjoint(node.input)
         if node.name in layers:
             for group in layers[node.name].groups:
-                assert f"{group}/group/dequantized" in node.input
+                assert f"{group}/group/values" in node.input
     assert set(quantizers.groups) == {group.name for group in of.network.groups}
 
 
@@ -86,10 +86,10 @@ def test_a_shortcut_keeps_8_bits_where_the_layers_see_fewer() -> None:
     of = small("residual")
     model, _ = inserted(of, of.uniform(8, 2))
     nodes = {node.name: node for node in model.graph.node}
-    assert nodes["a1"].input[0] == "stem_relu_out/group/dequantized"
-    assert "stem_relu_out/storage/dequantized" in nodes["a_add"].input
+    assert nodes["a1"].input[0] == "stem_relu_out/group/values"
+    assert "stem_relu_out/storage/values" in nodes["a_add"].input
     # the low-bit form is made of the stored one, as the integer model has nothing else
-    assert nodes["stem_relu_out/group/codes"].input[0] == "stem_relu_out/storage/dequantized"
+    assert nodes["stem_relu_out/group/codes"].input[0] == "stem_relu_out/storage/values"
 
 
 @pytest.mark.parametrize("name", ["residual", "attention", "mlp"])
@@ -110,7 +110,7 @@ def test_one_group_alone_with_a_grid_that_is_fed(name: str) -> None:
             names.zero_point: np.array(grid.zero_point, np.uint8),
             names.largest: np.array(7, np.uint8),
         }
-        end = f"{group.name}/group/dequantized"
+        end = f"{group.name}/group/values"
         (found,) = run(expose(model, [end]), feeds, [end])
         expected = dequantize_activation(quantize_activation(plain[group.name], grid), grid)
         np.testing.assert_array_equal(found, expected)

@@ -47,12 +47,11 @@ def packed(name: str, codes: npt.NDArray[np.int8], bits: int, axis: int, opset: 
     held = narrow(codes, bits, axis)
     planes = pack(held.fields, bits)
     constants = [numpy_helper.from_array(plane, f"{name}/plane_{index}") for index, plane in enumerate(planes)]
-    constants.append(numpy_helper.from_array(np.array(codes.shape, dtype=np.int64), f"{name}/shape"))
     if held.origins is not None:
         constants.append(numpy_helper.from_array(held.origins, f"{name}/origins"))
     function = unpack_function(bits, opset, shifted=held.origins is not None)
     inputs = [constant.name for constant in constants]
-    node = helper.make_node(function.name, inputs, [output], name=output, domain=DOMAIN)
+    node = helper.make_node(function.name, inputs, [output], name=output, domain=DOMAIN, shape=list(codes.shape))
     return Stored(output, tuple(constants), node, function)
 
 
@@ -73,7 +72,7 @@ def pack(fields: npt.NDArray[np.int8], bits: int) -> list[npt.NDArray[np.uint8]]
 
 
 def unpack_function(bits: int, opset: int, *, shifted: bool = False) -> onnx.FunctionProto:
-    """Build the local function `Unpack{bits}`: planes and shape in, int8 codes out.
+    """Build the local function `Unpack{bits}`: planes in, int8 codes out, in the shape that is its attribute.
 
     If `shifted`, it is `Unpack{bits}Shifted`, which has origins for another input.
 
@@ -89,6 +88,10 @@ def unpack_function(bits: int, opset: int, *, shifted: bool = False) -> onnx.Fun
         nodes.append(helper.make_node(op_type, inputs, [output], **attributes))
         return output
 
+    # an attribute takes a few bytes of the file, an initializer a hundred
+    given = helper.make_node("Constant", [], ["shape"])
+    given.attribute.append(onnx.AttributeProto(name="value_ints", ref_attr_name="shape", type=onnx.AttributeProto.INTS))
+    nodes.append(given)
     widths = plane_widths(bits)
     planes = [f"plane_{index}" for index in range(len(widths))]
     flat = constant("flat", np.array([-1]))
@@ -114,11 +117,12 @@ def unpack_function(bits: int, opset: int, *, shifted: bool = False) -> onnx.Fun
     half = constant("half", np.array(1 << (bits - 1), dtype=np.int32))
     signed = node("Sub", [total, half], "signed")
     shaped = node("Reshape", [signed, "shape"], "shaped")
-    inputs = [*planes, "shape"]
+    inputs = list(planes)
     if shifted:
         nodes.extend(shift_nodes(shaped, "origins", "codes"))
         inputs.append("origins")
     else:
         node("Cast", [shaped], "codes", to=onnx.TensorProto.INT8)
     name = f"Unpack{bits}Shifted" if shifted else f"Unpack{bits}"
-    return helper.make_function(DOMAIN, name, inputs, ["codes"], nodes, [helper.make_opsetid("", opset)])
+    imports = [helper.make_opsetid("", opset)]
+    return helper.make_function(DOMAIN, name, inputs, ["codes"], nodes, imports, attributes=["shape"])
