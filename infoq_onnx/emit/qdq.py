@@ -25,8 +25,9 @@ from infoq_onnx.graph.editing import add_metadata, opset_of, replace_nodes, stam
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.operators import CONVOLUTIONS, clip_bounds
 from infoq_onnx.graph.passes.remove_dead import remove_dead
+from infoq_onnx.quantize.grid import clips_alike
 from infoq_onnx.quantize.table import GridTable
-from infoq_onnx.schema import Network, Quantizer
+from infoq_onnx.schema import Network
 from infoq_onnx.simulate.calibrate import quantizers_of
 from infoq_onnx.simulate.insert import Quantizers, insert_quantizers
 from infoq_onnx.simulate.placement import Placement
@@ -163,9 +164,3 @@ def _drop_redundant_clips(model: onnx.ModelProto, graph: Graph, placement: Place
             if tensor in dropped:
                 node.input[index] = dropped[tensor]
     replace_nodes(model.graph, [node for node in model.graph.node if node.output[0] not in dropped])
-
-
-def clips_alike(quantizer: Quantizer, low: float, high: float) -> bool:
-    """Whether quantizing gives the same codes with and without a Clip to [low, high] in front, low being 0."""
-    last = (1 << quantizer.bits) - 1
-    return quantizer.zero_point == 0 and low == 0.0 and round(min(high / quantizer.scale, 2.0 * last)) >= last

@@ -87,3 +87,9 @@ def quantize_activation(values: FloatArray, quantizer: Quantizer) -> npt.NDArray
 def dequantize_activation(codes: npt.NDArray[np.uint8], quantizer: Quantizer) -> npt.NDArray[np.float32]:
     """Values of activation codes."""
     return (codes.astype(np.float32) - np.float32(quantizer.zero_point)) * np.float32(quantizer.scale)
+
+
+def clips_alike(quantizer: Quantizer, low: float, high: float) -> bool:
+    """Whether quantizing gives the same codes with and without a Clip to [low, high] in front, low being 0."""
+    last = (1 << quantizer.bits) - 1
+    return quantizer.zero_point == 0 and low == 0.0 and round(min(high / quantizer.scale, 2.0 * last)) >= last

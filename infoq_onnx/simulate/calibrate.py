@@ -9,7 +9,9 @@ import numpy as np
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.graph.editing import expose
 from infoq_onnx.graph.graph import Graph
+from infoq_onnx.graph.operators import clip_bounds
 from infoq_onnx.graph.session import open_session
+from infoq_onnx.quantize.grid import clips_alike
 from infoq_onnx.quantize.ranges import Histogram, activation_quantizer
 from infoq_onnx.quantize.table import GridTable
 from infoq_onnx.quantize.weights import weight_scales
@@ -50,6 +52,11 @@ def calibrate(
     for group in groups:
         if placement.root(group) == group and is_stretched(histograms[group], grids[group][BASELINE_BITS]):
             grids[group] = least_harm(graph, network, group, grids[group], histograms[group], dataset)
+    # from the last Concat to the first, so that one that feeds another gets its grid before it hands it on
+    for tensor, whole in reversed(placement.joined.items()):
+        grid = grids[whole][BASELINE_BITS]
+        if tensor not in placement.absorbed or clips_alike(grid, *clip_bounds(graph, graph.producer[tensor])):
+            grids[tensor][BASELINE_BITS] = grid
     for group in groups:
         # an inherited tensor has its root's grid at 8 bits, so that nothing is rounded twice
         grids[group][BASELINE_BITS] = grids[placement.root(group)][BASELINE_BITS]

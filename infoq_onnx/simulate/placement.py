@@ -15,7 +15,8 @@ c. the output of every operator with an integer kernel whose inputs are all quan
 What the first output does not depend on, as an auxiliary head, gets none.
 
 An operator that only moves values (Reshape, MaxPool, Slice …) keeps the grid of its input: its output *inherits* the
-input's quantizer and nothing is rounded twice.
+input's quantizer and nothing is rounded twice. What nothing but a Concat reads is *joined*: it takes the 8-bit grid of
+the whole, so that the Concat copies bytes.
 
 Where the layers of a group are the only readers of their tensor, the group quantizer takes the storage quantizer's
 place (the group is *direct*). Elsewhere, as where a shortcut reads the same tensor, the tensor is stored at 8 bits and
@@ -67,6 +68,8 @@ class Placement:
     """Groups whose quantizer replaces the storage quantizer of their tensor."""
     absorbed: dict[str, str]
     """Output of a Relu or Clip behind which a quantizer stands → the tensor in front of it."""
+    joined: dict[str, str]
+    """Storage tensor that nothing but a Concat reads → the Concat's output, in topological order."""
 
     def root(self, tensor: str) -> str:
         """Return the storage tensor whose 8-bit quantizer `tensor` has."""
@@ -122,7 +125,14 @@ def place(graph: Graph, network: Network) -> Placement:
         )
 
     direct = frozenset(name for name in groups if is_direct(name))
-    return Placement(tuple(storage), inherited, direct, absorbed)
+    joined = {
+        name: node.output[0]
+        for node in graph.nodes
+        if node.op_type == "Concat" and node.output[0] in stored
+        for name in node.input
+        if name in stored and name not in groups and value_readers(graph, name) == [node]
+    }
+    return Placement(tuple(storage), inherited, direct, absorbed, joined)
 
 
 def _is_float(graph: Graph, tensor: str) -> bool:

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from infoq_onnx.emit.qdq import clips_alike, qdq_model
+from infoq_onnx.emit.qdq import qdq_model
 from infoq_onnx.emit.storage import STORAGES
 from infoq_onnx.graph.session import open_session
-from infoq_onnx.quantize.grid import quantize_activation
+from infoq_onnx.quantize.grid import clips_alike, quantize_activation
 from infoq_onnx.quantize.table import GridTable
 from infoq_onnx.schema import BITS, Quantizer
 from infoq_onnx.simulate.batching import batch_size, logits_of

@@ -13,7 +13,7 @@ from infoq_onnx.schema import BITS
 from infoq_onnx.simulate import batching
 from infoq_onnx.simulate.calibrate import calibrate, observe, quantizers_of
 from tests.networks import SMALL, Builder, residual_convnet
-from tests.prepared import Ready, dataset_of, images, searched, small
+from tests.prepared import Ready, dataset_of, images, ready, searched, small
 
 
 def everything(of: Ready) -> dict[str, np.ndarray]:
@@ -42,6 +42,42 @@ def test_histograms_are_those_of_all_values(name: str, monkeypatch: pytest.Monke
         expected, _ = np.histogram(seen, bins=BINS, range=(found[tensor].low, found[tensor].high))
         shifted = np.abs(np.cumsum(found[tensor].counts) - np.cumsum(expected)).max()
         assert shifted <= max(2, 1e-3 * seen.size)
+
+
+def test_what_is_joined_has_the_grid_of_the_whole() -> None:
+    of = small("concat")
+    whole = of.table.activations["concat_out"][8]
+    for tensor in ("expand1_relu_out", "expand3_relu_out"):
+        assert of.table.activations[tensor] == {8: whole}
+
+
+def test_grids_are_handed_from_one_concat_to_the_next() -> None:
+    b = Builder()
+    inner = b.op("Concat", [b.conv("x", "one", 3, 4), b.conv("x", "two", 3, 4)], "inner", axis=1)
+    outer = b.op("Concat", [inner, b.conv("x", "three", 3, 8)], "outer", axis=1)
+    of = ready(
+        b.model(b.classifier(b.relu(b.conv(outer, "four", 16, 4), "relu"), 4, 3), (3, 8, 8), (3,)),
+        images((3, 8, 8), 16),
+    )
+    whole = of.table.activations["outer_out"][8]
+    assert whole.zero_point > 0
+    for tensor in ("one_out", "two_out", "inner_out", "three_out"):
+        assert of.table.activations[tensor][8] == whole
+
+
+def test_an_absorbed_relu_keeps_a_grid_that_clips_as_it_does() -> None:
+    """That of the whole goes below 0, and the Relu would stand, with a float convolution in front of it."""
+    b = Builder()
+    positive = b.relu(b.conv("x", "one", 3, 4), "relu")
+    whole = b.op("Concat", [positive, b.conv("x", "two", 3, 4)], "whole", axis=1)
+    of = ready(
+        b.model(b.classifier(b.relu(b.conv(whole, "three", 8, 4), "last"), 4, 3), (3, 8, 8), (3,)),
+        images((3, 8, 8), 16),
+    )
+    grids = of.table.activations
+    assert set(of.placement.joined) == {"relu_out", "two_out"}
+    assert grids["relu_out"][8].zero_point == 0 < grids["whole_out"][8].zero_point
+    assert grids["two_out"][8] == grids["whole_out"][8]
 
 
 def test_what_fills_up_the_last_batch_is_not_counted() -> None:

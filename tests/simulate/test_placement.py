@@ -206,6 +206,18 @@ def test_c_concat_has_a_grid_of_its_own_and_max_pool_keeps_its_inputs() -> None:
     assert found.root("concat_out") == "concat_out"
 
 
+def test_c_what_nothing_but_a_concat_reads_is_joined() -> None:
+    assert placement_of(concat_net()).joined == {"expand1_relu_out": "concat_out", "expand3_relu_out": "concat_out"}
+    b = Builder()
+    one, two = b.conv("x", "one", 3, 4), b.conv("x", "two", 3, 4)
+    first = b.op("Concat", [one, two], "first", axis=1)
+    third = b.conv(two, "three", 4, 4)
+    second = b.op("Concat", [first, third, third], "second", axis=1)
+    # `two` is read by a layer as well
+    joined = placement_of(classified(b, second, 16)).joined
+    assert joined == {"one_out": "first_out", "first_out": "second_out", "three_out": "second_out"}
+
+
 def test_c_nothing_is_stored_where_one_side_is_float() -> None:
     b = Builder()
     y = b.conv("x", "one", 3, 8)
