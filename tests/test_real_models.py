@@ -34,6 +34,7 @@ def analyses(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
             preprocessing="imagenet",
             samples=200,
             projections=16,
+            trial_rounding="nearest",
             output=folder / f"{name}.infoq",
         )
         for name in EXPORTS

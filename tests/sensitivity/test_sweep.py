@@ -79,10 +79,13 @@ def test_every_unit_at_every_width_in_order(tmp_path: Path) -> None:
 def test_weights_only(tmp_path: Path) -> None:
     """The same trials of weights, but for the observers: those of a whole sweep see activations, too."""
     of = small("residual")
-    whole = by_unit(swept(problem_of(of, bits=(2, 6, 8)), tmp_path / "whole").trials)
+    folders = [tmp_path / "whole", tmp_path / "weights"]
+    for folder in folders:
+        folder.mkdir()
+    whole = by_unit(swept(problem_of(of, bits=(2, 6, 8)), folders[0]).trials)
     problem = problem_of(of, bits=(2, 6, 8))
     problem = dataclasses.replace(problem, settings=dataclasses.replace(problem.settings, weight_only=True))
-    result = swept(problem, tmp_path / "weights")
+    result = swept(problem, folders[1])
     assert len(result.trials) == trial_count(of.network, problem.settings) == 2 * 7
     assert {trial.kind for trial in result.trials} == {"weight"}
     for trial in result.trials:
