@@ -1,8 +1,8 @@
 """Exactly b bits a weight: bit planes in uint8 initializers, put together by standard operators.
 
 A field f (`emit.storage.narrow`) is stored as u = f + 2^(b−1), 0 ≤ u < 2^b, cut into planes of 4, 2 and 1 bits (3 = 2 +
-1, 7 = 4 + 2 + 1 …), so that every plane fills its bytes without a remainder. Byte i of a plane of width w holds the
-fields of the codes i, i + n, i + 2n … for n bytes: unpacking is a broadcast shift, and needs no transposition.
+1, 7 = 4 + 2 + 1 …), so that every plane fills its bytes without a remainder. Byte i of a plane of width w holds its
+part of the fields i, i + n, i + 2n … for n bytes: unpacking is a broadcast shift, and needs no transposition.
 
 onnxruntime inlines the function, folds it when it loads the model, and runs the same integer kernels on the result as
 if the codes had been stored as bytes. Fields are isolated by shifting left and right again, since BitwiseAnd would need
