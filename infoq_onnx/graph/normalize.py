@@ -17,6 +17,7 @@ from infoq_onnx.graph.passes.fold_shapes import fold_shapes
 from infoq_onnx.graph.passes.inline_functions import inline_functions
 from infoq_onnx.graph.passes.name_batch_axis import name_batch_axis
 from infoq_onnx.graph.passes.name_nodes import name_nodes
+from infoq_onnx.graph.passes.patches_to_matmul import patches_to_matmul
 from infoq_onnx.graph.passes.pointwise_head import pointwise_head
 from infoq_onnx.graph.passes.remove_dead import remove_dead
 from infoq_onnx.graph.passes.remove_identity import remove_identity
@@ -39,6 +40,7 @@ SIMPLIFYING_PASSES: tuple[Pass, ...] = (
     canonical_gemm,
     fold_batchnorm,
     pointwise_head,
+    patches_to_matmul,
     unshare_initializers,
 )
 """Run again and again until none of them changes anything: each may open the way for another."""

@@ -1,0 +1,119 @@
+"""A convolution that cuts an image into tokens becomes a product of matrices.
+
+Where windows do not overlap, Conv(x; W, b) followed by moving the channels last is a matrix product: each window of x,
+written as a row, times W reshaped to [Cin·kh·kw, Cout], plus b. Its integer kernel may give float tokens, which an
+integer convolution cannot, and the embedding of a vision transformer needs: every token of every layer is a sum that
+begins with it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import GraphProto, NodeProto, helper
+
+from infoq_onnx.graph.editing import (
+    Dimension,
+    add_initializer,
+    attribute,
+    consumers_of,
+    fresh_name,
+    infer,
+    initializers_of,
+    input_at,
+    output_names,
+    remove_nodes,
+    set_constant,
+    to_array,
+)
+
+Shapes = dict[str, tuple[Dimension, ...]]
+
+
+def patches_to_matmul(model: onnx.ModelProto) -> int:
+    """Rewrite 2-D Conv with kernel = stride and no padding, read only by what makes [N, positions, Cout] of it.
+
+    That is a Transpose to [N, H, W, Cout], or a Reshape or Flatten to [N, Cout, H·W] and a Transpose to [N, H·W, Cout].
+    The MatMul keeps the Conv's name, and the last of the new nodes writes the transposed tensor's name.
+
+    Returns
+    -------
+    int
+        Number of convolutions rewritten.
+    """
+    graph = model.graph
+    candidates = [node for node in graph.node if node.op_type == "Conv" and not node.domain and _tiles(graph, node)]
+    if not candidates:
+        return 0
+    shapes = infer(model).shapes
+    return sum(_rewrite(graph, node, shapes) for node in candidates)
+
+
+def _tiles(graph: GraphProto, conv: NodeProto) -> bool:
+    weight = initializers_of(graph).get(conv.input[1])
+    if weight is None or len(weight.dims) != 4 or attribute(conv, "group", 1) != 1:
+        return False
+    kernel = list(weight.dims[2:])
+    return (
+        attribute(conv, "strides", [1, 1]) == kernel
+        and not any(attribute(conv, "pads", []))
+        and attribute(conv, "auto_pad", b"NOTSET") in (b"NOTSET", b"VALID")
+        and all(step == 1 for step in attribute(conv, "dilations", []))
+    )
+
+
+def _movers(graph: GraphProto, conv: NodeProto, shapes: Shapes) -> list[NodeProto]:
+    """Return the nodes between a convolution and its channels-last result; none where it has no such result."""
+    consumers, outputs = consumers_of(graph), output_names(graph)
+    movers: list[NodeProto] = []
+    tensor = conv.output[0]
+    while len(movers) < 2 and tensor not in outputs and len(consumers.get(tensor, [])) == 1:
+        node = consumers[tensor][0]
+        if node.input[0] != tensor:
+            break
+        movers.append(node)
+        tensor = node.output[0]
+        if node.op_type == "Transpose":
+            last = [0, 2, 3, 1] if len(movers) == 1 else [0, 2, 1]
+            return movers if attribute(node, "perm", []) == last else []
+        _, channels, *map_ = shapes.get(conv.output[0], (None, None))
+        flat = shapes.get(tensor, ())
+        if node.op_type not in ("Reshape", "Flatten") or len(flat) != 3 or flat[1] != channels:
+            return []
+        if not all(isinstance(size, int) for size in map_) or flat[2] != np.prod([int(size or 0) for size in map_]):
+            return []
+    return []
+
+
+def _rewrite(graph: GraphProto, conv: NodeProto, shapes: Shapes) -> bool:
+    movers = _movers(graph, conv, shapes)
+    weight = to_array(initializers_of(graph)[conv.input[1]])
+    outputs, channels, *kernel = weight.shape
+    source = shapes.get(conv.input[0], ())
+    # a margin that no window covers would have to be cut off first
+    sizes = [(size, extent) for size, extent in zip(source[2:], kernel, strict=False) if isinstance(size, int)]
+    if not movers or len(sizes) != 2 or any(size % extent for size, extent in sizes):
+        return False
+    (rows, height), (columns, width) = ((size // extent, extent) for size, extent in sizes)
+    positions = [rows, columns] if len(movers) == 1 else [rows * columns]
+
+    place, result = list(graph.node).index(conv), movers[-1].output[0]
+    windows, tiles, tokens, product = (
+        fresh_name(graph, f"{conv.name}_{part}") for part in ("windows", "tiles", "tokens", "product")
+    )
+    cut_to = add_initializer(graph, f"{windows}_shape", np.array([0, channels, rows, height, columns, width]))
+    joined_to = add_initializer(graph, f"{tokens}_shape", np.array([0, *positions, channels * height * width]))
+    set_constant(graph, conv, 1, weight.reshape(outputs, -1).T)
+    bias = input_at(conv, 2)
+    nodes = [
+        helper.make_node("Reshape", [conv.input[0], cut_to], [windows], name=windows),
+        helper.make_node("Transpose", [windows], [tiles], name=tiles, perm=[0, 2, 4, 1, 3, 5]),
+        helper.make_node("Reshape", [tiles, joined_to], [tokens], name=tokens),
+        helper.make_node("MatMul", [tokens, conv.input[1]], [product if bias else result], name=conv.name),
+    ]
+    if bias:
+        nodes.append(helper.make_node("Add", [product, bias], [result], name=f"{product}_bias"))
+    remove_nodes(graph, [conv, *movers])
+    for node in reversed(nodes):
+        graph.node.insert(place, node)
+    return True
