@@ -30,7 +30,9 @@ class Case:
     budgets: dict[str, tuple[str, ...]]
     classes: bool = False
     analyze: tuple[str, ...] = ()
-    """Further options of analyze."""
+    """Further options of analyze …"""
+    allocate: tuple[str, ...] = ()
+    """… and of allocate."""
     criteria: tuple[str, ...] = ("infoq", "kl")
 
 
@@ -38,6 +40,8 @@ WEIGHTS = {f"weights {ratio}× smaller": ("--compression", ratio, "--weight-only
 BITOPS = {f"BitOps of {bits}": ("--bitops", f"uniform:{bits}") for bits in ("6/6", "5/5", "4/4")}
 # with 1000 classes and one image of each, InfoQ's scores are noise (docs/benchmarks/low_bit.md): few directions will do
 IMAGENET = ("--bits", "2,3,4,5,6,8", "--projections", "16")
+# rounding gains by more images than the sweep needs (same page)
+ROUNDED_BY = ("--samples", "1000")
 CASES = {
     "cifar10_resnet20": Case(
         "cifar10",
@@ -53,7 +57,7 @@ CASES = {
             "BitOps of 4/4": BITOPS["BitOps of 4/4"],
         },
     ),
-    "mobilenetv2": Case("imagenet", "tf", 500, {**WEIGHTS, **BITOPS}, True, IMAGENET, ("kl",)),
+    "mobilenetv2": Case("imagenet", "tf", 500, {**WEIGHTS, **BITOPS}, True, IMAGENET, ROUNDED_BY, ("kl",)),
     "squeezenet1_1": Case(
         "imagenet",
         "imagenet",
@@ -61,6 +65,7 @@ CASES = {
         {name: WEIGHTS[name] for name in ("weights 8× smaller", "weights 10.66× smaller")},
         True,
         IMAGENET,
+        ROUNDED_BY,
         ("kl",),
     ),
     "vit_tiny": Case(
@@ -70,6 +75,7 @@ CASES = {
         {"uniform 8/8": ("--uniform", "8/8"), "weights 8× smaller": WEIGHTS["weights 8× smaller"]},
         True,
         ("--bits", "3,4,5,6,8", "--projections", "16", "--weight-only"),
+        ROUNDED_BY,
         ("kl",),
     ),
 }
@@ -126,11 +132,11 @@ class Bench:
         return found
 
     def compressed(self, model: str, seed: int, budget: str, *options: str) -> dict[str, Any]:
-        key = " ".join([model, str(CASES[model].samples), str(seed), *CASES[model].budgets[budget], *options])
+        options = (*CASES[model].budgets[budget], *CASES[model].allocate, *options)
+        key = " ".join([model, str(CASES[model].samples), str(seed), *options])
         if key not in self.figures:
             folder = self.analysis(model, seed)
-            options = (*CASES[model].budgets[budget], *options, "-o", "model.onnx", "--json")
-            given, seconds, peak = self.run("allocate", folder, *options)
+            given, seconds, peak = self.run("allocate", folder, *options, "-o", "model.onnx", "--json")
             found = self.evaluation(model, "model.onnx")
             weights = json.loads(given)["costs"]["weight_bytes"]
             self.keep(key, {**found, "seconds": seconds, "peak": peak, "weight_bytes": weights})
@@ -174,7 +180,8 @@ def main() -> None:
             "",
             f"## {model}",
             "",
-            f"{case.samples} calibration images, {arguments.draws} draw{'s' if arguments.draws > 1 else ''}; "
+            f"{case.samples} calibration images, {arguments.draws} draw{'s' if arguments.draws > 1 else ''}"
+            f"{', allocate ' + ' '.join(case.allocate) if case.allocate else ''}; "
             f"{reference['images']} test images. Float: {100 * reference['top1']:.2f} % [{low:.1f}, {high:.1f}].",
             "",
             f"| budget | {' | '.join(criteria)} | weights, bytes | file, bytes | allocate, s | peak, MiB |",

@@ -145,6 +145,7 @@ def calibration_again(
     calib: Path | str | None,
     classes: Path | str | None = None,
     samples: int | None = None,
+    tolerated_percent: int = TOLERATED_PERCENT,
 ) -> Dataset:
     """Load the analysed samples from where they were, or from where the user says they are.
 
@@ -152,7 +153,8 @@ def calibration_again(
     ----------
     found, prepared : the analysis and its model
     calib, classes : where the samples and the file of class names are now; None: where they were
-    samples : how many, any of the set that can be read; None: those of the analysis, which are made sure to be the same
+    samples : how many, any of the set; None: those of the analysis, which are made sure to be the same
+    tolerated_percent : how many of them may be unreadable, and left out
 
     Raises
     ------
@@ -173,11 +175,10 @@ def calibration_again(
         classes=None if names is None else Path(names),
         preprocessing=None if reference.preprocessing == preprocess.AS_IS else reference.preprocessing,
         input_shape=prepared.network.input_shape,
-        samples=reference.requested if samples is None else min(samples, reference.samples),
+        samples=reference.requested if samples is None else samples,
         seed=found.settings.seed,
         n_classes=prepared.network.classes,
-        # any others will do as well as those that cannot be read, and these were few enough for the analysis
-        tolerated_percent=TOLERATED_PERCENT if samples is None else 100,
+        tolerated_percent=tolerated_percent,
     )
     if samples is None and dataset.sha256 != reference.sha256:
         raise AnalysisError(f"{path} holds other samples than the analysis was made with; give those, or analyze again")

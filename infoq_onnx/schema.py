@@ -299,13 +299,17 @@ class Allocation:
     weight_bits: dict[str, int]
     activation_bits: dict[str, int]
     rounding: str
+    """How weights became codes: "nearest", or "gptq" (see `simulate.reconstruct`)."""
     repair: bool
     """Whether each layer made up for the errors of the layers before it."""
-    """How weights became codes: "nearest", or "gptq" (see `simulate.reconstruct`)."""
     costs: Costs
     score: float
     optimal: bool
     """The solver proved that no allocation scores lower within the bounds; False for a uniform one."""
+    samples: int = 0
+    """Images that gptq rounded with …"""
+    samples_sha256: str = ""
+    """… and the hash of their contents; nearest looks at none."""
 
 
 # -------------------------------------------------------------------------------------------------------------- results

@@ -60,6 +60,12 @@ Examples: infoq-onnx allocate --bitops uniform:4/4
     help="With gptq, each layer also makes up for the errors of the layers before it: for every budget anew.",
 )
 @click.option(
+    "--samples",
+    type=click.IntRange(min=1),
+    help="Images that gptq rounds with, any of the calibration set [those of the analysis]. More are better, and cost "
+    "far less here than in analyze.",
+)
+@click.option(
     "--storage",
     type=click.Choice(["packed", "native", "int8"]),
     default="packed",

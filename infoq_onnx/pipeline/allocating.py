@@ -25,6 +25,7 @@ from infoq_onnx.inputs import (
     PreparedModel,
     calibration_again,
     prepare_again,
+    report_skipped,
 )
 from infoq_onnx.pipeline.emitting import Emission
 from infoq_onnx.pipeline.sizing import within_file
@@ -60,6 +61,7 @@ def allocate(
     pins: Sequence[str] = (),
     rounding: str = "gptq",
     repair: bool = True,
+    samples: int | None = None,
     storage: str = "packed",
     file_format: str = "qdq",
     target: str = "any",
@@ -83,6 +85,7 @@ def allocate(
     pins : e.g. "first=8/8", "conv1=4", "last=/8"
     rounding : "nearest", or "gptq", where later weights of a layer make up for the errors of earlier ones
     repair : with gptq, also let each layer make up for the errors of the layers before it
+    samples : how many images gptq rounds with, any of the calibration set; None: those of the analysis
     storage : "packed": every weight in exactly its bits, and an absolute bound on the size holds for the whole file;
         "native": ONNX's narrow integers; "int8": one byte a weight
     file_format : "qdq" for onnxruntime; "qonnx" for FINN and Brevitas, with float weights and no storage to choose
@@ -114,6 +117,8 @@ def allocate(
         raise SettingsError(f"--format {file_format}: choose {' or '.join(FORMATS)}")
     if file_format == "qonnx":
         require_qonnx()
+    if samples is not None and rounding == "nearest":
+        raise SettingsError(f"--samples {samples}: --rounding nearest looks at no images; drop one of the two")
     reporter = reporter or Silent()
 
     def progress(layer: str, done: int, total: int) -> None:
@@ -142,13 +147,17 @@ def allocate(
     prepared = dataclasses.replace(prepared, graph=equalized(prepared.graph, network, table.factors))
 
     @functools.cache
-    def samples() -> Dataset:
-        """All of the analysis: read, and compared with what they were, once and only where they are needed."""
-        return calibration_again(found, prepared, calib, classes)
+    def images() -> Dataset:
+        """Read what weights are rounded with: once, and only where it is needed."""
+        return calibration_again(found, prepared, calib, classes, samples)
 
-    if calib is not None or classes is not None:
-        # where the user says they are now, there may be others
-        samples()
+    if samples is not None or calib is not None or classes is not None:
+        # where the user says they are now, there may be others than those of the analysis
+        images()
+    seen = (found.calibration.samples, found.calibration.sha256)
+    if samples is not None:
+        seen = (len(images()), images().sha256)
+        report_skipped(images(), reporter)
     analysis_sha256 = sha256_of(folder / "analysis.json")
     emission = Emission(prepared, table, storage, label, found.calibration.preprocessing, file_format)
 
@@ -164,6 +173,8 @@ def allocate(
             analysis_sha256=analysis_sha256,
             rounding=rounding,
             repair=rounding == "gptq" and repair,
+            samples=seen[0] if rounding == "gptq" else 0,
+            samples_sha256=seen[1] if rounding == "gptq" else "",
         )
 
     if uniform_bits is None and found.settings.weight_only and not weight_only:
@@ -180,7 +191,9 @@ def allocate(
             "this processor lacks VNNI: 8-bit weights may saturate in onnxruntime's kernels; use --target x86-avx2"
         )
     # what may be missing is missed before weights are rounded
-    dataset = calibration_again(found, prepared, calib, classes, FORMATS[file_format])
+    # any images will do for the check, so those that cannot be read are left out
+    few = min(FORMATS[file_format], found.calibration.samples)
+    dataset = calibration_again(found, prepared, calib, classes, few, tolerated_percent=100)
     if uniform_bits is None and found.settings.trial_rounding != rounding:
         told = reporter.warn if rounding == "nearest" else reporter.note
         told(
@@ -189,11 +202,12 @@ def allocate(
         )
     bits_chosen = (allocation.weight_bits, allocation.activation_bits)
     if rounding == "gptq" and repair:
-        codes = reconstruct(prepared.graph, network, prepared.placement, table, *bits_chosen, samples(), progress)
+        codes = reconstruct(prepared.graph, network, prepared.placement, table, *bits_chosen, images(), progress)
     else:
         rounded = None
         if rounding == "gptq":
-            rounded = _rounded_alone(folder, prepared, found.settings.bits, samples, progress)
+            kept = folder / CODES if samples is None else None
+            rounded = _rounded_alone(kept, prepared, found.settings.bits, images, progress)
         codes = layer_codes(prepared.graph, network, table, *bits_chosen, rounded)
     verification = emission.write(allocation, codes, dataset, path)
     return Compressed(
@@ -209,21 +223,21 @@ def allocate(
 
 
 def _rounded_alone(
-    folder: Path,
+    kept: Path | None,
     prepared: PreparedModel,
     bits: Sequence[int],
-    samples: Callable[[], Dataset],
+    images: Callable[[], Dataset],
     progress: Callable[[str, int, int], None],
 ) -> CodeTable:
-    """Every layer's codes by itself, at every width: from the analysis, or made and kept there for the next budget."""
-    path = folder / CODES
-    if path.exists():
-        return load_codes(path)
-    table = round_alone(prepared.graph, prepared.network, samples(), bits, progress)
-    with contextlib.suppress(OutputError):
-        # a folder that cannot be written only costs time
-        save_codes(table, path)
-        write_checksums(folder, ("analysis.json", "ranges.npz", CODES), CHECKSUMS)
+    """Every layer's codes by itself, at every width: as `kept`, or made, and kept there for the next budget."""
+    if kept is not None and kept.exists():
+        return load_codes(kept)
+    table = round_alone(prepared.graph, prepared.network, images(), bits, progress)
+    if kept is not None:
+        with contextlib.suppress(OutputError):
+            # a folder that cannot be written only costs time
+            save_codes(table, kept)
+            write_checksums(kept.parent, ("analysis.json", "ranges.npz", CODES), CHECKSUMS)
     return table
 
 

@@ -365,6 +365,7 @@ SITUATIONS: dict[str, Callable[[Place], None]] = {
     "a budget and --uniform": nothing,
     "--uniform and a pin": nothing,
     "uniform bits that were not analysed": nothing,
+    "images for rounding that looks at none": nothing,
     "a budget of 0": nothing,
     "a negative budget": nothing,
     "a budget that is no number": nothing,

@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 from infoq_onnx.analyses import CHECKSUMS, CODES, read_analysis
-from infoq_onnx.errors import AnalysisError
+from infoq_onnx.errors import AnalysisError, SettingsError
 from infoq_onnx.graph.ort import run_session
 from infoq_onnx.graph.session import open_session
 from infoq_onnx.inputs import calibration_again, prepare
@@ -301,3 +301,78 @@ def test_allocate_mends_what_was_lost(network: onnx.ModelProto, tmp_path: Path) 
         run_session(open_session(path), feeds)[0] for path in (done.model_path, plain.model_path, model)
     )
     assert spread_of(mended - exact, exact) < spread_of(nearest - exact, exact)
+
+
+# -------------------------------------------------------------------------------------- more images than were analysed
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """An analysis of 32 samples of 64."""
+    folder = tmp_path_factory.mktemp("half")
+    model, calib = saved(mlp(), folder / "mlp.onnx"), data_for(mlp(), folder / "calib.npz", 64)
+    return Case(model, calib, analyze(model, calib, samples=32, output=folder / "mlp.infoq", **QUICK))
+
+
+def sha256_of_samples(case: Case, samples: int | None = None) -> str:
+    return calibration_again(read_analysis(case.analysis), prepare(case.model), None, None, samples).sha256
+
+
+def test_an_allocation_tells_what_it_was_rounded_with(half: Case, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"uniform_bits": (4, 8), "output": tmp_path / "out.onnx"}
+    usual = allocate(half.analysis, **settings).allocation
+    found = read_analysis(half.analysis).calibration
+    assert (usual.samples, usual.samples_sha256) == (32, found.sha256)
+
+    every = allocate(half.analysis, samples=64, **settings).allocation
+    assert (every.samples, every.samples_sha256) == (64, sha256_of_samples(half, 64))
+    assert every.weight_bits == usual.weight_bits
+    beyond = allocate(half.analysis, samples=1000, **settings).allocation
+    assert beyond == every
+
+    few = allocate(half.analysis, samples=16, **settings).allocation
+    assert (few.samples, few.samples_sha256) == (16, sha256_of_samples(half, 16))
+
+    nearest = allocate(half.analysis, rounding="nearest", **settings).allocation
+    assert (nearest.samples, nearest.samples_sha256) == (0, "")
+
+
+@pytest.mark.parametrize("repair", [True, False])
+def test_other_images_give_other_weights(repair: bool, half: Case, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(half.analysis, tmp_path / "copy.infoq"))
+    models = {
+        samples: allocate(
+            folder, uniform_bits=(2, 8), repair=repair, samples=samples, output=tmp_path / "out.onnx"
+        ).model_path.read_bytes()
+        for samples in (64, None, 32)
+    }
+    # 32 of 64 are those of the analysis, as the seed is
+    assert models[32] == models[None] != models[64]
+    # what other images gave is not taken for the analysis'
+    assert (folder / CODES).exists() == (not repair)
+    if not repair:
+        expected = round_alone(
+            prepare(half.model).graph,
+            read_analysis(folder).network,
+            calibration_again(read_analysis(folder), prepare(half.model), None, None),
+            QUICK["bits"],
+            lambda *_: None,
+        )
+        assert_same(load_codes(folder / CODES), expected)
+
+
+def test_images_of_another_set_will_do_where_they_are_asked_for(half: Case, tmp_path: Path) -> None:
+    other = tmp_path / "other.npz"
+    np.savez(other, x=images(prepare(half.model).network.input_shape, 40, seed=5))
+    settings: dict[str, Any] = {"uniform_bits": (4, 8), "calib": other, "output": tmp_path / "out.onnx"}
+    refused(AnalysisError, "other samples", call=lambda: allocate(half.analysis, **settings))
+    assert allocate(half.analysis, samples=40, **settings).allocation.samples == 40
+
+
+def test_rounding_to_nearest_looks_at_no_images(half: Case) -> None:
+    refused(
+        SettingsError,
+        "--samples 40",
+        "--rounding nearest",
+        call=lambda: allocate(half.analysis, uniform_bits=(4, 8), samples=40, rounding="nearest"),
+    )
