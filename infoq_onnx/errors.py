@@ -10,6 +10,7 @@
     ├── InfeasibleBudgetError     no allocation meets the bounds                    (exit code 3)
     ├── VerificationError         the emitted model disagrees with the simulation   (exit code 4)
     ├── OutputError               a result cannot be written
+    ├── WorkerError               processes that run trials die
     └── MissingDependencyError    an optional package or download is not there
 
 The message is one line: what was found, where, and what to do about it. The command line prints it and exits with the
@@ -55,6 +56,10 @@ class VerificationError(InfoQError):
 
 class OutputError(InfoQError):
     """A result cannot be written where it was asked for."""
+
+
+class WorkerError(InfoQError):
+    """The processes that run trials died, again and again."""
 
 
 class MissingDependencyError(InfoQError):

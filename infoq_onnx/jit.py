@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from numba import njit
+from numba import njit, set_num_threads
 from numba.core import config
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -55,3 +55,8 @@ def compiled_parallel(function: F) -> F:
             return kernel(*arguments)
 
     return cast(F, in_turn)
+
+
+def limit_threads(count: int) -> None:
+    """Let the kernels that this thread calls use so many threads at most."""
+    set_num_threads(min(count, config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]

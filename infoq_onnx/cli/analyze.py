@@ -56,6 +56,12 @@ from infoq_onnx.cli.options import BitList, data_options, preprocessing_of
     is_flag=True,
     help="Try weights only, in half the time. Activations can then have 8 bits only, or those of a pin or --uniform.",
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Processes that run trials [one a processor, where there is work for more than some seconds]. The result is "
+    "the same for any number.",
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for the analysis [MODEL.infoq].")
 @click.option("--json", "as_json", is_flag=True, help="Print the analysis as JSON instead of a table.")
 def analyze(model: Path, as_json: bool, **options: Any) -> None:

@@ -12,7 +12,6 @@ import click
 from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     TaskID,
     TextColumn,
@@ -64,7 +63,7 @@ class ConsoleReporter:
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[count]}", markup=False),
             TimeElapsedColumn(),
             TextColumn("ETA"),
             TimeRemainingColumn(),
@@ -73,7 +72,7 @@ class ConsoleReporter:
             disable=not self._live,
         )
         self._tasks: dict[str, TaskID] = {}
-        self._started: dict[str, tuple[float, int]] = {}
+        self._started: dict[str, tuple[float, float]] = {}
         self._last = time.monotonic()
 
     def __enter__(self) -> ConsoleReporter:
@@ -85,18 +84,19 @@ class ConsoleReporter:
     ) -> None:
         self._bar.stop()
 
-    def progress(self, stage: str, detail: str, done: int, total: int) -> None:
+    def progress(self, stage: str, detail: str, done: int, total: int, share: float | None = None) -> None:
         """Show how far a stage is."""
+        behind = done / max(total, 1) if share is None else share
         if stage not in self._tasks:
-            self._tasks[stage] = self._bar.add_task(stage, total=total, completed=done, detail=detail)
-            self._started[stage] = (time.monotonic(), done)
-        self._bar.update(self._tasks[stage], completed=done, total=total, detail=detail)
+            self._tasks[stage] = self._bar.add_task(stage, total=1.0, detail=detail, count="")
+            self._started[stage] = (time.monotonic(), behind)
+        self._bar.update(self._tasks[stage], completed=behind, detail=detail, count=f"{done}/{total}")
         now = time.monotonic()
         if not self._live and (now - self._last >= PLAIN_INTERVAL or done == total):
             self._last = now
             began, first = self._started[stage]
-            rate = (done - first) / (now - began) if now > began else 0.0
-            eta = f", {(total - done) / rate:.0f} s left" if rate > 0 and done < total else ""
+            rate = (behind - first) / (now - began) if now > began else 0.0
+            eta = f", {(1 - behind) / rate:.0f} s left" if rate > 0 and done < total else ""
             remark = f"{detail}{eta}".removeprefix(", ")
             click.echo(f"{stage} {done}/{total}" + (f" ({remark})" if remark else ""), err=True)
 

@@ -73,6 +73,10 @@ class Graph:
         self.output: str = self.outputs[0]
         self._input_shape = _input_shape(model.graph.input[0])
 
+    def __reduce__(self) -> tuple[type[Graph], tuple[onnx.ModelProto]]:
+        """Pickle the model alone: the rest follows from it."""
+        return Graph, (self.model,)
+
     def constant(self, name: str) -> NDArray[Any]:
         """Values of an initializer.
 

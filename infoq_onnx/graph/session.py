@@ -12,6 +12,9 @@ import onnxruntime as ort
 ort.disable_telemetry_events()
 ort.set_default_logger_severity(4)
 
+_threads: int | None = None
+"""Of each session; None for as many as there are processors."""
+
 
 def open_session(
     model: onnx.ModelProto | bytes | Path, *, integer_kernels: bool = True, optimize: bool = True
@@ -43,8 +46,19 @@ def session_options() -> ort.SessionOptions:
     """Make the options that all sessions have."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    if allowed != os.cpu_count():
+    threads = _threads or processors()
+    if threads != os.cpu_count():
         # where only some processors may be used (taskset, a container), others' threads would spin
-        options.intra_op_num_threads = allowed or 0
+        options.intra_op_num_threads = threads
     return options
+
+
+def processors() -> int:
+    """Count the processors that this process may use."""
+    return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) or 1
+
+
+def limit_threads(count: int) -> None:
+    """Let the sessions that this process opens from now on use so many threads each."""
+    global _threads
+    _threads = count

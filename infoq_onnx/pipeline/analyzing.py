@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import os
@@ -47,8 +48,9 @@ from infoq_onnx.schema import (
 from infoq_onnx.sensitivity.criteria import get_criteria
 from infoq_onnx.sensitivity.journal import locked, open_journal
 from infoq_onnx.sensitivity.observers import candidates
-from infoq_onnx.sensitivity.sweep import Problem, sweep, trial_count
+from infoq_onnx.sensitivity.sweep import sweep, trial_count
 from infoq_onnx.sensitivity.targets import groups, has_classmates
+from infoq_onnx.sensitivity.trials import Problem
 from infoq_onnx.simulate.alone import round_alone
 from infoq_onnx.simulate.batching import batch_size, logits_of
 from infoq_onnx.simulate.calibrate import calibrate
@@ -81,6 +83,7 @@ def analyze(
     equalize: bool = True,
     trial_rounding: Rounding = "gptq",
     weight_only: bool = False,
+    workers: int | None = 1,
     output: Path | str | None = None,
     reporter: Reporter | None = None,
 ) -> Path:
@@ -104,6 +107,8 @@ def analyze(
     equalize : see `simulate.equalize`
     trial_rounding : how the weights of a trial are rounded: "nearest", or "gptq", every layer on its own
     weight_only : try weights only; `allocate` then leaves activations at 8 bits
+    workers : processes that run trials; None starts one a processor where the work is worth it. The result is the same
+        for any number. With more than one, a script has to keep them from running it: `if __name__ == "__main__":`
     output : folder for the analysis; by default `<model>.infoq` in the working folder
     reporter : receives progress
 
@@ -141,12 +146,17 @@ def analyze(
     settings = dataclasses.replace(settings, samples=len(dataset))
     folder = Path(output) if output is not None else Path(f"{prepared.path.stem}.infoq")
     with created(folder), locked(folder):
-        _analyze_into(folder, prepared, dataset, settings, reporter)
+        _analyze_into(folder, prepared, dataset, settings, workers, reporter)
     return folder
 
 
 def _analyze_into(
-    folder: Path, prepared: PreparedModel, dataset: Dataset, settings: SweepSettings, reporter: Reporter
+    folder: Path,
+    prepared: PreparedModel,
+    dataset: Dataset,
+    settings: SweepSettings,
+    workers: int | None,
+    reporter: Reporter,
 ) -> None:
     graph, network = prepared.graph, prepared.network
     logits = logits_of(open_session(graph.model), graph, dataset, batch_size(graph))
@@ -217,7 +227,7 @@ def _analyze_into(
         rounded = _rounded_weights(folder, known, prepared, dataset, settings.bits, reporter)
         files.append(CODES)
     problem = Problem(graph, network, table, dataset, labels, targets, encoded, settings, rounded)
-    result = sweep(problem, journal, lambda unit, n, total: reporter.progress("trials", unit, n, total))
+    result = sweep(problem, journal, functools.partial(reporter.progress, "trials"), workers)
     analysis = Analysis(
         schema=SCHEMA_VERSION,
         versions=versions,

@@ -12,11 +12,12 @@ import dataclasses
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
 from infoq_onnx.errors import AnalysisError, OutputError
+from infoq_onnx.files import write_text
 from infoq_onnx.schema import Trial, from_json
 
 Key = tuple[str, str, int, str]
@@ -26,8 +27,9 @@ Key = tuple[str, str, int, str]
 class Journal:
     """Finished trials of one sweep, by key. Use `open_journal`."""
 
-    def __init__(self, path: Path, trials: dict[Key, Trial]) -> None:
+    def __init__(self, path: Path, head: str, trials: dict[Key, Trial]) -> None:
         self._path = path
+        self._head = head
         self.trials = trials
 
     def add(self, stage: str, trials: Iterable[Trial]) -> None:
@@ -38,18 +40,33 @@ class Journal:
         OutputError
             The disk is full or the folder is gone.
         """
-        trials = list(trials)
-        lines = [json.dumps({"stage": stage, "trial": dataclasses.asdict(trial)}, sort_keys=True) for trial in trials]
+        found: dict[Key, Trial] = {(trial.unit, trial.kind, trial.bits, stage): trial for trial in trials}
         try:
             with self._path.open("a", encoding="utf-8") as file:
-                file.write("".join(line + "\n" for line in lines))
+                file.write("".join(_line(key, trial) for key, trial in found.items()))
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             raise OutputError(
                 f"cannot write {self._path}: {error.strerror}; the trials so far are kept, run analyze again to go on"
             ) from error
-        self.trials.update({(trial.unit, trial.kind, trial.bits, stage): trial for trial in trials})
+        self.trials.update(found)
+
+    def settle(self, order: Sequence[Key]) -> None:
+        """Bring all lines into an order that does not depend on which process finished first.
+
+        Raises
+        ------
+        OutputError
+            The disk is full or the folder is gone.
+        """
+        if list(self.trials) != list(order):
+            self.trials = {key: self.trials[key] for key in order}
+            write_text(self._path, self._head + "".join(_line(key, trial) for key, trial in self.trials.items()))
+
+
+def _line(key: Key, trial: Trial) -> str:
+    return json.dumps({"stage": key[3], "trial": dataclasses.asdict(trial)}, sort_keys=True) + "\n"
 
 
 def open_journal(path: Path, fingerprint: str) -> Journal:
@@ -61,7 +78,7 @@ def open_journal(path: Path, fingerprint: str) -> Journal:
     fingerprint : hash of everything that decides the trials; a journal with another one is started anew
     """
     trials: dict[Key, Trial] = {}
-    head = json.dumps({"fingerprint": fingerprint})
+    head = json.dumps({"fingerprint": fingerprint}) + "\n"
     whole = 0
     if path.exists():
         try:
@@ -69,7 +86,7 @@ def open_journal(path: Path, fingerprint: str) -> Journal:
         except OSError as error:
             raise OutputError(f"cannot read {path}: {error.strerror}; choose another folder with -o") from error
         # what follows the last newline is a torn line, or empty
-        if lines[:-1] and lines[0].decode(errors="replace") == head:
+        if lines[:-1] and lines[0].decode(errors="replace") + "\n" == head:
             whole = len(lines[0]) + 1
             for line in lines[1:-1]:
                 try:
@@ -83,10 +100,10 @@ def open_journal(path: Path, fingerprint: str) -> Journal:
         if whole:
             os.truncate(path, whole)
         else:
-            path.write_text(head + "\n", encoding="utf-8")
+            path.write_text(head, encoding="utf-8")
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror}; choose another folder with -o") from error
-    return Journal(path, trials)
+    return Journal(path, head, trials)
 
 
 @contextlib.contextmanager

@@ -58,7 +58,7 @@ class Listener:
         self.stop_at, self.notes, self.warnings = stop_at, list[str](), list[str]()
         self.stages: dict[str, list[tuple[int, int]]] = {}
 
-    def progress(self, stage: str, detail: str, done: int, total: int) -> None:  # noqa: ARG002
+    def progress(self, stage: str, detail: str, done: int, total: int, share: float | None = None) -> None:  # noqa: ARG002
         if stage == "trials" and self.stop_at is not None and done >= self.stop_at:
             raise KeyboardInterrupt
         self.stages.setdefault(stage, []).append((done, total))

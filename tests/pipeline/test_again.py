@@ -45,7 +45,8 @@ def test_a_run_that_was_stopped_ends_with_the_same_bytes(stop: int, case: Case, 
     assert sorted(path.name for path in folder.iterdir()) == sorted(NAMES)
 
 
-def test_a_killed_process_ends_with_the_same_bytes(case: Case, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_process_ends_with_the_same_bytes(workers: int, case: Case, tmp_path: Path) -> None:
     """Killed for good between two trials, with a torn line and a lock left behind."""
     folder = tmp_path / "a.infoq"
     code = (
@@ -54,9 +55,9 @@ def test_a_killed_process_ends_with_the_same_bytes(case: Case, tmp_path: Path) -
         "class Killer:\n"
         "    def note(self, text): pass\n"
         "    def warn(self, text): pass\n"
-        "    def progress(self, stage, detail, done, total):\n"
+        "    def progress(self, stage, detail, done, total, share=None):\n"
         "        if stage == 'trials' and done >= 5: os.kill(os.getpid(), 9)\n"
-        f"analyze(sys.argv[1], sys.argv[2], output=sys.argv[3], reporter=Killer(), **{QUICK!r})"
+        f"analyze(sys.argv[1], sys.argv[2], output=sys.argv[3], reporter=Killer(), workers={workers}, **{QUICK!r})"
     )
     arguments = [str(case.model), str(case.calib), str(folder)]
     killed = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
@@ -64,14 +65,16 @@ def test_a_killed_process_ends_with_the_same_bytes(case: Case, tmp_path: Path) -
     assert (folder / ".lock").exists()
     with (folder / "journal.jsonl").open("a") as journal:
         journal.write('{"stage": "select", "trial": {"unit": "fc3", "ki')
-    analyze(case.model, case.calib, output=folder, **QUICK)
+    analyze(case.model, case.calib, output=folder, workers=workers, **QUICK)
     assert content(folder, *NAMES) == content(case.analysis, *NAMES)
 
 
 def test_a_second_run_changes_nothing_and_tries_nothing(
     case: Case, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("infoq_onnx.sensitivity.sweep._try", lambda *_: pytest.fail("a finished trial was run again"))
+    monkeypatch.setattr(
+        "infoq_onnx.sensitivity.trials.Bench.trials", lambda *_: pytest.fail("a finished trial was run again")
+    )
     analyze(case.model, case.calib, output=copied, **QUICK)
     assert content(copied, *NAMES) == content(case.analysis, *NAMES)
 
@@ -106,7 +109,7 @@ def test_trials_seen_by_other_candidates_are_not_mixed_in(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A journal may be left by another version of the code."""
-    for module in ("infoq_onnx.pipeline.analyzing", "infoq_onnx.sensitivity.sweep"):
+    for module in ("infoq_onnx.pipeline.analyzing", "infoq_onnx.sensitivity.trials"):
         monkeypatch.setattr(f"{module}.candidates", lambda graph, network: candidates(graph, network)[-1:])
     with pytest.raises(KeyboardInterrupt):
         analyze(case.model, case.calib, output=tmp_path / "a.infoq", reporter=Listener(7), **QUICK)

@@ -197,7 +197,7 @@ def test_damaged_weights_of_a_stopped_run_are_made_anew(damage: str, case: Case,
 def test_a_second_run_changes_nothing_and_rounds_nothing(
     case: Case, rounded: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("infoq_onnx.sensitivity.sweep._try", "infoq_onnx.pipeline.analyzing.round_alone"):
+    for name in ("infoq_onnx.sensitivity.trials.Bench.trials", "infoq_onnx.pipeline.analyzing.round_alone"):
         monkeypatch.setattr(name, lambda *_: pytest.fail("what was finished was done again"))
     analyze(case.model, case.calib, output=copied, **GPTQ)
     assert content(copied, *FILES) == content(rounded, *FILES)
@@ -259,7 +259,7 @@ class Told(Listener):
         super().__init__()
         self.rounding: list[tuple[str, int, int]] = []
 
-    def progress(self, stage: str, detail: str, done: int, total: int) -> None:
+    def progress(self, stage: str, detail: str, done: int, total: int, share: float | None = None) -> None:  # noqa: ARG002
         if stage == "rounding":
             self.rounding.append((detail, done, total))
 

@@ -28,7 +28,8 @@ from infoq_onnx.sensitivity.estimators import (
 from infoq_onnx.sensitivity.journal import open_journal
 from infoq_onnx.sensitivity.observers import candidates
 from infoq_onnx.sensitivity.projection import add_projections, projection_name
-from infoq_onnx.sensitivity.sweep import Problem, SweepResult, sweep
+from infoq_onnx.sensitivity.sweep import SweepResult, sweep
+from infoq_onnx.sensitivity.trials import Problem
 from infoq_onnx.simulate.simulation import set_initializers
 from tests.prepared import Ready
 

@@ -118,7 +118,7 @@ def test_no_folder(path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full to write to")
 def test_a_full_disk() -> None:
-    journal = Journal(Path("/dev/full"), {})
+    journal = Journal(Path("/dev/full"), "", {})
     with pytest.raises(OutputError) as caught:
         journal.add("select", [trial("a")])
     assert is_one_line(caught.value, "/dev/full", "run analyze again")

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,14 +14,15 @@ import pytest
 from onnx import numpy_helper
 from scipy.special import log_softmax
 
+from infoq_onnx.execute.processes import Processes
 from infoq_onnx.quantize.codes import RoundedWeight
 from infoq_onnx.schema import Observer, Trial
-from infoq_onnx.sensitivity import sweep as module
 from infoq_onnx.sensitivity.criteria.infoq import infoq
 from infoq_onnx.sensitivity.criteria.kl import kl
 from infoq_onnx.sensitivity.journal import open_journal
 from infoq_onnx.sensitivity.observers import candidates
-from infoq_onnx.sensitivity.sweep import sweep, trial_count, units
+from infoq_onnx.sensitivity.sweep import sweep, trial_count
+from infoq_onnx.sensitivity.trials import Bench, units
 from tests.networks import Builder, mlp, residual_convnet
 from tests.prepared import images, ready, small
 from tests.sensitivity.by_hand import ByHand, problem_of, swept
@@ -224,7 +226,7 @@ def test_labels_decide_the_drop_of_accuracy(tmp_path: Path) -> None:
 def test_a_finished_journal_is_all_that_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     problem = problem_of(small("mlp"))
     first = swept(problem, tmp_path)
-    monkeypatch.setattr(module, "_try", lambda *_: pytest.fail("a finished trial was run again"))
+    monkeypatch.setattr(Bench, "trials", lambda *_: pytest.fail("a finished trial was run again"))
     assert swept(problem, tmp_path) == first
 
 
@@ -239,7 +241,7 @@ def test_a_sweep_that_was_stopped_goes_on(stop: int, tmp_path: Path) -> None:
 
     calls = 0
 
-    def progress(unit: str, done: int, total: int) -> None:  # noqa: ARG001
+    def progress(unit: str, done: int, total: int, share: float) -> None:  # noqa: ARG001
         nonlocal calls
         calls += 1
         if calls > stop:
@@ -253,12 +255,15 @@ def test_a_sweep_that_was_stopped_goes_on(stop: int, tmp_path: Path) -> None:
 
 def test_progress_counts_trials(tmp_path: Path) -> None:
     problem = problem_of(small("mlp"), bits=(2, 3, 6, 8))
-    seen: list[tuple[str, int, int]] = []
+    seen: list[tuple[str, int, int, float]] = []
     sweep(problem, open_journal(tmp_path / "journal.jsonl", "f"), lambda *call: seen.append(call))
-    done = [count for _, count, _ in seen]
+    done = [count for _, count, _, _ in seen]
+    shares = [share for *_, share in seen]
+    assert shares == sorted(shares)
+    assert (shares[0], shares[-1]) == pytest.approx((0, 1))
     assert done == sorted(done)
     assert (done[0], done[-1]) == (0, 18)
-    assert {total for *_, total in seen} == {18}
+    assert {total for _, _, total, _ in seen} == {18}
     assert seen[-1][0] == "relu2_out"
 
 
@@ -296,3 +301,40 @@ def test_tensors_that_mix_the_images_of_a_batch(tmp_path: Path) -> None:
     result = swept(problem_of(of, bits=(2, 8)), tmp_path)
     assert {tensor for trial in result.trials for tensor in trial.deltas} == {"mean_out", "logits"}
     assert all(trial.kl > 0 for trial in result.trials if trial.unit != "fc")
+
+
+# ------------------------------------------------------------------------------------------------------- many processes
+
+
+@pytest.mark.parametrize("name", ["residual", "attention", "fixed batch"])
+def test_any_number_of_workers_gives_the_same_bytes(name: str, tmp_path: Path) -> None:
+    of = small(name)
+    problem = problem_of(of, bits=(2, 6, 8), rounded=alone(of, (2, 6, 8)))
+    results = []
+    for workers in (1, 2, 3):
+        folder = tmp_path / str(workers)
+        folder.mkdir()
+        journal = open_journal(folder / "journal.jsonl", "f")
+        results.append((sweep(problem, journal, lambda *_: None, workers), (folder / "journal.jsonl").read_bytes()))
+    assert results[0] == results[1] == results[2]
+
+
+def test_processes_are_started_where_there_is_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[int] = []
+
+    def counted(*arguments: Any) -> Processes[Any, Any]:
+        started.append(arguments[2])
+        return Processes(*arguments)
+
+    monkeypatch.setattr("infoq_onnx.sensitivity.sweep.Processes", counted)
+    monkeypatch.setattr("infoq_onnx.sensitivity.sweep.processors", lambda: 2)
+    problem = problem_of(small("mlp"))
+    journal = open_journal(tmp_path / "one.jsonl", "f")
+    alone = sweep(problem, journal, lambda *_: None, None)
+    assert started == []
+    monkeypatch.setattr("infoq_onnx.sensitivity.sweep.WORTH_PROCESSES", 0)
+    assert sweep(problem, open_journal(tmp_path / "two.jsonl", "f"), lambda *_: None, None) == alone
+    assert started == [2]
+    # nothing is left to do
+    assert sweep(problem, open_journal(tmp_path / "two.jsonl", "f"), lambda *_: None, None) == alone
+    assert started == [2]

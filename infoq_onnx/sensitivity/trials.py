@@ -1,0 +1,212 @@
+"""Trials: one unit at low bits, everything else at the baseline, seen from the observers.
+
+The baseline has 8-bit weights, and 8-bit activations are taken to be exact. Rounding every activation to 8 bits changes
+next to nothing in the mean, but it is chaotic: a difference in the last place of one weight flips a code somewhere,
+that flips more behind it, and logits end up half a percent of their spread apart. The scores of 4 to 8 bits would drown
+in that noise, and one network exported twice would get two allocations (docs/methods.md has the figures). What a unit's
+own quantizer does is measured in full.
+
+A trial's samples and directions are the baseline's, so the noise they have in common cancels in the differences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from infoq_onnx import jit
+from infoq_onnx.data.dataset import Dataset
+from infoq_onnx.graph import session
+from infoq_onnx.graph.graph import Graph
+from infoq_onnx.graph.session import open_session
+from infoq_onnx.quantize.codes import CodeTable
+from infoq_onnx.quantize.grid import dequantize_weight, quantize_weight
+from infoq_onnx.quantize.table import GridTable
+from infoq_onnx.schema import BASELINE_BITS, Delta, Kind, Network, SweepSettings, Trial
+from infoq_onnx.sensitivity.estimators import (
+    Estimate,
+    paired_difference,
+    prepare_projections,
+    smi_discrete_from_projections,
+    smi_from_prepared,
+)
+from infoq_onnx.sensitivity.estimators.sliced import directions
+from infoq_onnx.sensitivity.observers import candidates
+from infoq_onnx.sensitivity.projection import add_projections, projection_name
+from infoq_onnx.simulate.batching import batch_size, run_batches
+from infoq_onnx.simulate.divergence import kl_divergence
+from infoq_onnx.simulate.insert import grid_of_group
+from infoq_onnx.simulate.rerun import Rerun, Variant
+from infoq_onnx.simulate.simulation import set_initializers
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What one trial changes: a layer's weights or a group's activations."""
+
+    name: str
+    kind: Kind
+    tensor: str
+    """The weight's initializer, or the group's tensor."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Everything the sweep works on."""
+
+    graph: Graph
+    """The normalised float graph."""
+    network: Network
+    table: GridTable
+    dataset: Dataset
+    labels: npt.NDArray[np.int64]
+    """What top-1 is counted against [N]: true labels, or the float model's predictions in their stead."""
+    targets: npt.NDArray[np.int64]
+    """What SMI(L; Y) asks about [N]: the labels, or groups that stand in for them."""
+    encoded: Array
+    """X_E [N, e]."""
+    settings: SweepSettings
+    rounded: CodeTable
+    """Weights by layer and bits, the baseline's included; a layer that is not in it is rounded to nearest."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one process does at a time: a unit at several bit-widths."""
+
+    unit: Unit
+    bits: tuple[int, ...]
+    seen: tuple[str, ...]
+    """Candidates that look on."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The baseline, seen from every candidate."""
+
+    logits: Array
+    xl: dict[str, Estimate]
+    ly: dict[str, Estimate]
+
+
+def units(network: Network, *, weight_only: bool = False) -> list[Unit]:
+    """List every unit in topological order, weights before activations."""
+    weights = [Unit(layer.name, "weight", layer.weight) for layer in network.layers if layer.weight is not None]
+    if weight_only:
+        return weights
+    return weights + [Unit(group.name, "activation", group.name) for group in network.groups]
+
+
+class Bench:
+    """The baseline network with its observers, ready for trials."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.candidates = candidates(problem.graph, problem.network)
+        self._eye = _Eye(problem)
+        model = onnx.ModelProto()
+        model.CopyFrom(problem.graph.model)
+        for unit in units(problem.network, weight_only=True):
+            set_initializers(model, _variant(problem, unit, BASELINE_BITS))
+        settings = problem.settings
+        self._observed = Graph(
+            add_projections(model, problem.graph, self.candidates, settings.projections, settings.seed)
+        )
+
+    def baseline(self) -> Baseline:
+        """Measure the baseline."""
+        outputs = [self._observed.output, *(projection_name(tensor) for tensor in self.candidates)]
+        opened = open_session(self._observed.model)
+        size = batch_size(self.problem.graph)
+        batches = run_batches(opened, self._observed, outputs, self.problem.dataset, size)
+        logits, *projections = (np.concatenate(column) for column in zip(*(r for _, r in batches), strict=True))
+        named = list(zip(self.candidates, projections, strict=True))
+        return Baseline(
+            logits.reshape(len(logits), -1).astype(np.float64),
+            {tensor: self._eye.xl(values) for tensor, values in named},
+            {tensor: self._eye.ly(values) for tensor, values in named},
+        )
+
+    def trials(self, task: Task, baseline: Baseline) -> list[Trial]:
+        """Run one unit at several bit-widths, observed at those of `seen` that it can reach."""
+        problem, observed, unit = self.problem, self._observed, task.unit
+        reached = observed.descendants([unit.tensor])
+        # a group's own tensor lies in front of its quantizer: it does not change
+        tensors = [tensor for tensor in task.seen if tensor in reached and tensor != unit.tensor]
+        outputs = [observed.output, *(projection_name(tensor) for tensor in tensors)]
+        variants = [_variant(problem, unit, b) for b in task.bits]
+        fed = [name for name in variants[0] if name in observed.initializers]  # the weight, and perhaps the bias
+        rerun = Rerun(observed, problem.network, unit.tensor, outputs, fed)
+        parts = [rerun.run(batch, variants) for batch in problem.dataset.batches(batch_size(problem.graph))]
+        trials = []
+        for index, b in enumerate(task.bits):
+            logits, *projections = (np.concatenate(column) for column in zip(*(p[index] for p in parts), strict=True))
+            deltas = {}
+            for tensor, values in zip(tensors, projections, strict=True):
+                xl = paired_difference(baseline.xl[tensor].per_projection, self._eye.xl(values).per_projection)
+                ly = paired_difference(baseline.ly[tensor].per_projection, self._eye.ly(values).per_projection)
+                deltas[tensor] = Delta(*xl, *ly)
+            scores = logits.reshape(len(logits), -1).astype(np.float64)
+            drop, kl = _harm(baseline.logits, scores, problem.labels)
+            # sorted, as a trial is that comes back from the journal: sums over them must not depend on whence they come
+            trials.append(Trial(unit.name, unit.kind, b, drop, kl, dict(sorted(deltas.items()))))
+        return trials
+
+
+def runner(state: tuple[Problem, Baseline, int]) -> Callable[[Task], list[Trial]]:
+    """Make what runs tasks in a process of its own, of the problem, its baseline, and how many threads it may use."""
+    problem, baseline, threads = state
+    session.limit_threads(threads)
+    jit.limit_threads(threads)
+    bench = Bench(problem)
+    return lambda task: bench.trials(task, baseline)
+
+
+class _Eye:
+    """Estimates SMI(X_E; L) and SMI(L; Y) from projections of L, always with the same samples, directions, jitter."""
+
+    def __init__(self, problem: Problem) -> None:
+        settings = problem.settings
+        self._targets, self._k, self._seed = problem.targets, settings.neighbours, settings.seed
+        entropy = np.random.SeedSequence((settings.seed, 0, 0))
+        matrix = directions(problem.encoded.shape[1], settings.projections, entropy)
+        self._x = prepare_projections(problem.encoded @ matrix, self._seed)
+
+    def xl(self, projections: npt.NDArray[np.float32]) -> Estimate:
+        return smi_from_prepared(self._x, projections.astype(np.float64), self._k, self._seed)
+
+    def ly(self, projections: npt.NDArray[np.float32]) -> Estimate:
+        return smi_discrete_from_projections(projections.astype(np.float64), self._targets, self._k, self._seed)
+
+
+def _harm(baseline: Array, trial: Array, labels: npt.NDArray[np.int64]) -> tuple[float, float]:
+    """Drop of top-1 accuracy, and mean KL(baseline ‖ trial) of the predictive distributions in nats."""
+    before, after = baseline.argmax(axis=1) == labels, trial.argmax(axis=1) == labels
+    return float(before.mean() - after.mean()), float(np.mean(kl_divergence(baseline, trial)))
+
+
+def _variant(problem: Problem, unit: Unit, bits: int) -> Variant:
+    """Values of a unit's initializers at a bit-width."""
+    if unit.kind == "activation":
+        return grid_of_group(unit.name, problem.table.activations[unit.name][bits])
+    layer = next(layer for layer in problem.network.layers if layer.name == unit.name)
+    if layer.weight is None or layer.channel_axis is None:
+        raise ValueError(f"{layer.name} has no weight")
+    rounded = problem.rounded.get(layer.name)
+    if rounded is not None:
+        held = rounded[bits]
+        variant: dict[str, npt.NDArray[np.generic]] = {
+            layer.weight: dequantize_weight(held.codes, held.scales, layer.channel_axis)
+        }
+        if layer.bias is not None and held.bias is not None:
+            variant[layer.bias] = held.bias.astype(np.float32)
+        return variant
+    scales = problem.table.weights[layer.name][bits]
+    codes = quantize_weight(problem.graph.constant(layer.weight), scales, bits, layer.channel_axis)
+    return {layer.weight: dequantize_weight(codes, scales, layer.channel_axis)}

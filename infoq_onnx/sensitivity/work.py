@@ -1,0 +1,26 @@
+"""How much work trials are, in multiply-accumulates: what is left of it tells more than how many trials are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from infoq_onnx.graph.graph import Graph
+from infoq_onnx.schema import Network
+from infoq_onnx.sensitivity.trials import Task
+
+_OVERHEAD = 0.05
+"""What a trial costs whatever its unit, as a share of the network's multiply-accumulates: its estimates, above all."""
+
+
+def work_of(graph: Graph, network: Network, tasks: Sequence[Task]) -> list[float]:
+    """Multiply-accumulates an image of each task.
+
+    The network up to the unit runs once for all its bit-widths, and what is behind it once for each.
+    """
+    total = sum(layer.macs for layer in network.layers)
+    work = []
+    for task in tasks:
+        reached = graph.descendants([task.unit.tensor])
+        behind = sum(layer.macs for layer in network.layers if layer.output in reached)
+        work.append(total - behind + len(task.bits) * (behind + _OVERHEAD * total))
+    return work
