@@ -89,7 +89,7 @@ class Processes(Generic[T, R]):
                 if losses == _LOSSES:
                     raise WorkerError(
                         f"worker processes died {losses} times in a row, perhaps for want of memory; give fewer "
-                        "--workers or less --memory"
+                        "--workers"
                     ) from error
 
     def _open_pool(self) -> ProcessPoolExecutor:

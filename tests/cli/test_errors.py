@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from infoq_onnx.cli import main
 from infoq_onnx.emit import verify
 from infoq_onnx.files import write_checksums
 from tests.cli.process import run_process
+from tests.execute.workers import ends
 from tests.networks import Builder, mlp, residual_convnet
 
 TABLE = Path(__file__).resolve().parents[2] / "docs" / "errors.md"
@@ -229,6 +231,14 @@ def held_lock(place: Place) -> None:
     lock.flush()
 
 
+def killed_workers(place: Place) -> None:
+    place.monkeypatch.setattr("infoq_onnx.execute.processes._begin", ends)
+
+
+def no_temporary_folder(place: Place) -> None:
+    place.monkeypatch.setattr(tempfile, "tempdir", str(place.folder / "none"))
+
+
 def no_analysis(place: Place) -> None:
     shutil.rmtree(place.folder / "model.infoq")
 
@@ -349,6 +359,8 @@ SITUATIONS: dict[str, Callable[[Place], None]] = {
     "--calib is missing": nothing,
     "a command that does not exist": nothing,
     "the folder cannot be made": nothing,
+    "processes that run trials are killed": killed_workers,
+    "no room for what processes share": no_temporary_folder,
     "the folder is in use": held_lock,
     "none in this folder": no_analysis,
     "none in the folder named": empty_folder,
@@ -405,6 +417,9 @@ SHELL = (
 )
 """Situations that are run as a process, too."""
 
+AFTER_WORK = ("processes that run trials are killed", "no room for what processes share")
+"""Situations that are noticed when progress has been told."""
+
 
 @pytest.fixture
 def made(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
@@ -424,7 +439,11 @@ def assert_told(row: Row, exit_code: int, stdout: str, stderr: str) -> None:
     wanted = re.sub("<[a-z]+>", r"\\S+", re.escape(row.message))
     assert stdout == ""
     assert stderr.endswith("\n")
-    assert re.fullmatch(f"error: {wanted}", stderr.removesuffix("\n")), stderr
+    said = stderr.removesuffix("\n")
+    if row.situation in AFTER_WORK:
+        said = said.splitlines()[-1]
+        assert "Traceback" not in stderr
+    assert re.fullmatch(f"error: {wanted}", said), stderr
     assert exit_code == row.exit_code
 
 
@@ -440,7 +459,11 @@ def test_command_fails_as_documented(row: Row, made: Place) -> None:
     result = CliRunner().invoke(main, shlex.split(row.command)[1:], prog_name="infoq-onnx")
     assert isinstance(result.exception, SystemExit), result.exception
     assert_told(row, result.exit_code, result.stdout, result.stderr)
-    assert listing(made.folder) == before
+    after = listing(made.folder)
+    if row.situation in AFTER_WORK:
+        # an unfinished analysis, to go on with
+        after = {name: content for name, content in after.items() if not name.startswith("new.infoq")}
+    assert after == before
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.situation in SHELL], ids=lambda row: row.situation)

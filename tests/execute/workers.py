@@ -50,6 +50,11 @@ def dies(state: State) -> Callable[[int], int]:  # noqa: ARG001
     return work
 
 
+def ends(folder: Path, driver: int) -> None:  # noqa: ARG001
+    """Stands for a process that is killed before it has done anything."""
+    os._exit(1)
+
+
 def fails(state: State) -> Callable[[int], int]:  # noqa: ARG001
     def work(task: int) -> int:
         raise DataError(f"image {task} has changed")
