@@ -55,8 +55,10 @@ def read_analysis(folder: Path | str) -> Analysis:
         raise AnalysisError(f"{path} is damaged ({' '.join(str(error).split())}); run analyze again") from error
     try:
         changed = first_changed(Path(folder), CHECKSUMS)
+    except FileNotFoundError as error:
+        raise AnalysisError(f"{error.filename} is missing; run analyze again") from error
     except (OSError, ValueError) as error:
-        raise AnalysisError(f"{Path(folder) / CHECKSUMS} is missing or damaged; run analyze again") from error
+        raise AnalysisError(f"{Path(folder) / CHECKSUMS} is damaged; run analyze again") from error
     if changed is not None:
         raise AnalysisError(f"{Path(folder) / changed} was changed after it was written; run analyze again")
     return analysis

@@ -17,6 +17,8 @@ The message is one line: what was found, where, and what to do about it. The com
 code; the library raises it. Anything else that escapes is a defect of infoq-onnx.
 """
 
+from collections.abc import Mapping
+
 
 class InfoQError(Exception):
     """Base of every error this package raises on purpose."""
@@ -46,6 +48,12 @@ class InfeasibleBudgetError(InfoQError):
     """No choice of bit-widths meets every bound; the message names the smallest reachable value."""
 
     exit_code = 3
+    reachable: Mapping[str, float]
+    """By metric, the best that each bound that is out of reach could be, what its overhead adds not counted."""
+
+    def __init__(self, message: str, reachable: Mapping[str, float] | None = None) -> None:
+        super().__init__(message)
+        self.reachable = reachable or {}
 
 
 class VerificationError(InfoQError):

@@ -88,9 +88,15 @@ def open_classifier(path: Path) -> Classifier:
         raise ModelError(f"{path}: onnxruntime cannot open a file whose name is not Unicode; rename it") from error
     try:
         session = open_session(path)
+        inputs, outputs = session.get_inputs(), session.get_outputs()
+        _ = [value.name for value in (*inputs, *outputs)]
     except ORT_ERRORS as error:
         raise ModelError(f"{path}: onnxruntime cannot load it ({first_line(error)})") from error
-    inputs, output = session.get_inputs(), session.get_outputs()[0]
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{path} is damaged: a name in it is no text; download or export the model again") from error
+    if not outputs:
+        raise ModelError(f"{path} has no outputs; export the model so that it returns its class scores")
+    output = outputs[0]
     if len(inputs) != 1:
         names = ", ".join(value.name for value in inputs)
         raise ModelError(f"{path} has {len(inputs)} inputs ({names}): only classifiers with one input can be evaluated")

@@ -125,12 +125,14 @@ def prepare_again(found: Analysis, model: Path | str | None) -> PreparedModel:
     """
     path = Path(model) if model is not None else Path(found.model.path)
     if not os.path.exists(path):
-        raise ModelError(f"the analysed model {path} is gone; say where it is with --model")
+        told = "is gone; say where it is with --model" if model is None else "is not there; check --model"
+        raise ModelError(f"the analysed model {path} {told}")
     prepared = prepare(path)
     if prepared.sha256 != found.model.sha256:
         raise AnalysisError(
             f"the analysis is of another model than {path} (SHA-256 {found.model.sha256[:12]}… then, "
-            f"{prepared.sha256[:12]}… now); run analyze on it, or give --model"
+            f"{prepared.sha256[:12]}… now); run analyze on it, or "
+            + ("say where the analysed one is with --model" if model is None else "give another --model")
         )
     if prepared.network != found.network:
         raise AnalysisError(
@@ -167,9 +169,11 @@ def calibration_again(
     path = Path(calib) if calib is not None else Path(reference.path)
     names = classes if classes is not None else reference.classes_path
     if not os.path.exists(path):
-        raise DataError(f"the calibration data {path} is gone; say where it is with --calib")
+        told = "is gone; say where it is with --calib" if calib is None else "is not there; check --calib"
+        raise DataError(f"the calibration data {path} {told}")
     if names is not None and not os.path.exists(names):
-        raise DataError(f"the file of class names {names} is gone; say where it is with --classes")
+        told = "is gone; say where it is with --classes" if classes is None else "is not there; check --classes"
+        raise DataError(f"the file of class names {names} {told}")
     dataset = load_dataset(
         path,
         classes=None if names is None else Path(names),

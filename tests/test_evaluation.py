@@ -278,6 +278,23 @@ def test_files_that_are_no_models(tmp_path: Path) -> None:
         assert is_one_line(caught.value, str(path))
 
 
+def test_a_model_without_outputs(tmp_path: Path) -> None:
+    model = mlp()
+    del model.graph.output[:]
+    onnx.save(model, tmp_path / "none.onnx")
+    with pytest.raises(ModelError, match=r"none\.onnx") as caught:
+        open_classifier(tmp_path / "none.onnx")
+    assert is_one_line(caught.value)
+
+
+@pytest.mark.parametrize("name", [b"Gemm", b"logits", b"transB"])
+def test_names_that_are_no_text(name: bytes, tmp_path: Path) -> None:
+    content = mlp().SerializeToString()
+    (tmp_path / "bytes.onnx").write_bytes(content.replace(name, name[:-1] + b"\xff"))
+    with pytest.raises(ModelError, match=r"bytes\.onnx is damaged: a name in it is no text"):
+        open_classifier(tmp_path / "bytes.onnx")
+
+
 def test_logits_that_are_no_numbers(tmp_path: Path) -> None:
     classifier = open_classifier(saved(with_ends(op_type="Log"), tmp_path / "model.onnx"))
     with pytest.raises(ModelError) as caught:

@@ -88,8 +88,9 @@ def decide(
         The message says what is reachable.
     """
     if not found.scores.get(criterion):
-        usable = ", ".join(name for name, scores in sorted(found.scores.items()) if scores)
-        raise SettingsError(f"--criterion {criterion}: the analysis has scores by {usable or 'none'}")
+        usable = [name for name, scores in sorted(found.scores.items()) if scores]
+        advice = f"; give --criterion {' or '.join(usable)}" if usable else ""
+        raise SettingsError(f"the analysis has no scores by {criterion}{advice}")
     widths = sorted(set(bits)) if bits is not None else list(found.settings.bits)
     if unknown := sorted(set(widths) - set(found.settings.bits)):
         raise SettingsError(

@@ -93,7 +93,7 @@ def build_program(
         A score is not finite.
     """
     if not 0 <= alpha < math.inf:
-        raise SettingsError(f"--alpha {alpha}: the factor on activation scores must be zero or more")
+        raise SettingsError(f"--alpha {alpha}: the factor on activation scores must be zero or more, and finite")
     choices, scores = [], []
     for unit in units(network):
         known = (weight_scores if unit.kind == "weight" else activation_scores).get(unit.name, {})

@@ -125,16 +125,18 @@ def _require_reachable(network: Network, narrowest: Mapping[Unit, int], bounds: 
     of them together: bounds that can be met one by one can be met at once.
     """
     complaints = []
+    best: dict[str, float] = {}
     for bound in bounds:
         reachable = value_of(bound.metric, network, total_of(terms(bound.metric, network), narrowest))
         if not meets(bound, reachable):
             upper = bound.metric != "compression"
             extreme = "smallest" if upper else "largest"
             hint = format_quantity(reachable + bound.overhead, SUFFIXES[bound.metric], up=upper)
+            best[bound.metric] = reachable
             complaints.append(f"{option(bound.metric)} {bound.text} cannot be met: the {extreme} reachable is {hint}")
     if complaints:
         advice = "loosen the budget or drop a pin" if pins.texts else "loosen the budget"
-        raise InfeasibleBudgetError(f"{'; '.join(complaints)} ({_describe(narrowest, pins)}); {advice}")
+        raise InfeasibleBudgetError(f"{'; '.join(complaints)} ({_describe(narrowest, pins)}); {advice}", best)
 
 
 def _describe(narrowest: Mapping[Unit, int], pins: Pins) -> str:

@@ -62,7 +62,7 @@ Examples: infoq-onnx allocate --bitops uniform:4/4
 @click.option(
     "--samples",
     type=click.IntRange(min=1),
-    help="Images that gptq rounds with, any of the calibration set [those of the analysis]. More are better, and cost "
+    help="Images that gptq rounds with, at most, any of the set [those of the analysis]. More are better, and cost "
     "far less here than in analyze.",
 )
 @click.option(

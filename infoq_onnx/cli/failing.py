@@ -28,7 +28,10 @@ class InfoQGroup(click.Group):
         except click.UsageError as error:
             used = (error.ctx or ctx).command_path
             _fail(ctx, f"{error.format_message().rstrip('.')}; see {used} --help", error.exit_code)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemError) as error:
+            # a compiled kernel that is interrupted while it is called ends in a SystemError of that cause
+            if isinstance(error, SystemError) and not isinstance(error.__cause__, KeyboardInterrupt):
+                raise
             goes_on = "; the same command goes on where it was" if ctx.invoked_subcommand == "analyze" else ""
             click.echo(f"stopped{goes_on}", err=True)
             ctx.exit(INTERRUPTED)

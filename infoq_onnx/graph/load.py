@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
 from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper
 
 from infoq_onnx.errors import ModelError
@@ -125,9 +125,24 @@ def _read(path: Path) -> ModelProto:
         raise ModelError(f"{path} is not an ONNX model; give the path of an .onnx file") from error
     if not model.ir_version and not model.opset_import:
         raise ModelError(f"{path} is not an ONNX model; give the path of an .onnx file")
-    if not model.HasField("graph") or not model.opset_import:
+    if not model.HasField("graph"):
         raise ModelError(f"{path} is truncated or damaged: it has no graph; download or export the model again")
+    if not model.opset_import:
+        raise ModelError(f"{path} does not say which operator set it is of; download or export the model again")
+    if not _is_text(model):
+        raise ModelError(f"{path} is damaged: a name in it is no text; download or export the model again")
     return model
+
+
+def _is_text(message: Message) -> bool:
+    """Whether every string in a message is one: protobuf reads bytes that are no UTF-8 all the same."""
+    for field, value in message.ListFields():
+        values = [value] if isinstance(value, str | bytes | Message) else value
+        if field.type == field.TYPE_MESSAGE and not all(map(_is_text, values)):
+            return False
+        if field.type == field.TYPE_STRING and not all(isinstance(text, str) for text in values):
+            return False
+    return True
 
 
 def _check_version(path: Path, model: ModelProto) -> None:

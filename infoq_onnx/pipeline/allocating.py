@@ -210,6 +210,12 @@ def allocate(
             rounded = _rounded_alone(kept, prepared, found.settings.bits, images, progress)
         codes = layer_codes(prepared.graph, network, table, *bits_chosen, rounded)
     verification = emission.write(allocation, codes, dataset, path)
+    for bound in allocation.bounds:
+        if bound.metric == "size" and path.stat().st_size > bound.limit:
+            reporter.warn(
+                f"{path} has {path.stat().st_size:,} bytes: --size {bound.text} bounds the file where weights are "
+                "packed and the bound is absolute, else the weights alone"
+            )
     return Compressed(
         allocation=allocation,
         network=network,

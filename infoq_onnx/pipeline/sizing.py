@@ -10,6 +10,9 @@ from infoq_onnx.errors import InfeasibleBudgetError, InfoQError, SettingsError
 from infoq_onnx.pipeline.emitting import Emission
 from infoq_onnx.schema import BASELINE_BITS, Allocation, Bound
 
+_DIGITS = 32
+"""Bytes that the text of another limit, and its digits, may take more in the file."""
+
 
 class Decide(Protocol):
     """Solves the program."""
@@ -41,11 +44,30 @@ def within_file(emission: Emission, bounds: tuple[Bound, ...], bits: Sequence[in
     if len(others) == len(bounds):
         return decide(bounds)
 
+    def with_room(overhead: float, limit: float | None = None) -> tuple[Bound, ...]:
+        """Bounds that leave room in the file, and are loosened to a limit where one is given."""
+        return tuple(
+            dataclasses.replace(bound, overhead=overhead, limit=bound.limit if limit is None else limit)
+            if _is_absolute(bound)
+            else bound
+            for bound in bounds
+        )
+
+    def smallest(error: InfeasibleBudgetError, widest: int) -> float:
+        """Room that the smallest allocation needs, with what it takes to write down a limit."""
+        allocation = decide(with_room(0, error.reachable["size"]), widest)
+        return emission.overhead(dataclasses.replace(allocation, bounds=with_room(0))) + _DIGITS
+
     def fitted(widest: int) -> Allocation:
         overhead = emission.overhead(decide(others, widest))
         while True:
-            room = {bound: dataclasses.replace(bound, overhead=overhead) for bound in bounds if _is_absolute(bound)}
-            allocation = decide(tuple(room.get(bound, bound) for bound in bounds), widest)
+            try:
+                allocation = decide(with_room(overhead), widest)
+            except InfeasibleBudgetError as error:
+                if error.reachable.keys() != {"size"} or (needed := smallest(error, widest)) <= overhead:
+                    raise
+                overhead = needed
+                continue
             needed = emission.overhead(allocation)
             if needed <= overhead:
                 return allocation

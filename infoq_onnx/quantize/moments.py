@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from infoq_onnx.errors import ModelError
+
 Array = npt.NDArray[np.float64]
 
 HALVES = 2
@@ -65,13 +67,21 @@ class Moments:
         from_x, from_t = columns - self._x_origin[:, None], targets - self._t_origin[:, None]
         # products and sums of one batch in float32, at the speed of the machine; batches are summed in float64
         ones = np.ones(columns.shape[1], dtype=np.float32)
-        self._x[half] += ones @ from_x
-        self._t[half] += ones @ from_t
-        self._xx[half] += np.matmul(from_x.transpose(0, 2, 1), from_x)
-        self._tx[half] += np.matmul(from_t.transpose(0, 2, 1), from_x)
+        # what overflows is told when the moments are asked for
+        with np.errstate(over="ignore", invalid="ignore"):
+            self._x[half] += ones @ from_x
+            self._t[half] += ones @ from_t
+            self._xx[half] += np.matmul(from_x.transpose(0, 2, 1), from_x)
+            self._tx[half] += np.matmul(from_t.transpose(0, 2, 1), from_x)
 
     def all(self, *, centred: bool) -> Statistics:
-        """Moments of all that was added; second moments about the means, or about 0."""
+        """Moments of all that was added; second moments about the means, or about 0.
+
+        Raises
+        ------
+        ModelError
+            They exceed float32.
+        """
         return self._statistics(slice(None), centred)
 
     def halves(self, *, centred: bool) -> tuple[Statistics, Statistics] | None:
@@ -81,6 +91,11 @@ class Moments:
         return self._statistics(slice(0, 1), centred), self._statistics(slice(1, 2), centred)
 
     def _statistics(self, part: slice, centred: bool) -> Statistics:
+        if not (np.isfinite(self._xx[part]).all() and np.isfinite(self._tx[part]).all()):
+            raise ModelError(
+                "a layer's inputs are so large that their squares exceed float32; scale the weights or the inputs, "
+                "check the preprocessing, or round to nearest"
+            )
         count = sum(self._counts[part])
         x, t = self._x[part].sum(axis=0) / count, self._t[part].sum(axis=0) / count
         second: Array = self._xx[part].sum(axis=0) / count - _outer(x, x)

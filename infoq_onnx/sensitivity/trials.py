@@ -20,6 +20,7 @@ import onnx
 
 from infoq_onnx import jit
 from infoq_onnx.data.dataset import Dataset
+from infoq_onnx.errors import ModelError
 from infoq_onnx.graph import session
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.session import open_session
@@ -120,13 +121,25 @@ class Bench:
         )
 
     def baseline(self) -> Baseline:
-        """Measure the baseline."""
+        """Measure the baseline.
+
+        Raises
+        ------
+        ModelError
+            A tensor that is observed holds values too large to be projected.
+        """
         outputs = [self._observed.output, *(projection_name(tensor) for tensor in self.candidates)]
         opened = open_session(self._observed.model)
         size = batch_size(self.problem.graph)
         batches = run_batches(opened, self._observed, outputs, self.problem.dataset, size)
         logits, *projections = (np.concatenate(column) for column in zip(*(r for _, r in batches), strict=True))
         named = list(zip(self.candidates, projections, strict=True))
+        for tensor, values in named:
+            if not np.isfinite(values).all():
+                raise ModelError(
+                    f"{tensor} holds values so large that sums of them exceed float32, with 8-bit weights; scale the "
+                    "weights or the inputs, or check the preprocessing"
+                )
         return Baseline(
             logits.reshape(len(logits), -1).astype(np.float64),
             {tensor: self._eye.xl(values) for tensor, values in named},

@@ -286,6 +286,28 @@ def moved_model(place: Place) -> None:
     (place.folder / "model.onnx").rename(place.folder / "elsewhere.onnx")
 
 
+def damaged_name(place: Place) -> None:
+    content = (place.folder / "model.onnx").read_bytes()
+    (place.folder / "bytes.onnx").write_bytes(content.replace(b"Gemm", b"Gem\xff"))
+
+
+def huge_values(place: Place) -> None:
+    model = onnx.load(place.folder / "model.onnx")
+    for tensor in model.graph.initializer:
+        factor = {"fc1_w": 1e36, "fc1_b": 1e36, "fc2_w": 1e-36}.get(tensor.name, 1.0)
+        scaled = (numpy_helper.to_array(tensor) * factor).astype(np.float32)
+        tensor.CopyFrom(numpy_helper.from_array(scaled, tensor.name))
+    onnx.save(model, place.folder / "huge.onnx")
+
+
+def missing_ranges(place: Place) -> None:
+    (place.folder / "model.infoq" / "ranges.npz").unlink()
+
+
+def other_model(place: Place) -> None:
+    onnx.save(mlp(seed=1), place.folder / "other.onnx")
+
+
 def moved_data(place: Place) -> None:
     (place.folder / "data.npz").rename(place.folder / "elsewhere.npz")
 
@@ -322,6 +344,8 @@ SITUATIONS: dict[str, Callable[[Place], None]] = {
     "it is a folder": nothing,
     "a text file is named .onnx": text_file,
     "the download broke off": truncated,
+    "a byte of a name in it is damaged": damaged_name,
+    "what it computes exceeds float32 when it is squared": huge_values,
     "the file is empty": empty_file,
     "nothing in it can be quantized": relu_only,
     "it has two inputs": two_inputs,
@@ -371,6 +395,9 @@ SITUATIONS: dict[str, Callable[[Place], None]] = {
     "its ranges are damaged": damaged_ranges,
     "the model has changed since": changed_model,
     "the model has moved": moved_model,
+    "one of its files is missing": missing_ranges,
+    "another model than the analysed one is given": other_model,
+    "images that are not where they are said to be": nothing,
     "the images have moved": moved_data,
     "the file of class names has moved": moved_names,
     "no budget": nothing,
@@ -417,7 +444,11 @@ SHELL = (
 )
 """Situations that are run as a process, too."""
 
-AFTER_WORK = ("processes that run trials are killed", "no room for what processes share")
+AFTER_WORK = (
+    "what it computes exceeds float32 when it is squared",
+    "processes that run trials are killed",
+    "no room for what processes share",
+)
 """Situations that are noticed when progress has been told."""
 
 

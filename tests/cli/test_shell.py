@@ -126,6 +126,17 @@ def test_ctrl_c_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch, command: st
     assert (result.exit_code, result.stdout, result.stderr) == (130, "", f"stopped{more}\n")
 
 
+def test_ctrl_c_in_a_compiled_kernel_is_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which numba makes a SystemError of, where it is just being called."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise SystemError("returned a result with an exception set") from KeyboardInterrupt()
+
+    monkeypatch.setattr("infoq_onnx.pipeline.inspecting.prepare", interrupted)
+    result = CliRunner().invoke(main, ["inspect", "model.onnx"])
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "stopped\n")
+
+
 def test_an_archive_that_unpacks_beyond_memory_is_refused_unread(monkeypatch: pytest.MonkeyPatch) -> None:
     with zipfile.ZipFile("bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive, archive.open("x.npy", "w") as member:
         header = {"descr": "<f4", "fortran_order": False, "shape": (2**16, 12)}

@@ -69,11 +69,16 @@ def test_a_size_holds_down_to_the_smallest_file(residual: Case, tmp_path: Path) 
 
 def test_too_small_a_file_is_refused_with_the_smallest_there_is(residual: Case, tmp_path: Path) -> None:
     smallest = done(residual, tmp_path / "2.onnx", uniform_bits=(2, 2)).file_bytes
-    with pytest.raises(InfeasibleBudgetError, match="smallest reachable is") as caught:
-        done(residual, tmp_path / "m.onnx", bounds={"size": f"{smallest // 2}B"})
-    told = float(str(caught.value).split("smallest reachable is ")[1].split("KiB")[0]) * 1024
-    assert abs(told - smallest) < 2048
-    assert not (tmp_path / "m.onnx").exists()
+    for rounding in ("gptq", "nearest"):
+        with pytest.raises(InfeasibleBudgetError, match="smallest reachable is") as caught:
+            done(residual, tmp_path / "m.onnx", bounds={"size": f"{smallest // 2}B"}, rounding=rounding)
+        told = str(caught.value).split("smallest reachable is ")[1].split(" ")[0]
+        assert abs(float(told.removesuffix("KiB")) * 1024 - smallest) < 2048
+        assert not (tmp_path / "m.onnx").exists()
+        # who follows the advice gets a file
+        found = done(residual, tmp_path / "m.onnx", bounds={"size": told}, rounding=rounding)
+        assert found.file_bytes <= found.allocation.bounds[0].limit
+        (tmp_path / "m.onnx").unlink()
 
 
 @pytest.mark.parametrize("options", [{"bounds": {"size": "uniform:4"}}, {"bounds": {"size": "9KB"}, "storage": "int8"}])
@@ -81,6 +86,14 @@ def test_elsewhere_a_size_counts_weights_alone(options: dict[str, Any], residual
     found = done(residual, tmp_path / "m.onnx", **options)
     assert found.allocation.bounds[0].overhead == 0
     assert found.allocation.costs.weight_bytes <= found.allocation.bounds[0].limit
+
+
+def test_a_file_beyond_a_size_that_counts_weights_alone_is_told(residual: Case, tmp_path: Path) -> None:
+    for storage, size, told in (("int8", "9KB", True), ("int8", "9MB", False), ("packed", "uniform:4", True)):
+        listener = Listener()
+        found = done(residual, tmp_path / "m.onnx", bounds={"size": size}, storage=storage, reporter=listener)
+        assert (found.file_bytes > found.allocation.bounds[0].limit) is told
+        assert any(f"{found.file_bytes:,} bytes" in warning for warning in listener.warnings) is told
 
 
 @pytest.mark.parametrize("rounding", ["nearest", "gptq"])

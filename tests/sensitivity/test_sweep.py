@@ -14,6 +14,7 @@ import pytest
 from onnx import numpy_helper
 from scipy.special import log_softmax
 
+from infoq_onnx.errors import ModelError
 from infoq_onnx.execute.processes import Processes
 from infoq_onnx.quantize.codes import RoundedWeight
 from infoq_onnx.schema import Observer, Trial
@@ -23,6 +24,7 @@ from infoq_onnx.sensitivity.journal import open_journal
 from infoq_onnx.sensitivity.observers import candidates
 from infoq_onnx.sensitivity.sweep import sweep, trial_count
 from infoq_onnx.sensitivity.trials import Bench, units
+from infoq_onnx.simulate.batching import run_batches
 from tests.networks import Builder, mlp, residual_convnet
 from tests.prepared import images, ready, small
 from tests.sensitivity.by_hand import ByHand, problem_of, swept
@@ -251,6 +253,19 @@ def test_a_sweep_that_was_stopped_goes_on(stop: int, tmp_path: Path) -> None:
         sweep(problem, open_journal(tmp_path / "journal.jsonl", "f"), progress)
     assert swept(problem, tmp_path) == whole
     assert (tmp_path / "journal.jsonl").read_bytes() == (tmp_path / "whole" / "journal.jsonl").read_bytes()
+
+
+def test_projections_beyond_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = problem_of(small("mlp"))
+
+    def overflowing(*arguments: Any) -> Any:
+        for batch, (logits, first, *others) in run_batches(*arguments):
+            yield batch, [logits, first + np.float32(np.inf), *others]
+
+    monkeypatch.setattr("infoq_onnx.sensitivity.trials.run_batches", overflowing)
+    bench = Bench(problem)
+    with pytest.raises(ModelError, match=f"{bench.candidates[0]} holds values so large"):
+        bench.baseline()
 
 
 def test_progress_counts_trials(tmp_path: Path) -> None:
