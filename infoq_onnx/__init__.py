@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from infoq_onnx.analyses import find_analysis, read_analysis
     from infoq_onnx.errors import InfoQError
-    from infoq_onnx.pipeline import allocate, analyze, compress, evaluate, inspect, lint
+    from infoq_onnx.pipeline import allocate, analyze, compress, evaluate, inspect, lint, plan
     from infoq_onnx.schema import Allocation, Analysis, Network, Preprocessing
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "find_analysis",
     "inspect",
     "lint",
+    "plan",
     "read_analysis",
 ]
 

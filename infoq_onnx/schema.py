@@ -387,6 +387,24 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """What an analysis would cost."""
+
+    images: int
+    trials: int
+    passes: float
+    """Whole passes over the images that all trials together amount to."""
+    workers: int
+    """Processes that would run them."""
+    images_a_second: float
+    """Through the whole network, observers included, in the probe."""
+    seconds: float
+    """Of all trials, estimated; ranges and rounding come before them."""
+    bytes: float
+    """Resident memory of all processes at once, estimated."""
+
+
+@dataclass(frozen=True)
 class Compressed:
     """A finished allocation: what was decided, what was written, and how well the file matches the simulation."""
 

@@ -22,6 +22,7 @@ PUBLIC = [
     "find_analysis",
     "inspect",
     "lint",
+    "plan",
     "read_analysis",
 ]
 """A name that goes breaks those who use it: that needs a new version, and an entry in the changelog."""

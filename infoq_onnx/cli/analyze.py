@@ -62,9 +62,14 @@ from infoq_onnx.cli.options import BitList, data_options, preprocessing_of
     help="Processes that run trials [one a processor, where there is work for more than some seconds]. The result is "
     "the same for any number.",
 )
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Only say how many trials there are, and estimate time and memory from ten seconds' probe.",
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for the analysis [MODEL.infoq].")
 @click.option("--json", "as_json", is_flag=True, help="Print the analysis as JSON instead of a table.")
-def analyze(model: Path, as_json: bool, **options: Any) -> None:
+def analyze(model: Path, as_json: bool, dry_run: bool, **options: Any) -> None:
     """Measure how sensitive every layer of MODEL, a float32 ONNX classifier, is at every bit-width.
 
     The result is a folder, MODEL.infoq. Stopped at any time, the same command goes on where it was.
@@ -76,6 +81,14 @@ def analyze(model: Path, as_json: bool, **options: Any) -> None:
     from infoq_onnx.report import tables
     from infoq_onnx.schema import to_json
 
+    if dry_run:
+        options.pop("output")
+        with ConsoleReporter() as reporter:
+            found = pipeline.plan(
+                model, options.pop("calib"), preprocessing=preprocessing, reporter=reporter, **options
+            )
+        show(to_json(found) if as_json else tables.plan(found))
+        return
     with ConsoleReporter() as reporter:
         folder = pipeline.analyze(
             model, options.pop("calib"), preprocessing=preprocessing, reporter=reporter, **options

@@ -1,4 +1,4 @@
-"""The verbs: inspect, analyze, allocate, compress, evaluate, lint, demo. Each reads like the README."""
+"""The verbs: inspect, plan, analyze, allocate, compress, evaluate, lint, demo. Each reads like the README."""
 
 from __future__ import annotations
 
@@ -9,5 +9,6 @@ from infoq_onnx.pipeline.demonstrating import demo
 from infoq_onnx.pipeline.evaluating import evaluate
 from infoq_onnx.pipeline.inspecting import inspect
 from infoq_onnx.pipeline.linting import lint
+from infoq_onnx.pipeline.planning import plan
 
-__all__ = ["allocate", "analyze", "compress", "demo", "evaluate", "inspect", "lint"]
+__all__ = ["allocate", "analyze", "compress", "demo", "evaluate", "inspect", "lint", "plan"]

@@ -137,17 +137,30 @@ def analyze(
         trial_rounding=trial_rounding,
         weight_only=weight_only,
     )
-    _check_settings(settings, bits, samples)
-    prepared = prepare(model)
-    dataset = load_samples(prepared, calib, classes, preprocessing, samples, seed)
-    if len(dataset) < MIN_SAMPLES:
-        raise DataError(f"{calib} has {len(dataset)} usable samples: give at least {MIN_SAMPLES}")
-    report_skipped(dataset, reporter)
-    settings = dataclasses.replace(settings, samples=len(dataset))
+    prepared, dataset, settings = set_up(model, calib, classes, preprocessing, samples, settings, reporter)
     folder = Path(output) if output is not None else Path(f"{prepared.path.stem}.infoq")
     with created(folder), locked(folder):
         _analyze_into(folder, prepared, dataset, settings, workers, reporter)
     return folder
+
+
+def set_up(
+    model: Path | str,
+    calib: Path | str,
+    classes: Path | str | None,
+    preprocessing: str | Recipe | Preprocessing | None,
+    samples: int | None,
+    settings: SweepSettings,
+    reporter: Reporter,
+) -> tuple[PreparedModel, Dataset, SweepSettings]:
+    """Check the settings, load the model and the samples; the settings that come back hold the number of these."""
+    _check_settings(settings, samples)
+    prepared = prepare(model)
+    dataset = load_samples(prepared, calib, classes, preprocessing, samples, settings.seed)
+    if len(dataset) < MIN_SAMPLES:
+        raise DataError(f"{calib} has {len(dataset)} usable samples: give at least {MIN_SAMPLES}")
+    report_skipped(dataset, reporter)
+    return prepared, dataset, dataclasses.replace(settings, samples=len(dataset))
 
 
 def _analyze_into(
@@ -295,8 +308,8 @@ def _rounded_weights(
     return table
 
 
-def _check_settings(settings: SweepSettings, bits: Sequence[int], samples: int | None) -> None:
-    if wrong := sorted(set(bits) - set(BITS)):
+def _check_settings(settings: SweepSettings, samples: int | None) -> None:
+    if wrong := sorted(set(settings.bits) - set(BITS)):
         raise SettingsError(f"--bits: {wrong[0]} is not one of {', '.join(map(str, BITS))}")
     if settings.bits == (BASELINE_BITS,):
         raise SettingsError(f"--bits {BASELINE_BITS}: there is nothing to try; give widths below {BASELINE_BITS}, too")

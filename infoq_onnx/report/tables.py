@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from infoq_onnx.schema import Analysis, Compressed, DemoRow, Evaluation, Kernel, Network, Verification
+    from infoq_onnx.schema import Analysis, Compressed, DemoRow, Evaluation, Kernel, Network, Plan, Verification
 
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -34,6 +34,24 @@ def percent(value: float | None) -> str:
 def shape(dims: Sequence[int]) -> str:
     """Format a shape."""
     return "×".join(map(str, dims)) or "–"
+
+
+def duration(seconds: float) -> str:
+    """Format a span of time in two units at most."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def plan(found: Plan) -> str:
+    """Say what an analysis would cost."""
+    return (
+        f"{found.trials:,} trials on {found.images:,} images: as much as {found.passes:,.0f} whole passes, "
+        f"{found.images_a_second:,.0f} images/s in a probe\n"
+        f"about {duration(found.seconds)} and {size(found.bytes)} of memory with {found.workers} "
+        f"worker{'s' if found.workers > 1 else ''}, after ranges and rounding"
+    )
 
 
 def network(found: Network) -> list[Table]:

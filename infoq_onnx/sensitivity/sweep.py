@@ -44,6 +44,13 @@ def trial_count(network: Network, settings: SweepSettings) -> int:
     return len(units(network, weight_only=settings.weight_only)) * sum(b != BASELINE_BITS for b in settings.bits)
 
 
+def stages(settings: SweepSettings) -> tuple[list[int], list[int]]:
+    """Bit-widths of the first stage, which all candidates see, and of the second."""
+    bits = [b for b in settings.bits if b != BASELINE_BITS]
+    low = [b for b in bits if b in SELECTION_BITS] or bits
+    return low, [b for b in bits if b not in low]
+
+
 def sweep(problem: Problem, journal: Journal, progress: Progress, workers: int | None = 1) -> SweepResult:
     """Run every trial that the journal does not hold yet.
 
@@ -63,9 +70,7 @@ def sweep(problem: Problem, journal: Journal, progress: Progress, workers: int |
     settings, network = problem.settings, problem.network
     bench = Bench(problem)
     baseline = bench.baseline()
-    trial_bits = [b for b in settings.bits if b != BASELINE_BITS]
-    low = [b for b in trial_bits if b in SELECTION_BITS] or trial_bits
-    rest = [b for b in trial_bits if b not in low]
+    low, rest = stages(settings)
     tried = units(network, weight_only=settings.weight_only)
     total = trial_count(network, settings)
 

@@ -12,15 +12,17 @@ _OVERHEAD = 0.05
 """What a trial costs whatever its unit, as a share of the network's multiply-accumulates: its estimates, above all."""
 
 
-def work_of(graph: Graph, network: Network, tasks: Sequence[Task]) -> list[float]:
+def work_of(graph: Graph, network: Network, tasks: Sequence[Task], *, estimates: bool = True) -> list[float]:
     """Multiply-accumulates an image of each task.
 
-    The network up to the unit runs once for all its bit-widths, and what is behind it once for each.
+    The network up to the unit runs once for all its bit-widths, and what is behind it once for each. With `estimates`
+    something is added for these.
     """
+    overhead = _OVERHEAD if estimates else 0.0
     total = sum(layer.macs for layer in network.layers)
     work = []
     for task in tasks:
         reached = graph.descendants([task.unit.tensor])
         behind = sum(layer.macs for layer in network.layers if layer.output in reached)
-        work.append(total - behind + len(task.bits) * (behind + _OVERHEAD * total))
+        work.append(total - behind + len(task.bits) * (behind + overhead * total))
     return work

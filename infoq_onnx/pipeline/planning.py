@@ -1,0 +1,130 @@
+"""What would `analyze` cost? Counted, and estimated from a probe."""
+
+from __future__ import annotations
+
+import itertools
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from infoq_onnx.data.dataset import Dataset
+from infoq_onnx.graph.graph import Graph
+from infoq_onnx.graph.session import open_session, processors
+from infoq_onnx.inputs import Recipe
+from infoq_onnx.pipeline.analyzing import DEFAULT_SAMPLES, set_up
+from infoq_onnx.progress import Reporter, Silent
+from infoq_onnx.schema import BASELINE_BITS, BITS, Plan, Preprocessing, SweepSettings
+from infoq_onnx.sensitivity.estimators import prepare_projections, smi_discrete_from_projections, smi_from_prepared
+from infoq_onnx.sensitivity.observers import candidates
+from infoq_onnx.sensitivity.projection import add_projections
+from infoq_onnx.sensitivity.sweep import WORTH_PROCESSES, stages, trial_count
+from infoq_onnx.sensitivity.trials import Task, units
+from infoq_onnx.sensitivity.work import work_of
+from infoq_onnx.simulate.batching import batch_size, padded
+
+PROBE_SECONDS = 10.0
+
+
+def plan(
+    model: Path | str,
+    calib: Path | str,
+    *,
+    classes: Path | str | None = None,
+    preprocessing: str | Recipe | Preprocessing | None = None,
+    samples: int | None = DEFAULT_SAMPLES,
+    workers: int | None = 1,
+    probe_seconds: float = PROBE_SECONDS,
+    reporter: Reporter | None = None,
+    **options: Any,
+) -> Plan:
+    """Count the trials of an analysis, and estimate its time and memory without making it.
+
+    Parameters
+    ----------
+    model, calib, classes, preprocessing, samples, workers : see `analyze`
+    probe_seconds : how long the network is run to see how fast it is
+    reporter : receives remarks
+    options : further settings of `analyze`
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    InfoQError
+        As `analyze` would before its first trial.
+    """
+    bits = tuple(sorted({*options.pop("bits", BITS), BASELINE_BITS}))
+    settings = SweepSettings(**{**_DEFAULTS, **options, "bits": bits})
+    prepared, dataset, settings = set_up(model, calib, classes, preprocessing, samples, settings, reporter or Silent())
+    graph, network = prepared.graph, prepared.network
+    low, rest = stages(settings)
+    tried = units(network, weight_only=settings.weight_only)
+    tasks = [Task(unit, tuple(widths), ()) for unit in tried for widths in (low, rest) if widths]
+    # estimates are timed by themselves
+    work = sum(work_of(graph, network, tasks, estimates=False))
+    whole = sum(layer.macs for layer in network.layers)
+    if workers is None:
+        workers = processors() if work * len(dataset) > WORTH_PROCESSES else 1
+
+    tensors = candidates(graph, network)
+    observed = Graph(add_projections(graph.model, graph, tensors, settings.projections, settings.seed))
+    rate = _images_a_second(observed, graph, dataset, probe_seconds)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    reached = {unit: graph.descendants([unit.tensor]) for unit in tried}
+    looks = len(low) * sum(tensor in reached[unit] for unit in tried for tensor in tensors)
+    passes = work / whole
+    return Plan(
+        images=len(dataset),
+        trials=trial_count(network, settings),
+        passes=passes,
+        workers=workers,
+        images_a_second=rate,
+        seconds=passes * len(dataset) / rate + looks * _estimate_seconds(len(dataset), settings),
+        bytes=float(peak if workers == 1 else peak * (1 + workers)),
+    )
+
+
+_DEFAULTS: dict[str, Any] = {
+    "samples": 0,
+    "seed": 0,
+    "projections": 128,
+    "neighbours": 3,
+    "encoder": "pca",
+    "threshold": 0.70,
+    "one_over_b": True,
+    "debias": False,
+    "equalize": True,
+    "trial_rounding": "gptq",
+}
+
+
+def _images_a_second(observed: Graph, graph: Graph, dataset: Dataset, wanted: float) -> float:
+    """Run the network for some seconds, or four times over all images."""
+    session, size = open_session(observed.model), batch_size(graph)
+    batches = itertools.chain.from_iterable(dataset.batches(size) for _ in range(4))
+    images, passed, begun = 0, 0.0, time.monotonic()
+    for batch in batches:
+        session.run(list(observed.outputs), {graph.input: padded(batch, graph.batch)})
+        images, passed = images + len(batch), time.monotonic() - begun
+        if passed >= wanted:
+            break
+    return images / passed
+
+
+def _estimate_seconds(count: int, settings: SweepSettings) -> float:
+    """Seconds that both estimates at one observer take, on noise."""
+    random = np.random.default_rng(0)
+    values = random.standard_normal((count, settings.projections))
+    x, labels = prepare_projections(values), random.integers(0, 2, count)
+    for _ in range(2):
+        # the first call may compile
+        begun = time.monotonic()
+        smi_from_prepared(x, values, settings.neighbours)
+        smi_discrete_from_projections(values, labels, settings.neighbours)
+    return time.monotonic() - begun

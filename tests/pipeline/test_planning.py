@@ -1,0 +1,58 @@
+"""What an analysis would cost, without making it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from infoq_onnx.analyses import read_analysis
+from infoq_onnx.cli import main
+from infoq_onnx.errors import SettingsError
+from infoq_onnx.pipeline import plan
+from infoq_onnx.report import tables
+from infoq_onnx.schema import Plan, from_json
+from tests.pipeline.cases import Case, refused
+
+
+def test_trials_are_those_of_the_analysis(case: Case) -> None:
+    found = plan(case.model, case.calib, bits=(2, 4, 8), projections=3, probe_seconds=0.05)
+    assert found.trials == len(read_analysis(case.analysis).trials)
+    assert found.images == 32
+    assert found.workers == 1
+    # each of three layers' weights and inputs: the rest of the network twice, and what lies in front of it
+    assert 6 <= found.passes <= 18
+    assert found.images_a_second > 0
+    assert found.seconds > 0
+    assert found.bytes > 50e6
+    half = plan(case.model, case.calib, bits=(2, 4, 8), projections=3, weight_only=True, probe_seconds=0.05)
+    assert half.trials == found.trials // 2
+    both = plan(case.model, case.calib, bits=(2, 4, 8), projections=3, probe_seconds=0.05, workers=2)
+    assert both.bytes > 2 * found.bytes * 0.9
+
+
+def test_wrong_settings_are_told_as_by_analyze(case: Case) -> None:
+    refused(SettingsError, "--bits: 9", call=lambda: plan(case.model, case.calib, bits=(2, 9)))
+    refused(SettingsError, "unknown encoder", call=lambda: plan(case.model, case.calib, encoder="resnet"))
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_the_command_leaves_nothing(as_json: bool, case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["--bits", "2,8", "--projections", "2", "--dry-run", *(["--json"] if as_json else [])]
+    result = CliRunner().invoke(main, ["analyze", str(case.model), "--calib", str(case.calib), *options])
+    assert result.exit_code == 0, result.output
+    assert list(tmp_path.iterdir()) == []
+    if as_json:
+        assert from_json(Plan, result.stdout).trials == 6
+    else:
+        assert result.stdout.startswith("6 trials on 32 images: as much as ")
+        assert "memory with 1 worker, after ranges and rounding" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (99, "99 s"), (150, "2 min"), (5900, "98 min"), (7260, "2 h 1 min")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert tables.duration(seconds) == text
