@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import itertools
 import resource
 import sys
@@ -13,17 +15,17 @@ import numpy as np
 
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.graph.graph import Graph
-from infoq_onnx.graph.session import open_session, processors
+from infoq_onnx.graph.session import open_session
 from infoq_onnx.inputs import Recipe
-from infoq_onnx.pipeline.analyzing import DEFAULT_SAMPLES, set_up
+from infoq_onnx.pipeline.analyzing import DEFAULT_SAMPLES, analyze, set_up
 from infoq_onnx.progress import Reporter, Silent
 from infoq_onnx.schema import BASELINE_BITS, BITS, Plan, Preprocessing, SweepSettings
 from infoq_onnx.sensitivity.estimators import prepare_projections, smi_discrete_from_projections, smi_from_prepared
 from infoq_onnx.sensitivity.observers import candidates
 from infoq_onnx.sensitivity.projection import add_projections
-from infoq_onnx.sensitivity.sweep import WORTH_PROCESSES, stages, trial_count
+from infoq_onnx.sensitivity.sweep import stages, trial_count
 from infoq_onnx.sensitivity.trials import Task, units
-from infoq_onnx.sensitivity.work import work_of
+from infoq_onnx.sensitivity.work import work_of, workers_for
 from infoq_onnx.simulate.batching import batch_size, padded
 
 PROBE_SECONDS = 10.0
@@ -60,7 +62,7 @@ def plan(
         As `analyze` would before its first trial.
     """
     bits = tuple(sorted({*options.pop("bits", BITS), BASELINE_BITS}))
-    settings = SweepSettings(**{**_DEFAULTS, **options, "bits": bits})
+    settings = SweepSettings(**{**_defaults(), **options, "bits": bits, "samples": 0})
     prepared, dataset, settings = set_up(model, calib, classes, preprocessing, samples, settings, reporter or Silent())
     graph, network = prepared.graph, prepared.network
     low, rest = stages(settings)
@@ -70,7 +72,7 @@ def plan(
     work = sum(work_of(graph, network, tasks, estimates=False))
     whole = sum(layer.macs for layer in network.layers)
     if workers is None:
-        workers = processors() if work * len(dataset) > WORTH_PROCESSES else 1
+        workers = workers_for(work * len(dataset))
 
     tensors = candidates(graph, network)
     observed = Graph(add_projections(graph.model, graph, tensors, settings.projections, settings.seed))
@@ -90,18 +92,10 @@ def plan(
     )
 
 
-_DEFAULTS: dict[str, Any] = {
-    "samples": 0,
-    "seed": 0,
-    "projections": 128,
-    "neighbours": 3,
-    "encoder": "pca",
-    "threshold": 0.70,
-    "one_over_b": True,
-    "debias": False,
-    "equalize": True,
-    "trial_rounding": "gptq",
-}
+def _defaults() -> dict[str, Any]:
+    """Return the settings of an analysis for which nothing else is said."""
+    parameters = inspect.signature(analyze).parameters
+    return {field.name: parameters[field.name].default for field in dataclasses.fields(SweepSettings)}
 
 
 def _images_a_second(observed: Graph, graph: Graph, dataset: Dataset, wanted: float) -> float:

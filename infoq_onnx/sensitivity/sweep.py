@@ -20,13 +20,10 @@ from infoq_onnx.schema import BASELINE_BITS, Network, Observer, SweepSettings, T
 from infoq_onnx.sensitivity.journal import Journal, Key
 from infoq_onnx.sensitivity.observers import SELECTION_BITS, select
 from infoq_onnx.sensitivity.trials import Bench, Problem, Task, runner, units
-from infoq_onnx.sensitivity.work import work_of
+from infoq_onnx.sensitivity.work import work_of, workers_for
 
 Progress = Callable[[str, int, int, float], None]
 """Called as progress(what was tried last, trials done, trials in all, share of the work that is behind)."""
-
-WORTH_PROCESSES = 3e11
-"""Multiply-accumulates, some ten seconds, from which on it pays to start processes."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,7 @@ def sweep(problem: Problem, journal: Journal, progress: Progress, workers: int |
     left = later + sum(work(tasks))
     progress("", len(journal.trials), total, 1 - left / whole)
     if workers is None:
-        workers = processors() if left * len(problem.dataset) > WORTH_PROCESSES else 1
+        workers = workers_for(left * len(problem.dataset))
     with contextlib.ExitStack() as stack:
         executor: Executor[Task, list[Trial]]
         if workers == 1:

@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from infoq_onnx.graph.graph import Graph
+from infoq_onnx.graph.session import processors
 from infoq_onnx.schema import Network
 from infoq_onnx.sensitivity.trials import Task
 
 _OVERHEAD = 0.05
 """What a trial costs whatever its unit, as a share of the network's multiply-accumulates: its estimates, above all."""
+
+WORTH_PROCESSES = 3e11
+"""Multiply-accumulates, some ten seconds, from which on it pays to start processes."""
+
+
+def workers_for(work: float) -> int:
+    """How many processes to start for so many multiply-accumulates: one a processor, or none besides this one."""
+    return processors() if work > WORTH_PROCESSES else 1
 
 
 def work_of(graph: Graph, network: Network, tasks: Sequence[Task], *, estimates: bool = True) -> list[float]:

@@ -342,12 +342,12 @@ def test_processes_are_started_where_there_is_work(tmp_path: Path, monkeypatch: 
         return Processes(*arguments)
 
     monkeypatch.setattr("infoq_onnx.sensitivity.sweep.Processes", counted)
-    monkeypatch.setattr("infoq_onnx.sensitivity.sweep.processors", lambda: 2)
+    monkeypatch.setattr("infoq_onnx.sensitivity.work.processors", lambda: 2)
     problem = problem_of(small("mlp"))
     journal = open_journal(tmp_path / "one.jsonl", "f")
     alone = sweep(problem, journal, lambda *_: None, None)
     assert started == []
-    monkeypatch.setattr("infoq_onnx.sensitivity.sweep.WORTH_PROCESSES", 0)
+    monkeypatch.setattr("infoq_onnx.sensitivity.work.WORTH_PROCESSES", 0)
     assert sweep(problem, open_journal(tmp_path / "two.jsonl", "f"), lambda *_: None, None) == alone
     assert started == [2]
     # nothing is left to do
