@@ -28,7 +28,7 @@ from infoq_onnx.inputs import (
     report_skipped,
 )
 from infoq_onnx.pipeline.emitting import Emission
-from infoq_onnx.pipeline.sizing import within_file
+from infoq_onnx.pipeline.sizing import is_absolute, within_file
 from infoq_onnx.progress import Reporter, Silent
 from infoq_onnx.quantize.codes import CodeTable, load_codes, save_codes
 from infoq_onnx.quantize.table import GridTable, load_table
@@ -211,10 +211,10 @@ def allocate(
         codes = layer_codes(prepared.graph, network, table, *bits_chosen, rounded)
     verification = emission.write(allocation, codes, dataset, path)
     for bound in allocation.bounds:
-        if bound.metric == "size" and path.stat().st_size > bound.limit:
+        if is_absolute(bound) and path.stat().st_size > bound.limit:
             reporter.warn(
-                f"{path} has {path.stat().st_size:,} bytes: --size {bound.text} bounds the file where weights are "
-                "packed and the bound is absolute, else the weights alone"
+                f"{path} has {path.stat().st_size:,} bytes: --size {bound.text} bounds the weights alone where they "
+                "are not packed"
             )
     return Compressed(
         allocation=allocation,

@@ -40,7 +40,7 @@ def within_file(emission: Emission, bounds: tuple[Bound, ...], bits: Sequence[in
     InfeasibleBudgetError
         Not even the smallest file that was found is small enough; the message says how large it is.
     """
-    others = tuple(bound for bound in bounds if not _is_absolute(bound))
+    others = tuple(bound for bound in bounds if not is_absolute(bound))
     if len(others) == len(bounds):
         return decide(bounds)
 
@@ -48,7 +48,7 @@ def within_file(emission: Emission, bounds: tuple[Bound, ...], bits: Sequence[in
         """Bounds that leave room in the file, and are loosened to a limit where one is given."""
         return tuple(
             dataclasses.replace(bound, overhead=overhead, limit=bound.limit if limit is None else limit)
-            if _is_absolute(bound)
+            if is_absolute(bound)
             else bound
             for bound in bounds
         )
@@ -88,5 +88,6 @@ def within_file(emission: Emission, bounds: tuple[Bound, ...], bits: Sequence[in
     raise refused
 
 
-def _is_absolute(bound: Bound) -> bool:
+def is_absolute(bound: Bound) -> bool:
+    """Whether a bound is on bytes, and not on what weights of uniform bits would take."""
     return bound.metric == "size" and not bound.text.strip().lower().startswith("uniform")
