@@ -18,7 +18,7 @@ from infoq_onnx.data.preprocess import AS_IS
 from infoq_onnx.errors import ModelError
 from infoq_onnx.graph.external import model_bytes
 from infoq_onnx.graph.load import require_file
-from infoq_onnx.graph.ort import ORT_ERRORS, first_line, run_session
+from infoq_onnx.graph.ort import NOT_ONNX, ORT_ERRORS, first_line, run_session
 from infoq_onnx.graph.session import open_session
 from infoq_onnx.schema import Evaluation, Preprocessing, from_json
 from infoq_onnx.simulate.batching import padded
@@ -90,6 +90,8 @@ def open_classifier(path: Path) -> Classifier:
         session = open_session(path)
         inputs, outputs = session.get_inputs(), session.get_outputs()
         _ = [value.name for value in (*inputs, *outputs)]
+    except NOT_ONNX as error:
+        raise ModelError(f"{path} is not an ONNX model, or damaged; give the path of an .onnx file") from error
     except ORT_ERRORS as error:
         raise ModelError(f"{path}: onnxruntime cannot load it ({first_line(error)})") from error
     except UnicodeDecodeError as error:

@@ -28,6 +28,8 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
 )
 """What onnxruntime raises; its exceptions have no common base but Exception."""
 
+NOT_ONNX: type[Exception] = state.InvalidProtobuf
+"""The one among them that says that a file is no model."""
 _FATAL_ONLY = 4
 _CPP_PLACE = re.compile(r"^/\S+:\d+(: .*? failed: | .*?\) (?=[A-Z]))")
 """Source file, line and signature or assertion, which onnx and onnxruntime put in front of some messages."""
