@@ -26,7 +26,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 STATE = "state"
-"""File that the processes read, in a folder of their own."""
+"""File that the processes read, in a folder of their own …"""
+_PREFIX = ".workers-"
+"""… whose name begins so."""
 _LOSSES = 3
 """So many times in a row processes may die before a single task is finished."""
 _GLANCE = 0.2
@@ -44,10 +46,12 @@ class Processes(Generic[T, R]):
     setup : called once in every process, makes the function that runs a task there; picklable, as are all the others
     state : what it makes it of: all that the tasks need to know
     workers : processes
+    place : folder that a folder is made in for what they share; no other driver may use it at the same time
     """
 
-    def __init__(self, setup: Callable[[S], Callable[[T], R]], state: S, workers: int) -> None:
+    def __init__(self, setup: Callable[[S], Callable[[T], R]], state: S, workers: int, place: Path) -> None:
         self._shared = (setup, state)
+        self._place = place
         self._workers = workers
         self._folder: Path | None = None
         self._pool: ProcessPoolExecutor | None = None
@@ -94,7 +98,7 @@ class Processes(Generic[T, R]):
 
     def _open_pool(self) -> ProcessPoolExecutor:
         if self._folder is None:
-            self._folder = _shared_folder(self._shared)
+            self._folder = _shared_folder(self._shared, self._place)
         if self._pool is None:
             # a forked process would inherit onnxruntime's and numba's threads in an undefined state
             self._pool = ProcessPoolExecutor(
@@ -108,17 +112,19 @@ class Processes(Generic[T, R]):
             self._pool = None
 
 
-def _shared_folder(shared: object) -> Path:
+def _shared_folder(shared: object, place: Path) -> Path:
+    """Write what the processes share into a folder of its own, in place of any that killed drivers have left."""
     folder = None
     try:
-        folder = Path(tempfile.mkdtemp(prefix="infoq-onnx-"))
+        for left in place.glob(f"{_PREFIX}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
         save_shared(shared, folder / STATE)
     except OSError as error:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
         raise OutputError(
-            f"cannot write to {tempfile.gettempdir()} what worker processes need: {error.strerror}; make room there, "
-            "set TMPDIR, or use --workers 1"
+            f"cannot write in {place} what worker processes need: {error.strerror}; make room there, or use --workers 1"
         ) from error
     return folder
 

@@ -32,6 +32,11 @@ class Journal:
         self._head = head
         self.trials = trials
 
+    @property
+    def folder(self) -> Path:
+        """The folder it lies in, which `locked` keeps for one process."""
+        return self._path.parent
+
     def add(self, stage: str, trials: Iterable[Trial]) -> None:
         """Append trials and force them to disk.
 

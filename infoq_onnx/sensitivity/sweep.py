@@ -103,7 +103,7 @@ def sweep(problem: Problem, journal: Journal, progress: Progress, workers: int |
             executor = Serial(lambda task: bench.trials(task, baseline))
         else:
             state = (problem, baseline, max(1, processors() // workers))
-            executor = stack.enter_context(Processes(runner, state, workers))
+            executor = stack.enter_context(Processes(runner, state, workers, journal.folder))
         run_stage(executor, "select", tasks, later)
         observers = select(
             bench.candidates,

@@ -11,7 +11,6 @@ import os
 import re
 import shlex
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -235,10 +234,6 @@ def killed_workers(place: Place) -> None:
     place.monkeypatch.setattr("infoq_onnx.execute.processes._begin", ends)
 
 
-def no_temporary_folder(place: Place) -> None:
-    place.monkeypatch.setattr(tempfile, "tempdir", str(place.folder / "none"))
-
-
 def no_analysis(place: Place) -> None:
     shutil.rmtree(place.folder / "model.infoq")
 
@@ -384,7 +379,6 @@ SITUATIONS: dict[str, Callable[[Place], None]] = {
     "a command that does not exist": nothing,
     "the folder cannot be made": nothing,
     "processes that run trials are killed": killed_workers,
-    "no room for what processes share": no_temporary_folder,
     "the folder is in use": held_lock,
     "none in this folder": no_analysis,
     "none in the folder named": empty_folder,
@@ -447,7 +441,6 @@ SHELL = (
 AFTER_WORK = (
     "what it computes exceeds float32 when it is squared",
     "processes that run trials are killed",
-    "no room for what processes share",
 )
 """Situations that are noticed when progress has been told."""
 

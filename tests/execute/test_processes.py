@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,13 +22,11 @@ from tests.prepared import is_one_line
 LARGE, SMALL = 200_000, 100
 
 
-@pytest.fixture(autouse=True)
-def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
     """Whatever is left behind there is seen."""
-    folder = tmp_path / "temporary"
+    folder = tmp_path / "place"
     folder.mkdir()
-    monkeypatch.setenv("TMPDIR", str(folder))
-    monkeypatch.setattr(tempfile, "tempdir", None)
     return folder
 
 
@@ -55,10 +52,10 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE])
-def test_results_are_those_of_one_process(size: int, tmp_path: Path, own_temporary_folder: Path) -> None:
+def test_results_are_those_of_one_process(size: int, tmp_path: Path, place: Path) -> None:
     state = state_of(tmp_path, size)
     alone = {index: result[0] for index, result in Serial(sums(state)).run(range(10, 30))}
-    with Processes(sums, state, 2) as processes:
+    with Processes(sums, state, 2, place) as processes:
         found = dict(processes.run(range(10, 30)))
         again = dict(processes.run([5]))
     assert {index: value for index, (value, _, _) in found.items()} == alone
@@ -68,45 +65,56 @@ def test_results_are_those_of_one_process(size: int, tmp_path: Path, own_tempora
     assert len(pids) <= 2
     # a large array is mapped, not copied into each process
     assert {writeable for _, _, writeable in found.values()} == {size == SMALL}
-    assert list(own_temporary_folder.iterdir()) == []
+    assert list(place.iterdir()) == []
 
 
 def test_serial_keeps_the_order(tmp_path: Path) -> None:
     assert [index for index, _ in Serial(sums(state_of(tmp_path))).run([3, 1, 2])] == [0, 1, 2]
 
 
-def test_nothing_to_do_starts_nothing(tmp_path: Path, own_temporary_folder: Path) -> None:
-    with Processes(sums, state_of(tmp_path), 2) as processes:
+def test_nothing_to_do_starts_nothing(tmp_path: Path, place: Path) -> None:
+    with Processes(sums, state_of(tmp_path), 2, place) as processes:
         assert list(processes.run([])) == []
-        assert list(own_temporary_folder.iterdir()) == []
+        assert list(place.iterdir()) == []
 
 
-def test_what_a_dead_process_had_in_hand_is_done_by_another(tmp_path: Path) -> None:
-    with Processes(dies_once, state_of(tmp_path), 2) as processes:
+def test_what_a_dead_process_had_in_hand_is_done_by_another(tmp_path: Path, place: Path) -> None:
+    with Processes(dies_once, state_of(tmp_path), 2, place) as processes:
         found = list(processes.run(range(8)))
     assert sorted(found) == [(task, -task) for task in range(8)]
     assert (tmp_path / "died").exists()
 
 
-def test_processes_that_always_die_are_given_up(tmp_path: Path, own_temporary_folder: Path) -> None:
+def test_processes_that_always_die_are_given_up(tmp_path: Path, place: Path) -> None:
     found: list[int] = []
-    with pytest.raises(WorkerError) as caught, Processes(dies, state_of(tmp_path), 2) as processes:
+    with pytest.raises(WorkerError) as caught, Processes(dies, state_of(tmp_path), 2, place) as processes:
         found += [index for index, _ in processes.run(range(6))]
     assert is_one_line(caught.value, "died 3 times", "--workers")
     assert 3 not in found
-    assert list(own_temporary_folder.iterdir()) == []
+    assert list(place.iterdir()) == []
 
 
-def test_an_error_of_a_task_is_the_drivers(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="image 0 has changed"), Processes(fails, state_of(tmp_path), 1) as processes:
+def test_an_error_of_a_task_is_the_drivers(tmp_path: Path, place: Path) -> None:
+    with (
+        pytest.raises(DataError, match="image 0 has changed"),
+        Processes(fails, state_of(tmp_path), 1, place) as processes,
+    ):
         list(processes.run([0]))
 
 
-def test_no_room_for_what_they_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
-    with pytest.raises(OutputError) as caught, Processes(sums, state_of(tmp_path), 2) as processes:
+def test_no_room_for_what_they_need(tmp_path: Path, place: Path) -> None:
+    place.rmdir()
+    with pytest.raises(OutputError) as caught, Processes(sums, state_of(tmp_path), 2, place) as processes:
         list(processes.run([1]))
-    assert is_one_line(caught.value, "worker processes", "TMPDIR", "--workers 1")
+    assert is_one_line(caught.value, str(place), "worker processes", "--workers 1")
+
+
+def test_what_a_killed_driver_left_goes_with_the_next(tmp_path: Path, place: Path) -> None:
+    (place / ".workers-old").mkdir()
+    (place / ".workers-old" / "state").write_bytes(b"left")
+    with Processes(sums, state_of(tmp_path), 1, place) as processes:
+        list(processes.run([1]))
+    assert list(place.iterdir()) == []
 
 
 DRIVER = """
@@ -117,19 +125,19 @@ from infoq_onnx.execute.processes import Processes
 from tests.execute.workers import State, sleeps
 
 if __name__ == "__main__":
-    with Processes(sleeps, State(np.zeros(300_000), Path(sys.argv[1])), 2) as processes:
+    with Processes(sleeps, State(np.zeros(300_000), Path(sys.argv[1])), 2, Path(sys.argv[2])) as processes:
         list(processes.run([1, 2]))
 """
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_processes_end_with_their_driver(how: signal.Signals, tmp_path: Path, own_temporary_folder: Path) -> None:
+def test_processes_end_with_their_driver(how: signal.Signals, tmp_path: Path, place: Path) -> None:
     script = tmp_path / "driver.py"
     script.write_text(DRIVER, encoding="utf-8")
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     with subprocess.Popen(
-        [sys.executable, str(script), str(tmp_path)], env=environment, stderr=subprocess.PIPE
+        [sys.executable, str(script), str(tmp_path), str(place)], env=environment, stderr=subprocess.PIPE
     ) as driver:
         until(lambda: len(list(tmp_path.glob("pid-*"))) == 2)
         workers = [int(path.name.removeprefix("pid-")) for path in tmp_path.glob("pid-*")]
@@ -137,4 +145,4 @@ def test_processes_end_with_their_driver(how: signal.Signals, tmp_path: Path, ow
         driver.send_signal(how)
         driver.wait(30)
         until(lambda: not any(alive(pid) for pid in workers))
-    until(lambda: list(own_temporary_folder.iterdir()) == [])
+    until(lambda: list(place.iterdir()) == [])

@@ -1,0 +1,281 @@
+"""The sweep beside the plain way of doing it, in the same run: whole forward passes, scikit-learn's estimators.
+
+    python benchmarks/sweep.py SHARED WORK -o docs/benchmarks/sweep.md --date 2026-11-21 cifar10_resnet20 mobilenetv2
+
+The plain way runs the whole network once a trial, in float with fake quantizers, and takes every estimate with
+scikit-learn. It does the very trials of the analysis, with its images, its rounded weights, its observers and its
+directions, and its scores must be the analysis'. WORK keeps the analyses and the plain trials: the benchmark can be
+stopped. What is timed is not run beside anything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import sklearn.feature_selection._mutual_info as reference
+
+from infoq_onnx.allocation.costs import uniform
+from infoq_onnx.analyses import CODES, read_analysis
+from infoq_onnx.emit.qdq import qdq_model
+from infoq_onnx.emit.storage import STORAGES
+from infoq_onnx.graph.session import open_session, processors
+from infoq_onnx.inputs import calibration_again, encode_inputs, prepare_again
+from infoq_onnx.quantize.codes import load_codes
+from infoq_onnx.quantize.grid import dequantize_weight
+from infoq_onnx.quantize.table import load_table
+from infoq_onnx.schema import BASELINE_BITS, Analysis, Trial
+from infoq_onnx.sensitivity.estimators import (
+    jitter,
+    prepare,
+    smi_discrete_from_projections,
+    smi_from_prepared,
+    standardize,
+)
+from infoq_onnx.sensitivity.estimators.sliced import directions
+from infoq_onnx.sensitivity.observers import candidates
+from infoq_onnx.sensitivity.projection import add_projections, projection_name
+from infoq_onnx.sensitivity.targets import groups, has_classmates
+from infoq_onnx.sensitivity.trials import units
+from infoq_onnx.simulate.batching import batch_size, logits_of
+from infoq_onnx.simulate.divergence import kl_divergence
+from infoq_onnx.simulate.equalize import equalized
+from infoq_onnx.simulate.insert import grid_of_group, quantize_group
+from infoq_onnx.simulate.placement import place
+from infoq_onnx.simulate.simulation import layer_codes, set_initializers
+
+# scikit-learn cuts estimates off at 0, which no difference of two estimates survives
+reference.max = lambda low, value: value  # type: ignore[attr-defined]  # noqa: ARG005
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model with the options of its analysis."""
+
+    images: str
+    options: tuple[str, ...]
+
+
+CASES = {
+    "cifar10_resnet20": Case("cifar10", ("--preprocess", "imagenet", "--samples", "1000", "--bits", "2,4,8")),
+    "mobilenetv2": Case("imagenet", ("--preprocess", "tf", "--samples", "200", "--bits", "2,4,8")),
+}
+
+
+class Plain:
+    """Trials of a finished analysis, the plain way."""
+
+    def __init__(self, folder: Path) -> None:
+        found = read_analysis(folder)
+        prepared = prepare_again(found, None)
+        self.dataset = calibration_again(found, prepared, None)
+        self.table = load_table(folder / "ranges.npz")
+        self.codes = load_codes(folder / CODES)
+        self.network, self.settings = prepared.network, found.settings
+        self.graph = equalized(prepared.graph, self.network, self.table.factors)
+        logits = logits_of(open_session(prepared.graph.model), self.graph, self.dataset, batch_size(self.graph))
+        self.labels = logits.argmax(axis=1) if self.dataset.labels is None else self.dataset.labels
+        self.targets = self.labels if has_classmates(self.labels, self.settings.neighbours) else groups(logits)
+        seed, count = self.settings.seed, self.settings.projections
+        encoded = encode_inputs(self.settings.encoder, prepared, self.dataset)
+        x_noise, self.y_noise, self.class_noise = _noises(seed)
+        matrix = directions(encoded.shape[1], count, np.random.SeedSequence((seed, 0, 0)))
+        self.x = jitter(standardize(encoded @ matrix), x_noise)
+        self.model = onnx.ModelProto()
+        self.model.CopyFrom(self.graph.model)
+        for layer in self.network.layers:
+            if layer.weight is not None:
+                set_initializers(self.model, self.constants(layer.name, BASELINE_BITS))
+        self.tensors = candidates(self.graph, self.network)
+        self.model = add_projections(self.model, self.graph, self.tensors, count, seed)
+        self.before = self.outputs(self.model, {}, self.tensors)
+        self.estimates = {tensor: self.estimate(self.before[tensor]) for tensor in self.tensors}
+
+    def constants(self, name: str, bits: int) -> dict[str, Any]:
+        layer = next(layer for layer in self.network.layers if layer.name == name)
+        held = self.codes[name][bits]
+        values = {str(layer.weight): dequantize_weight(held.codes, held.scales, int(layer.channel_axis or 0))}
+        return values if held.bias is None else {**values, str(layer.bias): held.bias.astype(np.float32)}
+
+    def outputs(self, model: onnx.ModelProto, fed: dict[str, Any], tensors: list[str]) -> dict[str, Any]:
+        """Logits, under "", and projections, of all images."""
+        session = open_session(model, integer_kernels=False)
+        names = [self.graph.output, *map(projection_name, tensors)]
+        batches = self.dataset.batches(batch_size(self.graph))
+        parts = [session.run(names, {self.graph.input: batch, **fed}) for batch in batches]
+        joined = (np.concatenate(column).astype(np.float64) for column in zip(*parts, strict=True))
+        return dict(zip(["", *tensors], joined, strict=True))
+
+    def estimate(self, projections: Any) -> tuple[Any, Any]:
+        """SMI with X and with Y, by projection."""
+        k = self.settings.neighbours
+        y, z = jitter(standardize(projections), self.y_noise), jitter(standardize(projections), self.class_noise)
+        columns = range(y.shape[1])
+        xl = [reference._compute_mi_cc(self.x[:, j].copy(), y[:, j].copy(), k) for j in columns]
+        ly = [reference._compute_mi_cd(z[:, j].copy(), self.targets, k) for j in columns]
+        return np.array(xl), np.array(ly)
+
+    def run(self, trial: Trial) -> dict[str, Any]:
+        """Do a trial; return its KL divergence, and the differences at its observers."""
+        model, fed = onnx.ModelProto(), {}
+        model.CopyFrom(self.model)
+        if trial.kind == "weight":
+            fed = self.constants(trial.unit, trial.bits)
+            feed(model, fed)
+        else:
+            quantize_group(model, self.network, trial.unit)
+            fed = grid_of_group(trial.unit, self.table.activations[trial.unit][trial.bits])
+        tensors = sorted(trial.deltas)
+        found = self.outputs(model, fed, tensors)
+        deltas = {}
+        for tensor in tensors:
+            pairs = zip(self.estimates[tensor], self.estimate(found[tensor]), strict=True)
+            deltas[tensor] = [float(np.mean(before - after)) for before, after in pairs]
+        return {"kl": float(np.mean(kl_divergence(self.before[""], found[""]))), "deltas": deltas}
+
+
+def feed(model: onnx.ModelProto, values: dict[str, Any]) -> None:
+    """Make initializers inputs: onnxruntime sums the products of a constant weight in another order."""
+    for tensor in [tensor for tensor in model.graph.initializer if tensor.name in values]:
+        model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+        model.graph.initializer.remove(tensor)
+
+
+def _noises(seed: int) -> list[np.random.SeedSequence]:
+    """Seeds of the jitter of X, of L beside X, and of L beside Y: those of sensitivity.estimators.sliced."""
+    streams = np.random.SeedSequence(seed).spawn(4)
+    return [streams[2], streams[3], streams[2]]
+
+
+def analysis(shared: Path, work: Path, model: str) -> tuple[Path, float]:
+    """Analyze with the tool, once; return the folder, and the seconds it took."""
+    case, folder, seconds = CASES[model], work / f"{model}.infoq", work / f"{model}.seconds"
+    if not seconds.exists():
+        images = shared / "data" / case.images
+        classes = ("--classes", str(images / "classes.txt")) if (images / "classes.txt").exists() else ()
+        path = str(shared / "models" / f"{model}.onnx")
+        command = ["infoq-onnx", "analyze", path, "--calib", str(images / "calib"), *case.options, *classes]
+        start = time.monotonic()
+        subprocess.run([*command, "-o", str(folder), "--json"], check=True, stdout=subprocess.DEVNULL)
+        seconds.write_text(str(time.monotonic() - start))
+    return folder, float(seconds.read_text())
+
+
+def plain_trials(work: Path, model: str, found: Analysis) -> list[dict[str, Any]]:
+    """Do every trial of an analysis the plain way; those of an earlier run are kept."""
+    path = work / f"{model}.plain.jsonl"
+    done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    if len(done) < len(found.trials):
+        plain = Plain(work / f"{model}.infoq")
+        with path.open("a") as file:
+            for trial in found.trials[len(done) :]:
+                start = time.monotonic()
+                result = plain.run(trial)
+                result["seconds"] = time.monotonic() - start
+                done.append(result)
+                file.write(json.dumps(result) + "\n")
+                file.flush()
+                print(f"{model} {len(done)}/{len(found.trials)}", flush=True)
+    return done
+
+
+def floor_seconds(work: Path, model: str, found: Analysis) -> tuple[float, float]:
+    """What the sweep would take with the suffixes alone, at the rate of integer kernels; and its estimates alone."""
+    plain = Plain(work / f"{model}.infoq")
+    network, graph, count = plain.network, plain.graph, len(plain.dataset)
+    bits = uniform(network, BASELINE_BITS, BASELINE_BITS)
+    placement = place(graph, network)
+    codes = layer_codes(graph, network, plain.table, *bits)
+    emitted = open_session(qdq_model(graph, network, placement, plain.table, *bits, codes, STORAGES["int8"], {}))
+    passes = [seconds(lambda: logits_of(emitted, graph, plain.dataset, batch_size(graph))) for _ in range(3)]
+    macs = sum(layer.macs for layer in network.layers)
+    tensor_of = {(unit.name, unit.kind): unit.tensor for unit in units(network)}
+    suffixes = 0.0
+    for trial in found.trials:
+        reached = graph.descendants([tensor_of[trial.unit, trial.kind]])
+        suffixes += sum(layer.macs for layer in network.layers if layer.output in reached) / macs
+    x = prepare(plain.x)
+    values = plain.before[plain.tensors[0]]
+    k, seed = found.settings.neighbours, found.settings.seed
+    both: tuple[Callable[[], object], ...] = (
+        lambda: smi_from_prepared(x, values, k, seed),
+        lambda: smi_discrete_from_projections(values, plain.targets, k),
+    )
+    each = [sum(map(seconds, both)) for _ in range(5)]
+    estimates = statistics.median(each) * sum(len(trial.deltas) for trial in found.trials)
+    print(f"{model}: {count / min(passes):.0f} images/s with integer kernels, {suffixes:.0f} whole passes")
+    return min(passes) * suffixes, estimates
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.monotonic()
+    work()
+    return time.monotonic() - start
+
+
+def row(shared: Path, work: Path, model: str) -> str:
+    """One row of the table."""
+    folder, took = analysis(shared, work, model)
+    found = read_analysis(folder)
+    plain = plain_trials(work, model, found)
+    pairs = list(zip(found.trials, plain, strict=True))
+    worst = max(
+        abs(difference - expected)
+        for trial, result in pairs
+        for tensor, two in result["deltas"].items()
+        for difference, expected in zip(two, (trial.deltas[tensor].xl, trial.deltas[tensor].ly), strict=True)
+    )
+    worst_kl = max(abs(trial.kl - result["kl"]) for trial, result in pairs)
+    total = sum(result["seconds"] for result in plain)
+    inference, estimates = floor_seconds(work, model, found)
+    return (
+        f"| {model} | {found.settings.samples} | {len(found.trials)} | {len(found.observers)} | {total:,.0f} "
+        f"| {took:,.0f} | {total / took:.1f}× | {worst:.1e} | {worst_kl:.1e} | {inference:,.0f} + {estimates:,.0f} |"
+    )
+
+
+def main() -> None:
+    """Run what is missing and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("shared", type=Path)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("models", nargs="+", choices=CASES)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--date", required=True)
+    arguments = parser.parse_args()
+    packages = ("infoq-onnx", "onnxruntime", "numpy", "numba", "scikit-learn")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    lines = [
+        "# The sweep beside the plain way",
+        "",
+        f"{arguments.date}; {versions}; {processors()} processors; made by `python benchmarks/sweep.py SHARED WORK "
+        f"{' '.join(arguments.models)}`.",
+        "Seconds of the trials done the plain way (a whole float forward pass a trial, scikit-learn for every",
+        "estimate) and of the whole of `infoq-onnx analyze`: decoding, ranges, rounding at every width, the trials.",
+        "Floor: the networks behind the units at the rate of integer kernels on the whole, and the estimates.",
+        "",
+        "| model | images | trials | candidates | plain, s | analyze, s | ratio | largest difference of an SMI, nats "
+        "| of a KL | floor, s |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+        *(row(arguments.shared.resolve(), arguments.work.resolve(), model) for model in arguments.models),
+        "",
+        *(
+            f"{model}: `infoq-onnx analyze` with `{' '.join(CASES[model].options)}`, otherwise as by default.  "
+            for model in arguments.models
+        ),
+    ]
+    arguments.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
