@@ -17,7 +17,7 @@ from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.data.preprocess import AS_IS
 from infoq_onnx.errors import ModelError
 from infoq_onnx.graph.external import model_bytes
-from infoq_onnx.graph.load import require_file
+from infoq_onnx.graph.load import NO_OUTPUTS, NO_TEXT, require_file
 from infoq_onnx.graph.ort import NOT_ONNX, ORT_ERRORS, first_line, run_session
 from infoq_onnx.graph.session import open_session
 from infoq_onnx.schema import Evaluation, Preprocessing, from_json
@@ -95,9 +95,9 @@ def open_classifier(path: Path) -> Classifier:
     except ORT_ERRORS as error:
         raise ModelError(f"{path}: onnxruntime cannot load it ({first_line(error)})") from error
     except UnicodeDecodeError as error:
-        raise ModelError(f"{path} is damaged: a name in it is no text; download or export the model again") from error
+        raise ModelError(f"{path} {NO_TEXT}") from error
     if not outputs:
-        raise ModelError(f"{path} has no outputs; export the model so that it returns its class scores")
+        raise ModelError(f"{path} {NO_OUTPUTS}")
     output = outputs[0]
     if len(inputs) != 1:
         names = ", ".join(value.name for value in inputs)

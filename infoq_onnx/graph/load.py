@@ -43,6 +43,9 @@ _QUANTIZED = frozenset(
 _TOO_LARGE = "is larger than 2 GiB with its weights, more than onnx can check; use a smaller model"
 _FLOATS = frozenset([TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16])
 
+NO_TEXT = "is damaged: a name in it is no text; download or export the model again"
+NO_OUTPUTS = "has no outputs; export the model so that it returns its class scores"
+
 
 def load_model(path: Path) -> ModelProto:
     """Load and check a float model, its external data included.
@@ -130,7 +133,7 @@ def _read(path: Path) -> ModelProto:
     if not model.opset_import:
         raise ModelError(f"{path} does not say which operator set it is of; download or export the model again")
     if not _is_text(model):
-        raise ModelError(f"{path} is damaged: a name in it is no text; download or export the model again")
+        raise ModelError(f"{path} {NO_TEXT}")
     return model
 
 
@@ -178,7 +181,7 @@ def _onnxruntime_knows(opset: int) -> bool:
 
 def _check_ends(path: Path, graph: GraphProto) -> None:
     if not graph.output:
-        raise ModelError(f"{path} has no outputs; export the model so that it returns its class scores")
+        raise ModelError(f"{path} {NO_OUTPUTS}")
     constants = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in constants]
     if len(inputs) != 1:
