@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,9 +23,10 @@ from infoq_onnx.graph.load import load_model
 from infoq_onnx.graph.network import find_network
 from infoq_onnx.graph.normalize import normalize
 from infoq_onnx.progress import Reporter
-from infoq_onnx.schema import Analysis, Network, Preprocessing
+from infoq_onnx.schema import Analysis, Network, Preprocessing, Split
 from infoq_onnx.simulate.batching import batch_size
 from infoq_onnx.simulate.placement import Placement, place
+from infoq_onnx.simulate.split import split, splittable
 
 SELF = "self"
 """The encoder that is the model itself."""
@@ -63,6 +65,18 @@ def prepare(model: Path | str) -> PreparedModel:
         # what is found in a graph is told without the file it came from
         raise ModelError(f"{path}: {error}") from error
     return PreparedModel(path, model_sha256(path), graph, network, placement)
+
+
+def with_splits(prepared: PreparedModel, splits: tuple[Split, ...]) -> PreparedModel:
+    """Let channels be read in parts, see `simulate.split`."""
+    if not splits:
+        return prepared
+    graph = split(prepared.graph, prepared.network, splits)
+    network = find_network(graph)
+    repeated = sum(layer.parameters for layer in network.layers)
+    repeated -= sum(layer.parameters for layer in prepared.network.layers)
+    network = dataclasses.replace(network, repeated=repeated)
+    return dataclasses.replace(prepared, graph=graph, network=network, placement=place(graph, network))
 
 
 def preprocessing_for(
@@ -134,6 +148,8 @@ def prepare_again(found: Analysis, model: Path | str | None) -> PreparedModel:
             f"{prepared.sha256[:12]}… now); run analyze on it, or "
             + ("say where the analysed one is with --model" if model is None else "give another --model")
         )
+    if {one.tensor for one in found.splits} <= set(splittable(prepared.graph, prepared.network, prepared.placement)):
+        prepared = with_splits(prepared, found.splits)
     if prepared.network != found.network:
         raise AnalysisError(
             f"the analysis was made by another version, which saw other layers in {path}; run analyze again"

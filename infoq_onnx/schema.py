@@ -87,6 +87,17 @@ class Network:
     layers: tuple[Layer, ...]
     groups: tuple[ActivationGroup, ...]
     skipped: tuple[SkippedNode, ...]
+    repeated: int = 0
+    """Weight elements that the model as it was given does not have: those of channels read in parts (`Split`)."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """A channel that dwarfs the others of its tensor, and is read in parts (see `simulate.split`)."""
+
+    tensor: str
+    channel: int
+    parts: int
 
 
 # --------------------------------------------------------------------------------------------------------- quantization
@@ -231,7 +242,7 @@ class SweepSettings:
     debias: bool
     """Use max(0, |Δ| − σ) for |Δ|."""
     equalize: bool
-    """Give the channels in front of depthwise convolutions the same range first."""
+    """First give the channels of a tensor ranges more alike, by factors and by splitting."""
     trial_rounding: Rounding
     """How the weights of a trial are rounded."""
     weight_only: bool = False
@@ -252,6 +263,8 @@ class Analysis:
     trials: tuple[Trial, ...]
     scores: dict[str, tuple[Score, ...]]
     """By criterion."""
+    splits: tuple[Split, ...] = ()
+    """What `network` has that the normalised model has not."""
 
 
 # ----------------------------------------------------------------------------------------------------------- allocation

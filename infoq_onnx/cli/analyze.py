@@ -42,7 +42,8 @@ from infoq_onnx.cli.options import BitList, data_options, preprocessing_of
     "--equalize/--no-equalize",
     default=True,
     show_default=True,
-    help="Give the channels in front of depthwise convolutions the same range first.",
+    help="First give the channels of a tensor ranges more alike: by factors in front of depthwise convolutions, by "
+    "splitting those that dwarf all others in front of matrix products.",
 )
 @click.option(
     "--trial-rounding",

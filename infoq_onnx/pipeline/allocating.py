@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import get_args
 
 from infoq_onnx.allocation.bounds import option, parse_bound
-from infoq_onnx.allocation.costs import Metric, costs, uniform
+from infoq_onnx.allocation.costs import Metric, float_costs
 from infoq_onnx.allocation.decide import budget_label, decide, decide_uniform
 from infoq_onnx.analyses import CHECKSUMS, CODES, find_analysis, read_analysis
 from infoq_onnx.data.dataset import Dataset
@@ -219,7 +219,7 @@ def allocate(
     return Compressed(
         allocation=allocation,
         network=network,
-        before=costs(network, *uniform(network, 32, 32)),
+        before=float_costs(network),
         model_path=path,
         allocation_path=path.with_suffix(".json"),
         file_bytes=path.stat().st_size,

@@ -30,6 +30,7 @@ from infoq_onnx.inputs import (
     load_samples,
     prepare,
     report_skipped,
+    with_splits,
 )
 from infoq_onnx.progress import Reporter, Silent
 from infoq_onnx.quantize.codes import CodeTable, load_codes, save_codes
@@ -42,6 +43,7 @@ from infoq_onnx.schema import (
     ModelRef,
     Preprocessing,
     Rounding,
+    Split,
     SweepSettings,
     to_json,
 )
@@ -55,6 +57,7 @@ from infoq_onnx.simulate.alone import round_alone
 from infoq_onnx.simulate.batching import batch_size, logits_of
 from infoq_onnx.simulate.calibrate import calibrate
 from infoq_onnx.simulate.equalize import Factors, equalized, find_factors
+from infoq_onnx.simulate.split import find_splits
 
 DEFAULT_SAMPLES = 1000
 UNFINISHED_CODES = "codes.next.npz"
@@ -104,7 +107,7 @@ def analyze(
     neighbours : k of the estimators
     threshold : correlation above which a candidate becomes an observer
     one_over_b, debias : see `sensitivity.criteria.infoq`
-    equalize : see `simulate.equalize`
+    equalize : see `simulate.equalize` and `simulate.split`
     trial_rounding : how the weights of a trial are rounded: "nearest", or "gptq", every layer on its own
     weight_only : try weights only; `allocate` then leaves activations at 8 bits
     workers : processes that run trials; None starts one a processor where the work is worth it. The result is the same
@@ -171,10 +174,14 @@ def _analyze_into(
     workers: int | None,
     reporter: Reporter,
 ) -> None:
-    graph, network = prepared.graph, prepared.network
-    logits = logits_of(open_session(graph.model), graph, dataset, batch_size(graph))
+    logits = logits_of(open_session(prepared.graph.model), prepared.graph, dataset, batch_size(prepared.graph))
     _check_finite(logits, prepared.path)
     encoded = encode_inputs(settings.encoder, prepared, dataset)
+    splits: tuple[Split, ...] = ()
+    if settings.equalize:
+        splits = find_splits(prepared.graph, prepared.network, prepared.placement, dataset, lambda _: None)
+        prepared = with_splits(prepared, splits)
+    graph, network = prepared.graph, prepared.network
     predicted = logits.argmax(axis=1).astype(np.int64)
     float_top1 = None if dataset.labels is None else float(np.mean(predicted == dataset.labels))
     _report_accuracy(float_top1, network.classes, len(dataset), reporter)
@@ -259,6 +266,7 @@ def _analyze_into(
             name: tuple(criterion(result.trials, result.observers, settings))
             for name, criterion in sorted(get_criteria().items())
         },
+        splits=splits,
     )
     for name, found in analysis.scores.items():
         if not found:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from infoq_onnx.errors import ModelError
 
 Array = npt.NDArray[np.float64]
+Float32 = npt.NDArray[np.float32]
 
 HALVES = 2
 """Images are summed in two halves, so that a fit to one half can be tried on the other."""
@@ -17,10 +18,13 @@ HALVES = 2
 
 @dataclass(frozen=True)
 class Statistics:
-    """Moments of some images. With inputs x [d] and targets t [R] of each of G groups, means are over positions."""
+    """Moments of some images. With inputs x [d] and targets t [R] of each of G groups, means are over positions.
+
+    They are weighted, by how much an error at a position matters.
+    """
 
     count: int
-    """Positions summed."""
+    """Positions of a weight above 0."""
     input_mean: Array
     """x̄ [G, d]"""
     target_mean: Array
@@ -44,6 +48,7 @@ class Moments:
 
     def __init__(self, groups: int, width: int, rows: int) -> None:
         self._counts = [0] * HALVES
+        self._weights = np.zeros(HALVES)
         self._x_origin = np.zeros((groups, width), dtype=np.float32)
         self._t_origin = np.zeros((groups, rows), dtype=np.float32)
         self._x = np.zeros((HALVES, groups, width))
@@ -56,21 +61,26 @@ class Moments:
         """Positions added."""
         return sum(self._counts)
 
-    def add(self, columns: npt.NDArray[np.float32], targets: npt.NDArray[np.float32], half: int = 0) -> None:
-        """Add a batch: columns [G, p, d] and targets [G, p, R], to one of the halves."""
-        if columns.shape[1] == 0:
+    def add(self, columns: Float32, targets: Float32, half: int = 0, weights: Float32 | None = None) -> None:
+        """Add a batch to one of the halves: columns [G, p, d], targets [G, p, R], weights [p] of the positions or 1."""
+        positions = np.ones(columns.shape[1], dtype=np.float32) if weights is None else weights
+        counted = int(np.count_nonzero(positions))
+        if counted == 0:
             return
         if self.count == 0:
             self._x_origin = columns.mean(axis=1, dtype=np.float64).astype(np.float32)
             self._t_origin = targets.mean(axis=1, dtype=np.float64).astype(np.float32)
-        self._counts[half] += columns.shape[1]
+        self._counts[half] += counted
+        self._weights[half] += np.sum(positions, dtype=np.float64)
         from_x, from_t = columns - self._x_origin[:, None], targets - self._t_origin[:, None]
         # products and sums of one batch in float32, at the speed of the machine; batches are summed in float64
-        ones = np.ones(columns.shape[1], dtype=np.float32)
         # what overflows is told when the moments are asked for
         with np.errstate(over="ignore", invalid="ignore"):
-            self._x[half] += ones @ from_x
-            self._t[half] += ones @ from_t
+            self._x[half] += positions @ from_x
+            self._t[half] += positions @ from_t
+            if weights is not None:
+                roots = np.sqrt(weights)[:, None]
+                from_x, from_t = from_x * roots, from_t * roots
             self._xx[half] += np.matmul(from_x.transpose(0, 2, 1), from_x)
             self._tx[half] += np.matmul(from_t.transpose(0, 2, 1), from_x)
 
@@ -96,10 +106,10 @@ class Moments:
                 "a layer's inputs are so large that their squares exceed float32; scale the weights or the inputs, "
                 "check the preprocessing, or round to nearest"
             )
-        count = sum(self._counts[part])
-        x, t = self._x[part].sum(axis=0) / count, self._t[part].sum(axis=0) / count
-        second: Array = self._xx[part].sum(axis=0) / count - _outer(x, x)
-        cross: Array = self._tx[part].sum(axis=0) / count - _outer(t, x)
+        count, weight = sum(self._counts[part]), self._weights[part].sum()
+        x, t = self._x[part].sum(axis=0) / weight, self._t[part].sum(axis=0) / weight
+        second: Array = self._xx[part].sum(axis=0) / weight - _outer(x, x)
+        cross: Array = self._tx[part].sum(axis=0) / weight - _outer(t, x)
         input_mean: Array = self._x_origin + x
         target_mean: Array = self._t_origin + t
         if not centred:

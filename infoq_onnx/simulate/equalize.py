@@ -20,13 +20,12 @@ import numpy.typing as npt
 import onnx
 
 from infoq_onnx.data.dataset import Dataset
-from infoq_onnx.graph.editing import attribute, expose, input_at
+from infoq_onnx.graph.editing import attribute, input_at
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.operators import clip_bounds, clips_at_zero, fills_with_zero, is_depthwise
-from infoq_onnx.graph.session import open_session
 from infoq_onnx.quantize.grid import per_channel
 from infoq_onnx.schema import Layer, Network
-from infoq_onnx.simulate.batching import batch_size, run_batches
+from infoq_onnx.simulate.reach import reach
 from infoq_onnx.simulate.simulation import set_initializers
 
 Float32 = npt.NDArray[np.float32]
@@ -59,16 +58,7 @@ def find_factors(graph: Graph, network: Network, dataset: Dataset, progress: Cal
     progress : called with the number of images done
     """
     found = pairs(graph, network)
-    if not found:
-        return {}
-    tensors = [pair.tensor for pair in found]
-    session = open_session(expose(graph.model, tensors))
-    largest: dict[str, Float32] = {}
-    for batch, outputs in run_batches(session, graph, tensors, dataset, batch_size(graph, tensors)):
-        for tensor, values in zip(tensors, outputs, strict=True):
-            seen = np.abs(values).max(axis=(0, *range(2, values.ndim)))
-            largest[tensor] = np.maximum(largest[tensor], seen) if tensor in largest else seen
-        progress(len(batch))
+    largest = reach(graph, {pair.tensor: 1 for pair in found}, dataset, progress)
     return {pair.tensor: factors_of(largest[pair.tensor], pair.bound) for pair in found}
 
 

@@ -9,11 +9,15 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from infoq_onnx.graph.editing import attribute
+from infoq_onnx.graph.graph import Graph
 from infoq_onnx.quantize.clipped import Clipped
 from infoq_onnx.quantize.moments import Moments
 from infoq_onnx.schema import Layer
 from infoq_onnx.simulate.forms import Form, target_of
 from infoq_onnx.simulate.streams import Stream
+
+Float32 = npt.NDArray[np.float32]
 
 _COLUMN_BYTES = 128 * 2**20
 """What the columns of one batch may take."""
@@ -23,7 +27,7 @@ _POSITIONS_A_WEIGHT = 32
 """… or this many for each weight of a row, where that is more. Neighbours in an image say much the same."""
 _MASSIVE = 100.0
 """Tokens whose target's squared norm is this many times the median are left out of the moments. A handful of them would
-otherwise decide the fit; what reads them normalises them (see `simulate.massive`)."""
+otherwise decide the fit (see `simulate.massive`)."""
 _CLIPPED_POSITIONS = 8192
 """Positions kept of a layer whose output is clipped, of all images together …"""
 _CLIPPED_BYTES = 128 * 2**20
@@ -65,6 +69,7 @@ def gather(
         target = shortcut.output[0]
         side = 1 - list(shortcut.input).index(result)
         wanted.append(student.node[shortcut.name].input[side])
+    normalizer = _normalizer(reference.graph, target) if form.windows is None else None
     groups, rows, width = form.rows().shape
     moments = Moments(groups, width, rows)
     positions = math.prod(layer.output_shape) // (groups * rows)
@@ -76,23 +81,24 @@ def gather(
     draw, pick = np.random.default_rng(0), np.random.default_rng(1)
     kept = min(_CLIPPED_POSITIONS, _CLIPPED_BYTES // (4 * groups * (width + 2 * rows)))
     every = max(1, -(-taken * reference.images // max(1, kept)))
-    parts: list[list[npt.NDArray[np.float32]]] = []
+    parts: list[list[Float32]] = []
     streams = zip(reference.run([target], size), student.run(wanted, size), strict=True)
     for index, ((targets,), inputs) in enumerate(streams):
         chosen = np.sort(draw.choice(positions, taken, replace=False)) if taken < positions else None
         columns, outputs = form.columns(inputs[0], chosen), form.outputs(targets, chosen)
+        weights = None
+        if normalizer is not None:
+            weights = _normalized(outputs, normalizer)
+        elif form.windows is None and positions > 1:
+            weights = _ordinary(outputs)
         added = [form.outputs(value, chosen) for value in inputs[1:]]
         for value in added:
             outputs = outputs - value
-        if form.windows is None and positions > 1:
-            ordinary = _ordinary(outputs)
-            columns, outputs = columns[:, ordinary], outputs[:, ordinary]
-            added = [value[:, ordinary] for value in added]
         # positions lie image by image, so the halves share one image at most; elsewhere batches take turns
         split = batched and len(inputs[0]) > 1
         middle = columns.shape[1] // 2 if split else columns.shape[1] * (index % 2)
-        moments.add(columns[:, :middle], outputs[:, :middle], 0)
-        moments.add(columns[:, middle:], outputs[:, middle:], 1)
+        for half, part in enumerate((slice(None, middle), slice(middle, None))):
+            moments.add(columns[:, part], outputs[:, part], half, None if weights is None else weights[part])
         if bounds is not None:
             some = np.sort(pick.choice(columns.shape[1], -(-columns.shape[1] // every), replace=False))
             parts.append([value[:, some] for value in (columns, outputs, *added)])
@@ -102,9 +108,26 @@ def gather(
     return Gathered(moments, Clipped(joined[0], joined[1], joined[2] if shortcut is not None else None, *bounds))
 
 
-def _ordinary(outputs: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-    """Which positions of [1, p, R] do not dwarf the others, [p]."""
-    norms = np.sum(np.square(outputs[0], dtype=np.float64), axis=1)
+def _normalizer(graph: Graph, target: str) -> onnx.NodeProto | None:
+    """Return the LayerNormalization over the last axis that reads a layer's target."""
+    for node in graph.consumers.get(target, []):
+        last = (-1, len(graph.shapes[target]) - 1 + (target in graph.batched))
+        if node.op_type == "LayerNormalization" and attribute(node, "axis", -1) in last:
+            return node
+    return None
+
+
+def _normalized(targets: Float32, normalizer: onnx.NodeProto) -> Float32:
+    """Weigh the error at each position of [1, p, R] by what normalisation makes of it, 1 / (variance + ε), [p].
+
+    A token that is thirty times as large as others would otherwise count a thousand times as much.
+    """
+    variances = targets[0].var(axis=1, dtype=np.float64) + attribute(normalizer, "epsilon", 1e-5)
+    return np.asarray(1 / variances, dtype=np.float32)
+
+
+def _ordinary(targets: Float32) -> Float32:
+    """Weights of 0 for positions of [1, p, R] that dwarf the others, 1 for these, [p]."""
+    norms = np.sum(np.square(targets[0], dtype=np.float64), axis=1)
     median = float(np.median(norms))
-    kept: npt.NDArray[np.bool_] = norms <= (_MASSIVE * median if median > 0 else np.inf)
-    return kept
+    return np.asarray(norms <= (_MASSIVE * median if median > 0 else np.inf), dtype=np.float32)

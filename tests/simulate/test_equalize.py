@@ -162,7 +162,7 @@ def test_progress_counts_images() -> None:
 
 def test_every_batch_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     *_, whole = factors_for(network(relu))
-    monkeypatch.setattr("infoq_onnx.simulate.equalize.batch_size", lambda graph, kept: 7)  # noqa: ARG005
+    monkeypatch.setattr("infoq_onnx.simulate.reach.batch_size", lambda graph, kept: 7)  # noqa: ARG005
     *_, parts = factors_for(network(relu))
     assert whole.keys() == parts.keys()
     for tensor, factor in whole.items():
