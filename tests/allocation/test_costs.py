@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
-from infoq_onnx.allocation.costs import costs, largest_total, meets, terms, total_of, uniform, units, value_of
+from infoq_onnx.allocation.costs import (
+    costs,
+    float_costs,
+    largest_total,
+    meets,
+    terms,
+    total_of,
+    uniform,
+    units,
+    value_of,
+)
 from infoq_onnx.schema import Bound, Network
 
 from .networks import make_layer, make_network, make_resnet18
@@ -74,6 +86,21 @@ def test_network_without_weights_counts_as_8_bits() -> None:
     network = make_network([make_layer("attend", ("a", "b"), macs=10)], {"a": 1, "b": 1})
     found = costs(network, {}, {"a": 4, "b": 2})
     assert (found.bitops, found.weight_bytes, found.compression, found.avg_weight_bits) == (80, 0.0, 4.0, 8.0)
+
+
+def test_weights_that_repeat_others_are_no_part_of_what_is_compressed() -> None:
+    """They are multiplied with and stored; the model as it was given does not have them."""
+    network = dataclasses.replace(
+        make_network([make_layer("a", ("x",), macs=100, parameters=110)], {"x": 3}), repeated=10
+    )
+    found, before = costs(network, {"a": 4}, {"x": 8}), float_costs(network)
+    assert (found.bitops, found.weight_bytes, found.avg_weight_bits) == (3200, 55.0, 4.0)
+    assert found.compression == 400 / 55
+    assert (before.weight_bytes, before.compression, before.bitops) == (400.0, 1.0, 102_400)
+    bound = Bound("compression", found.compression, "")
+    assert largest_total(bound, network) == 440
+    assert meets(bound, value_of("compression", network, 440))
+    assert not meets(bound, value_of("compression", network, 441))
 
 
 def test_uniform_names_every_unit(resnet18: Network) -> None:

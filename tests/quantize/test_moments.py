@@ -92,6 +92,27 @@ def test_where_one_half_is_empty_there_are_none(half: int) -> None:
     assert_covariances(moments.all(centred=True), x, x)
 
 
+def test_a_weight_counts_as_so_many_positions() -> None:
+    """And one of 0 as none."""
+    x, times = inputs(60, 5, 2, correlation=0.4) + np.float32(3), np.arange(60) % 4
+    t = outputs(x, normal(2, 3, 5))
+    weighted, repeated = Moments(2, 5, 3), Moments(2, 5, 3)
+    for half in (0, 1):
+        part = slice(30 * half, 30 * half + 30)
+        weighted.add(x[:, part], t[:, part], half, times[part].astype(np.float32))
+        repeated.add(x[:, part].repeat(times[part], axis=1), t[:, part].repeat(times[part], axis=1), half)
+    assert weighted.count == 45
+    for centred in (True, False):
+        pairs = zip(
+            (weighted.all(centred=centred), *(weighted.halves(centred=centred) or ())),
+            (repeated.all(centred=centred), *(repeated.halves(centred=centred) or ())),
+            strict=True,
+        )
+        for one, other in pairs:
+            for field in ("input_mean", "target_mean", "second", "cross"):
+                np.testing.assert_allclose(getattr(one, field), getattr(other, field), rtol=1e-4, atol=1e-4)
+
+
 def test_arguments_are_left_alone() -> None:
     x, t = inputs(50, 12), inputs(50, 3, seed=1)
     kept = x.copy(), t.copy()

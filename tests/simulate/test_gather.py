@@ -190,6 +190,31 @@ def test_massive_tokens_do_not_enter() -> None:
     assert of_its_own(b.model(b.gemm("x", "fc", 6, 5), (6,), (5,)), "fc", values).count == 20
 
 
+def test_errors_in_a_normalised_sum_count_by_what_normalisation_leaves_of_them() -> None:
+    """Not by the size of the tokens; the fit is that of the normalised equation."""
+    values = images((8, 6), 200)
+    values[:, 3] *= 50
+    b = Builder()
+    y = b.op("Add", ["x", b.linear("x", "one", 6, 6)], "sum")
+    y = b.op("LayerNormalization", [y, b.constant("scale", np.ones(6)), b.constant("shift", np.zeros(6))], "norm")
+    model = b.model(b.gemm(b.op("ReduceMean", [y], "mean", axes=[1], keepdims=0), "fc", 6, 5), (8, 6), (5,))
+    graph, network, _ = searched(model)
+    layer = network.layers[0]
+    form = form_of(graph, layer)
+    assert form is not None
+    streams = [Stream(graph, dataset_of(values), integer=False) for _ in range(2)]
+    shortcut = next(node for node in graph.nodes if node.op_type == "Add" and "x" in node.input)
+    found = gather(*streams, layer, form, shortcut).moments.all(centred=False)
+    x = values.reshape(-1, 6).astype(np.float64)
+    weight, bias = graph.constant(str(layer.weight)), graph.constant(str(layer.bias))
+    total = x + x @ weight + bias
+    weights = 1 / (total.var(axis=1) + 1e-5)
+    np.testing.assert_allclose(found.second[0], (x.T * weights) @ x / weights.sum(), rtol=1e-4, atol=1e-5)
+    target = x @ weight + bias
+    np.testing.assert_allclose(found.cross[0], (target.T * weights) @ x / weights.sum(), rtol=1e-3, atol=1e-4)
+    assert found.count == 200 * 8
+
+
 def test_tokens_of_nothing_are_all_kept() -> None:
     outputs = np.zeros((1, 5, 3), dtype=np.float32)
     outputs[0, 4] = 1
