@@ -81,10 +81,19 @@ class Stream:
         tensors = [name for name in later if name in written]
         if not tensors or not all(self._storable(name) for name in tensors):
             return
-        if 4 * sum(math.prod(self.graph.shapes[name]) for name in tensors) * len(self._dataset) > _KEPT_BYTES:
+        if 4 * sum(math.prod(self.graph.shapes[name]) for name in tensors) * self.images > _KEPT_BYTES:
             return
-        parts = list(self.run(tensors, self.size))
-        self._kept = {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(tensors)}
+        # what is kept already stays; the rest is written where it will lie, so that nothing is there twice
+        before = self._kept or {}
+        shapes = {name: (self.images, *self.graph.shapes[name]) for name in tensors}
+        kept = {name: before[name] if name in before else np.empty(shapes[name], dtype=np.float32) for name in tensors}
+        computed = [name for name in tensors if name not in before]
+        start = 0
+        for parts in self.run(computed, self.size) if computed else ():
+            for name, part in zip(computed, parts, strict=True):
+                kept[name][start : start + len(part)] = part
+            start += len(parts[0])
+        self._kept = kept
 
     def _storable(self, name: str) -> bool:
         return name in self.graph.batched and self.graph.dtypes[name] == np.float32
