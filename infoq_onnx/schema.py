@@ -247,6 +247,8 @@ class SweepSettings:
     """How the weights of a trial are rounded."""
     weight_only: bool = False
     """Only weights were tried; activations have no scores."""
+    provider: str = "cpu"
+    """What onnxruntime ran the networks on."""
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,12 @@ from infoq_onnx.cli.options import BitList, data_options, preprocessing_of
     help="Try weights only, in half the time. Activations can then have 8 bits only, or those of a pin or --uniform.",
 )
 @click.option(
+    "--provider",
+    default="cpu",
+    show_default=True,
+    help="What onnxruntime runs the networks on: cuda, coreml, … where the onnxruntime that is installed has it.",
+)
+@click.option(
     "--workers",
     type=click.IntRange(min=1),
     help="Processes that run trials [one a processor, where there is work for more than some seconds]. The result is "

@@ -21,7 +21,7 @@ from infoq_onnx.data.encoders import encoder_file, get_encoder
 from infoq_onnx.errors import AnalysisError, DataError, ModelError, OutputError, SettingsError
 from infoq_onnx.files import write_checksums, write_text
 from infoq_onnx.graph.external import model_sha256
-from infoq_onnx.graph.session import open_session
+from infoq_onnx.graph.session import open_session, provider_called, running_on
 from infoq_onnx.inputs import (
     SELF,
     PreparedModel,
@@ -86,6 +86,7 @@ def analyze(
     equalize: bool = True,
     trial_rounding: Rounding = "gptq",
     weight_only: bool = False,
+    provider: str = "cpu",
     workers: int | None = 1,
     output: Path | str | None = None,
     reporter: Reporter | None = None,
@@ -110,6 +111,7 @@ def analyze(
     equalize : see `simulate.equalize` and `simulate.split`
     trial_rounding : how the weights of a trial are rounded: "nearest", or "gptq", every layer on its own
     weight_only : try weights only; `allocate` then leaves activations at 8 bits
+    provider : what onnxruntime runs the networks on, such as "cuda"
     workers : processes that run trials; None starts one a processor where the work is worth it. The result is the same
         for any number. With more than one, a script has to keep them from running it: `if __name__ == "__main__":`
     output : folder for the analysis; by default `<model>.infoq` in the working folder
@@ -139,10 +141,11 @@ def analyze(
         equalize=equalize,
         trial_rounding=trial_rounding,
         weight_only=weight_only,
+        provider=provider.lower(),
     )
     prepared, dataset, settings = set_up(model, calib, classes, preprocessing, samples, settings, reporter)
     folder = Path(output) if output is not None else Path(f"{prepared.path.stem}.infoq")
-    with created(folder), locked(folder):
+    with created(folder), locked(folder), running_on(settings.provider):
         _analyze_into(folder, prepared, dataset, settings, workers, reporter)
     return folder
 
@@ -331,6 +334,7 @@ def _check_settings(settings: SweepSettings, samples: int | None) -> None:
         raise SettingsError(f"--threshold {settings.threshold}: a correlation lies between -1 and 1")
     if settings.trial_rounding not in get_args(Rounding):
         raise SettingsError(f"--trial-rounding {settings.trial_rounding}: choose {' or '.join(get_args(Rounding))}")
+    provider_called(settings.provider)
     if settings.encoder != SELF:
         get_encoder(settings.encoder)
 

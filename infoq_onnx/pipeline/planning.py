@@ -15,7 +15,7 @@ import numpy as np
 
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.graph.graph import Graph
-from infoq_onnx.graph.session import open_session
+from infoq_onnx.graph.session import open_session, running_on
 from infoq_onnx.inputs import Recipe
 from infoq_onnx.pipeline.analyzing import DEFAULT_SAMPLES, analyze, set_up
 from infoq_onnx.progress import Reporter, Silent
@@ -76,7 +76,8 @@ def plan(
 
     tensors = candidates(graph, network)
     observed = Graph(add_projections(graph.model, graph, tensors, settings.projections, settings.seed))
-    rate = _images_a_second(observed, graph, dataset, probe_seconds)
+    with running_on(settings.provider):
+        rate = _images_a_second(observed, graph, dataset, probe_seconds)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     reached = {unit: graph.descendants([unit.tensor]) for unit in tried}
     looks = len(low) * sum(tensor in reached[unit] for unit in tried for tensor in tensors)

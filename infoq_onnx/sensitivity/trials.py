@@ -176,6 +176,7 @@ def runner(state: tuple[Problem, Baseline, int]) -> Callable[[Task], list[Trial]
     """Make what runs tasks in a process of its own, of the problem, its baseline, and how many threads it may use."""
     problem, baseline, threads = state
     session.limit_threads(threads)
+    session.run_on(problem.settings.provider)
     jit.limit_threads(threads)
     bench = Bench(problem)
     return lambda task: bench.trials(task, baseline)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import onnxruntime as ort
 import pytest
 
 from infoq_onnx.analyses import read_analysis
@@ -116,6 +117,17 @@ def test_trials_seen_by_other_candidates_are_not_mixed_in(
     monkeypatch.undo()
     folder = analyze(case.model, case.calib, output=tmp_path / "a.infoq", **QUICK)
     assert content(folder, *NAMES) == content(case.analysis, *NAMES)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_another_provider_with_the_same_kernels_finds_the_same(workers: int, case: Case, tmp_path: Path) -> None:
+    """The one that calls Azure has no operators of its own, so the CPU's do the work."""
+    if "AzureExecutionProvider" not in ort.get_available_providers():
+        pytest.skip("this onnxruntime has one provider only")
+    folder = analyze(case.model, case.calib, output=tmp_path / "a.infoq", provider="Azure", workers=workers, **QUICK)
+    found, before = read_analysis(folder), read_analysis(case.analysis)
+    assert (found.settings.provider, before.settings.provider) == ("azure", "cpu")
+    assert (found.trials, found.observers, found.scores) == (before.trials, before.observers, before.scores)
 
 
 def test_where_the_model_lies_is_all_that_moving_it_changes(case: Case, tmp_path: Path) -> None:
