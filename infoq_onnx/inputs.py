@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from infoq_onnx.data import preprocess
-from infoq_onnx.data.dataset import TOLERATED_PERCENT, Dataset, load_dataset
+from infoq_onnx.data.dataset import CACHE_BYTES, TOLERATED_PERCENT, Dataset, load_dataset
 from infoq_onnx.data.encoders import get_encoder
 from infoq_onnx.data.encoders.onnx_file import encode
 from infoq_onnx.errors import AnalysisError, DataError, ModelError
@@ -95,8 +95,9 @@ def load_samples(
     preprocessing: str | Recipe | Preprocessing | None,
     samples: int | None,
     seed: int,
+    cache_bytes: int = CACHE_BYTES,
 ) -> Dataset:
-    """Load samples for a model; the arguments are those of `pipeline.analyze`."""
+    """Load samples for a model; the arguments are those of `pipeline.analyze` and `data.dataset.load_dataset`."""
     shape = prepared.network.input_shape
     return load_dataset(
         Path(data),
@@ -106,6 +107,7 @@ def load_samples(
         samples=samples,
         seed=seed,
         n_classes=prepared.network.classes,
+        cache_bytes=cache_bytes,
     )
 
 

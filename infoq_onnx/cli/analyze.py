@@ -70,6 +70,12 @@ from infoq_onnx.cli.options import BitList, data_options, preprocessing_of
     "the same for any number.",
 )
 @click.option(
+    "--memory",
+    metavar="SIZE",
+    help="What all processes together may take, about, such as 2GiB: fewer run trials, and large sets of images and "
+    "activations are kept on disk. The result is the same for any.",
+)
+@click.option(
     "--dry-run",
     is_flag=True,
     help="Only say how many trials there are, and estimate time and memory from ten seconds' probe.",

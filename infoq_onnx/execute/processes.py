@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -20,6 +21,7 @@ from typing import Any, Generic, TypeVar
 
 from infoq_onnx.errors import OutputError, WorkerError
 from infoq_onnx.execute.shared import load_shared, save_shared
+from infoq_onnx.memory import peak_of_children, resident
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -47,12 +49,24 @@ class Processes(Generic[T, R]):
     state : what it makes it of: all that the tasks need to know
     workers : processes
     place : folder that a folder is made in for what they share; no other driver may use it at the same time
+    memory : bytes that all of them, and this process, may take: the first task is run by one process alone, and then by
+        as many as have room for what that one took, one at least; None: as many as there are workers
     """
 
-    def __init__(self, setup: Callable[[S], Callable[[T], R]], state: S, workers: int, place: Path) -> None:
+    def __init__(
+        self,
+        setup: Callable[[S], Callable[[T], R]],
+        state: S,
+        workers: int,
+        place: Path,
+        memory: int | None = None,
+    ) -> None:
         self._shared = (setup, state)
         self._place = place
-        self._workers = workers
+        self._wanted = workers
+        self._memory = memory
+        self.workers = workers if memory is None else 1
+        """Processes that run tasks at a time."""
         self._folder: Path | None = None
         self._pool: ProcessPoolExecutor | None = None
 
@@ -80,13 +94,17 @@ class Processes(Generic[T, R]):
         waiting = dict(enumerate(tasks))
         losses = 0
         while waiting:
+            measuring = self._memory is not None
+            now = dict(itertools.islice(waiting.items(), 1)) if measuring else waiting
             try:
-                futures = {self._open_pool().submit(_run, task): index for index, task in waiting.items()}
+                futures = {self._open_pool().submit(_run, task): index for index, task in now.items()}
                 for future in as_completed(futures):
                     result = future.result()
                     del waiting[futures[future]]
                     losses = 0
                     yield futures[future], result
+                if measuring:
+                    self._measure()
             except BrokenProcessPool as error:
                 self._drop_pool()
                 losses += 1
@@ -96,13 +114,23 @@ class Processes(Generic[T, R]):
                         "--workers"
                     ) from error
 
+    def _measure(self) -> None:
+        """Decide how many processes have room, by what the one that has run a task has taken."""
+        if self._pool is not None:
+            # only of processes that have ended the system tells how much they had
+            self._pool.shutdown(wait=True)
+            self._pool = None
+        room = (self._memory or 0) - resident()
+        self.workers = min(self._wanted, max(1, room // max(1, peak_of_children())))
+        self._memory = None
+
     def _open_pool(self) -> ProcessPoolExecutor:
         if self._folder is None:
             self._folder = _shared_folder(self._shared, self._place)
         if self._pool is None:
             # a forked process would inherit onnxruntime's and numba's threads in an undefined state
             self._pool = ProcessPoolExecutor(
-                self._workers, get_context("spawn"), initializer=_begin, initargs=(self._folder, os.getpid())
+                self.workers, get_context("spawn"), initializer=_begin, initargs=(self._folder, os.getpid())
             )
         return self._pool
 

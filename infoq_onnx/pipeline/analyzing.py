@@ -15,8 +15,9 @@ from typing import get_args
 import numpy as np
 import numpy.typing as npt
 
+from infoq_onnx.allocation.units import BYTES, parse_quantity
 from infoq_onnx.analyses import CHECKSUMS, CODES, created
-from infoq_onnx.data.dataset import Dataset
+from infoq_onnx.data.dataset import CACHE_BYTES, Dataset
 from infoq_onnx.data.encoders import encoder_file, get_encoder
 from infoq_onnx.errors import AnalysisError, DataError, ModelError, OutputError, SettingsError
 from infoq_onnx.files import write_checksums, write_text
@@ -32,6 +33,7 @@ from infoq_onnx.inputs import (
     report_skipped,
     with_splits,
 )
+from infoq_onnx.memory import SMALLEST
 from infoq_onnx.progress import Reporter, Silent
 from infoq_onnx.quantize.codes import CodeTable, load_codes, save_codes
 from infoq_onnx.quantize.table import save_table
@@ -57,6 +59,7 @@ from infoq_onnx.simulate.alone import round_alone
 from infoq_onnx.simulate.batching import batch_size, logits_of
 from infoq_onnx.simulate.calibrate import calibrate
 from infoq_onnx.simulate.equalize import Factors, equalized, find_factors
+from infoq_onnx.simulate.spill import Spill
 from infoq_onnx.simulate.split import find_splits
 
 DEFAULT_SAMPLES = 1000
@@ -64,6 +67,8 @@ UNFINISHED_CODES = "codes.next.npz"
 """Rounded weights of an analysis that is not finished: those of one that it replaces are still needed."""
 MIN_SAMPLES = 16
 """Below this, neighbours and ranges mean nothing."""
+SHARE = 8
+"""So many times what may stay in memory of images, and of activations between layers, the memory has to hold."""
 MAX_PROJECTIONS = 10_000
 """Far above what an estimate gains by, and what memory still holds."""
 
@@ -88,6 +93,7 @@ def analyze(
     weight_only: bool = False,
     provider: str = "cpu",
     workers: int | None = 1,
+    memory: str | None = None,
     output: Path | str | None = None,
     reporter: Reporter | None = None,
 ) -> Path:
@@ -114,6 +120,8 @@ def analyze(
     provider : what onnxruntime runs the networks on, such as "cuda"
     workers : processes that run trials; None starts one a processor where the work is worth it. The result is the same
         for any number. With more than one, a script has to keep them from running it: `if __name__ == "__main__":`
+    memory : bytes such as "2GiB" that all processes together may take, about: images and activations that would take
+        much of it are read again or go to a file, and fewer processes run trials. The result is the same for any
     output : folder for the analysis; by default `<model>.infoq` in the working folder
     reporter : receives progress
 
@@ -143,10 +151,10 @@ def analyze(
         weight_only=weight_only,
         provider=provider.lower(),
     )
-    prepared, dataset, settings = set_up(model, calib, classes, preprocessing, samples, settings, reporter)
+    prepared, dataset, settings = set_up(model, calib, classes, preprocessing, samples, settings, reporter, memory)
     folder = Path(output) if output is not None else Path(f"{prepared.path.stem}.infoq")
     with created(folder), locked(folder), running_on(settings.provider):
-        _analyze_into(folder, prepared, dataset, settings, workers, reporter)
+        _analyze_into(folder, prepared, dataset, settings, workers, memory, reporter)
     return folder
 
 
@@ -158,15 +166,34 @@ def set_up(
     samples: int | None,
     settings: SweepSettings,
     reporter: Reporter,
+    memory: str | None = None,
 ) -> tuple[PreparedModel, Dataset, SweepSettings]:
     """Check the settings, load the model and the samples; the settings that come back hold the number of these."""
     _check_settings(settings, samples)
+    cached = CACHE_BYTES if memory is None else bytes_of(memory) // SHARE
     prepared = prepare(model)
-    dataset = load_samples(prepared, calib, classes, preprocessing, samples, settings.seed)
+    dataset = load_samples(prepared, calib, classes, preprocessing, samples, settings.seed, cached)
     if len(dataset) < MIN_SAMPLES:
         raise DataError(f"{calib} has {len(dataset)} usable samples: give at least {MIN_SAMPLES}")
     report_skipped(dataset, reporter)
     return prepared, dataset, dataclasses.replace(settings, samples=len(dataset))
+
+
+def bytes_of(memory: str) -> int:
+    """Read how much memory there is.
+
+    Raises
+    ------
+    SettingsError
+        It is no number of bytes, or less than what any analysis takes.
+    """
+    try:
+        found = int(parse_quantity(memory, BYTES))
+    except SettingsError as error:
+        raise SettingsError(f"--memory: {error}") from error
+    if found < SMALLEST:
+        raise SettingsError(f"--memory {memory}: give at least {SMALLEST // 2**20}MiB")
+    return found
 
 
 def _analyze_into(
@@ -175,6 +202,7 @@ def _analyze_into(
     dataset: Dataset,
     settings: SweepSettings,
     workers: int | None,
+    memory: str | None,
     reporter: Reporter,
 ) -> None:
     logits = logits_of(open_session(prepared.graph.model), prepared.graph, dataset, batch_size(prepared.graph))
@@ -247,10 +275,12 @@ def _analyze_into(
         # without a trial, or with more to come, there is nothing to say that they are of this analysis
         known = [UNFINISHED_CODES] if journal.trials else []
         known += [CODES] if len(journal.trials) == trial_count(network, settings) else []
-        rounded = _rounded_weights(folder, known, prepared, dataset, settings.bits, reporter)
+        spill = None if memory is None else Spill(folder, bytes_of(memory) // SHARE)
+        rounded = _rounded_weights(folder, known, prepared, dataset, settings.bits, spill, reporter)
         files.append(CODES)
     problem = Problem(graph, network, table, dataset, labels, targets, encoded, settings, rounded)
-    result = sweep(problem, journal, functools.partial(reporter.progress, "trials"), workers)
+    most = None if memory is None else bytes_of(memory)
+    result = sweep(problem, journal, functools.partial(reporter.progress, "trials"), workers, most)
     analysis = Analysis(
         schema=SCHEMA_VERSION,
         versions=versions,
@@ -298,6 +328,7 @@ def _rounded_weights(
     prepared: PreparedModel,
     dataset: Dataset,
     bits: Sequence[int],
+    spill: Spill | None,
     reporter: Reporter,
 ) -> CodeTable:
     """Round every layer on its own, or take what an earlier run of this analysis has rounded from a `known` file."""
@@ -314,6 +345,7 @@ def _rounded_weights(
         dataset,
         bits,
         lambda layer, done, total: reporter.progress("rounding", layer, done, total),
+        spill,
     )
     save_codes(table, path)
     return table

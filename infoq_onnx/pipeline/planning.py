@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import itertools
-import resource
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,8 @@ from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.session import open_session, running_on
 from infoq_onnx.inputs import Recipe
-from infoq_onnx.pipeline.analyzing import DEFAULT_SAMPLES, analyze, set_up
+from infoq_onnx.memory import peak
+from infoq_onnx.pipeline.analyzing import DEFAULT_SAMPLES, analyze, bytes_of, set_up
 from infoq_onnx.progress import Reporter, Silent
 from infoq_onnx.schema import BASELINE_BITS, BITS, Plan, Preprocessing, SweepSettings
 from infoq_onnx.sensitivity.estimators import prepare_projections, smi_discrete_from_projections, smi_from_prepared
@@ -39,6 +38,7 @@ def plan(
     preprocessing: str | Recipe | Preprocessing | None = None,
     samples: int | None = DEFAULT_SAMPLES,
     workers: int | None = 1,
+    memory: str | None = None,
     probe_seconds: float = PROBE_SECONDS,
     reporter: Reporter | None = None,
     **options: Any,
@@ -47,7 +47,7 @@ def plan(
 
     Parameters
     ----------
-    model, calib, classes, preprocessing, samples, workers : see `analyze`
+    model, calib, classes, preprocessing, samples, workers, memory : see `analyze`
     probe_seconds : how long the network is run to see how fast it is
     reporter : receives remarks
     options : further settings of `analyze`
@@ -63,7 +63,9 @@ def plan(
     """
     bits = tuple(sorted({*options.pop("bits", BITS), BASELINE_BITS}))
     settings = SweepSettings(**{**_defaults(), **options, "bits": bits, "samples": 0})
-    prepared, dataset, settings = set_up(model, calib, classes, preprocessing, samples, settings, reporter or Silent())
+    prepared, dataset, settings = set_up(
+        model, calib, classes, preprocessing, samples, settings, reporter or Silent(), memory
+    )
     graph, network = prepared.graph, prepared.network
     low, rest = stages(settings)
     tried = units(network, weight_only=settings.weight_only)
@@ -78,7 +80,9 @@ def plan(
     observed = Graph(add_projections(graph.model, graph, tensors, settings.projections, settings.seed))
     with running_on(settings.provider):
         rate = _images_a_second(observed, graph, dataset, probe_seconds)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    took = peak()
+    if memory is not None:
+        workers = min(workers, max(1, bytes_of(memory) // took - 1))
     reached = {unit: graph.descendants([unit.tensor]) for unit in tried}
     looks = len(low) * sum(tensor in reached[unit] for unit in tried for tensor in tensors)
     passes = work / whole
@@ -89,7 +93,7 @@ def plan(
         workers=workers,
         images_a_second=rate,
         seconds=passes * len(dataset) / rate + looks * _estimate_seconds(len(dataset), settings),
-        bytes=float(peak if workers == 1 else peak * (1 + workers)),
+        bytes=float(took if workers == 1 else took * (1 + workers)),
     )
 
 

@@ -48,7 +48,9 @@ def stages(settings: SweepSettings) -> tuple[list[int], list[int]]:
     return low, [b for b in bits if b not in low]
 
 
-def sweep(problem: Problem, journal: Journal, progress: Progress, workers: int | None = 1) -> SweepResult:
+def sweep(
+    problem: Problem, journal: Journal, progress: Progress, workers: int | None = 1, memory: int | None = None
+) -> SweepResult:
     """Run every trial that the journal does not hold yet.
 
     Parameters
@@ -58,6 +60,7 @@ def sweep(problem: Problem, journal: Journal, progress: Progress, workers: int |
     progress : called after each unit
     workers : processes that run trials; 1 runs them in this one, with all its threads; None starts one a processor
         where the work is worth it
+    memory : bytes that they, and this one, may take; None: as many as they need
 
     Returns
     -------
@@ -103,7 +106,7 @@ def sweep(problem: Problem, journal: Journal, progress: Progress, workers: int |
             executor = Serial(lambda task: bench.trials(task, baseline))
         else:
             state = (problem, baseline, max(1, processors() // workers))
-            executor = stack.enter_context(Processes(runner, state, workers, journal.folder))
+            executor = stack.enter_context(Processes(runner, state, workers, journal.folder, memory))
         run_stage(executor, "select", tasks, later)
         observers = select(
             bench.candidates,

@@ -12,11 +12,17 @@ from infoq_onnx.quantize.rounding import round_layer
 from infoq_onnx.schema import Network
 from infoq_onnx.simulate.forms import form_of, target_of
 from infoq_onnx.simulate.gather import gather
+from infoq_onnx.simulate.spill import Spill
 from infoq_onnx.simulate.streams import Stream
 
 
 def round_alone(
-    graph: Graph, network: Network, dataset: Dataset, bits: Sequence[int], progress: Callable[[str, int, int], None]
+    graph: Graph,
+    network: Network,
+    dataset: Dataset,
+    bits: Sequence[int],
+    progress: Callable[[str, int, int], None],
+    spill: Spill | None = None,
 ) -> CodeTable:
     """Round every layer that is a plain matrix product, at several bit-widths.
 
@@ -26,8 +32,9 @@ def round_alone(
     dataset : calibration images
     bits : widths wanted
     progress : called as progress(layer, layers done, layers in all)
+    spill : where activations go that would take too much memory
     """
-    stream = Stream(graph, dataset, integer=True)
+    stream = Stream(graph, dataset, integer=True, spill=spill)
     table: CodeTable = {}
     for done, layer in enumerate(network.layers):
         progress(layer.name, done, len(network.layers))

@@ -24,6 +24,7 @@ from infoq_onnx.simulate.gather import gather
 from infoq_onnx.simulate.insert import insert_quantizers
 from infoq_onnx.simulate.placement import Placement
 from infoq_onnx.simulate.simulation import LayerCodes, layer_codes, with_bias
+from infoq_onnx.simulate.spill import Spill
 from infoq_onnx.simulate.streams import Stream
 
 
@@ -36,6 +37,7 @@ def reconstruct(
     activation_bits: Mapping[str, int],
     dataset: Dataset,
     progress: Callable[[str, int, int], None],
+    spill: Spill | None = None,
 ) -> dict[str, LayerCodes]:
     """Round every layer in topological order, each to mend what was lost before it.
 
@@ -45,6 +47,7 @@ def reconstruct(
     weight_bits, activation_bits : the allocation
     dataset : calibration images
     progress : called as progress(layer, layers done, layers in all)
+    spill : where activations go that would take too much memory
 
     Returns
     -------
@@ -53,8 +56,9 @@ def reconstruct(
     """
     codes = layer_codes(graph, network, table, weight_bits, activation_bits)
     quantizers = quantizers_of(table, placement, dict(activation_bits))
-    reference = Stream(graph, dataset, integer=True)
-    student = Stream(Graph(insert_quantizers(graph, network, placement, quantizers)), dataset, integer=False)
+    reference = Stream(graph, dataset, integer=True, spill=spill)
+    quantized = Graph(insert_quantizers(graph, network, placement, quantizers))
+    student = Stream(quantized, dataset, integer=False, spill=spill)
     layers = [layer for layer in network.layers if layer.name in codes]
     for done, layer in enumerate(layers):
         progress(layer.name, done, len(layers))

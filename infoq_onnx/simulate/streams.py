@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +18,11 @@ from infoq_onnx.quantize.grid import dequantize_weight
 from infoq_onnx.schema import Layer
 from infoq_onnx.simulate.batching import batch_size, padded
 from infoq_onnx.simulate.simulation import LayerCodes, set_initializers
+from infoq_onnx.simulate.spill import Filed, Spill
 
 Float32 = npt.NDArray[np.float32]
 _KEPT_BYTES = 512 * 2**20
-"""What one stream may keep of all images between two layers."""
+"""What one stream may keep of all images between two layers, in memory or in a file."""
 
 
 class Stream:
@@ -34,17 +36,18 @@ class Stream:
     graph : the network
     dataset : the images
     integer : let onnxruntime use integer kernels
+    spill : where what is kept goes when it is large; None: it stays in memory
     """
 
-    def __init__(self, graph: Graph, dataset: Dataset, *, integer: bool) -> None:
+    def __init__(self, graph: Graph, dataset: Dataset, *, integer: bool, spill: Spill | None = None) -> None:
         self.graph = graph
         self.node = {node.name: node for node in graph.nodes}
         self.size = batch_size(graph)
         self.images = len(dataset)
-        self._dataset, self._integer = dataset, integer
+        self._dataset, self._integer, self._spill = dataset, integer, spill
         self._index = {node.name: index for index, node in enumerate(graph.nodes)}
         self._fixed: dict[str, Float32] = {}
-        self._kept: dict[str, Float32] | None = None
+        self._kept: dict[str, Float32 | Filed] | None = None
         """What the rest of the network reads, of all images; None: only the images themselves."""
 
     def fix(self, layer: Layer, codes: LayerCodes) -> None:
@@ -81,12 +84,14 @@ class Stream:
         tensors = [name for name in later if name in written]
         if not tensors or not all(self._storable(name) for name in tensors):
             return
-        if 4 * sum(math.prod(self.graph.shapes[name]) for name in tensors) * self.images > _KEPT_BYTES:
+        # whatever memory there is: what is computed anew, onnxruntime may round otherwise
+        needed = 4 * sum(math.prod(self.graph.shapes[name]) for name in tensors) * self.images
+        if needed > _KEPT_BYTES:
             return
         # what is kept already stays; the rest is written where it will lie, so that nothing is there twice
         before = self._kept or {}
-        shapes = {name: (self.images, *self.graph.shapes[name]) for name in tensors}
-        kept = {name: before[name] if name in before else np.empty(shapes[name], dtype=np.float32) for name in tensors}
+        filed = self._spill.folder if self._spill is not None and needed > self._spill.above else None
+        kept = {name: before[name] if name in before else self._room(name, filed) for name in tensors}
         computed = [name for name in tensors if name not in before]
         start = 0
         for parts in self.run(computed, self.size) if computed else ():
@@ -94,6 +99,11 @@ class Stream:
                 kept[name][start : start + len(part)] = part
             start += len(parts[0])
         self._kept = kept
+
+    def _room(self, name: str, folder: Path | None) -> Float32 | Filed:
+        """Make room for a tensor of all images."""
+        shape = (self.images, *self.graph.shapes[name])
+        return np.empty(shape, dtype=np.float32) if folder is None else Filed(shape, folder)
 
     def _storable(self, name: str) -> bool:
         return name in self.graph.batched and self.graph.dtypes[name] == np.float32

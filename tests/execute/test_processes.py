@@ -16,6 +16,7 @@ import pytest
 from infoq_onnx.errors import DataError, OutputError, WorkerError
 from infoq_onnx.execute.processes import Processes
 from infoq_onnx.execute.serial import Serial
+from infoq_onnx.memory import peak, peak_of_children, resident
 from tests.execute.workers import State, dies, dies_once, fails, sums
 from tests.prepared import is_one_line
 
@@ -146,3 +147,35 @@ def test_processes_end_with_their_driver(how: signal.Signals, tmp_path: Path, pl
         driver.wait(30)
         until(lambda: not any(alive(pid) for pid in workers))
     until(lambda: list(place.iterdir()) == [])
+
+
+@pytest.mark.parametrize(("memory", "expected"), [(100, 1), (1100, 1), (1900, 2), (2900, 3), (10**9, 3)])
+def test_as_many_processes_as_have_room(
+    memory: int, expected: int, tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what the first has taken, and what this one has."""
+    monkeypatch.setattr("infoq_onnx.execute.processes.resident", lambda: 100)
+    monkeypatch.setattr("infoq_onnx.execute.processes.peak_of_children", lambda: 900)
+    with Processes(sums, state_of(tmp_path), 3, place, memory) as processes:
+        assert processes.workers == 1
+        found = dict(processes.run(range(6)))
+        assert processes.workers == expected
+        # it is measured once
+        assert dict(processes.run([7]))[0][0] == found[0][0] + 7
+    assert sorted(found) == list(range(6))
+    assert len({pid for _, pid, _ in found.values()} - {found[0][1]}) <= expected
+
+
+def test_what_a_process_takes_is_seen(tmp_path: Path, place: Path) -> None:
+    with Processes(sums, state_of(tmp_path), 2, place, 1) as processes:
+        assert dict(processes.run(range(2)))
+    # an interpreter with numpy, and not the sum of them
+    assert 2**24 < peak_of_children() < 2**33
+    assert 2**24 < resident() <= peak()
+
+
+def test_a_first_task_that_kills_its_process(tmp_path: Path, place: Path) -> None:
+    with Processes(dies_once, state_of(tmp_path), 2, place, 1) as processes:
+        assert dict(processes.run([3, 5])) == {0: -3, 1: -5}
+    with Processes(dies, state_of(tmp_path), 2, place, 1) as processes, pytest.raises(WorkerError):
+        dict(processes.run([3, 5]))

@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 import pytest
+from PIL import Image
 
 from infoq_onnx.analyses import read_analysis
 from infoq_onnx.errors import (
@@ -17,8 +19,9 @@ from infoq_onnx.errors import (
 )
 from infoq_onnx.pipeline import allocate, analyze
 from infoq_onnx.sensitivity.observers import candidates
-from tests.networks import SMALL, mlp
+from tests.networks import SMALL, mlp, residual_convnet
 from tests.pipeline.cases import NAMES, QUICK, Case, Listener, content, data_for, refused, saved
+from tests.prepared import images
 
 
 @pytest.mark.parametrize("name", ["residual", "attention"])
@@ -128,6 +131,23 @@ def test_another_provider_with_the_same_kernels_finds_the_same(workers: int, cas
     found, before = read_analysis(folder), read_analysis(case.analysis)
     assert (found.settings.provider, before.settings.provider) == ("azure", "cpu")
     assert (found.trials, found.observers, found.scores) == (before.trials, before.observers, before.scores)
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "gptq"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_memory_changes_nothing(workers: int, rounding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images are read again for each pass, activations go to files, and processes are as many as have room."""
+    model, folder = saved(residual_convnet(size=8), tmp_path / "float.onnx"), tmp_path / "images"
+    folder.mkdir()
+    for index, pixels in enumerate(images((8, 8, 3), 24)):
+        Image.fromarray((60 * pixels + 120).clip(0, 255).astype(np.uint8)).save(folder / f"{index}.png")
+    settings = {**QUICK, "trial_rounding": rounding, "preprocessing": "cifar10"}
+    names = (*NAMES, *(["codes.npz"] if rounding == "gptq" else []))
+    before = content(analyze(model, folder, output=tmp_path / "a.infoq", **settings), *names)
+    monkeypatch.setattr("infoq_onnx.pipeline.analyzing.SHARE", 2**40)
+    after = analyze(model, folder, output=tmp_path / "b.infoq", memory="1GiB", workers=workers, **settings)
+    assert content(after, *names) == before
+    assert sorted(path.name for path in after.iterdir()) == sorted(names)
 
 
 def test_where_the_model_lies_is_all_that_moving_it_changes(case: Case, tmp_path: Path) -> None:
