@@ -372,6 +372,7 @@ SITUATIONS: dict[str, Callable[[Place], None]] = {
     "8 bits only": nothing,
     "hardly any samples": nothing,
     "one projection": nothing,
+    "too little memory for anything": nothing,
     "an unknown encoder": nothing,
     "a preset and parts of another recipe": nothing,
     "a preset for a model that takes no images": nothing,
