@@ -21,24 +21,66 @@ IntArray = NDArray[np.int64]
 
 
 @compiled
-def _count_within(values: FloatArray, at: int, low: int, high: int, radius: float) -> int:
-    """Count the entries of sorted `values[low:high]` within `radius` of `values[at]`, itself included."""
+def _first_within(values: FloatArray, at: int, low: int, radius: float, guess: int) -> int:
+    """Find the first entry of sorted `values[low:at + 1]` within `radius` of `values[at]`, from a guess at it.
+
+    Steps away from the guess double until they pass it, so a good guess takes few.
+    """
     value = values[at]
-    first, stop = low, at
-    while first < stop:
-        middle = (first + stop) >> 1
+    inside = min(max(guess, low), at)
+    step = 1
+    if value - values[inside] <= radius:
+        outside = inside - 1
+        while outside >= low and value - values[outside] <= radius:
+            inside = outside
+            outside -= step
+            step += step
+        outside = max(outside, low - 1)
+    else:
+        outside = inside
+        inside += 1
+        while inside < at and value - values[inside] > radius:
+            outside = inside
+            inside += step
+            step += step
+        inside = min(inside, at)
+    while inside - outside > 1:
+        middle = (inside + outside) >> 1
         if value - values[middle] <= radius:
-            stop = middle
+            inside = middle
         else:
-            first = middle + 1
-    last, stop = at, high - 1
-    while last < stop:
-        middle = (last + stop + 1) >> 1
+            outside = middle
+    return inside
+
+
+@compiled
+def _last_within(values: FloatArray, at: int, high: int, radius: float, guess: int) -> int:
+    """Find the last entry of sorted `values[at:high]` within `radius` of `values[at]`: see `_first_within`."""
+    value = values[at]
+    inside = max(min(guess, high - 1), at)
+    step = 1
+    if values[inside] - value <= radius:
+        outside = inside + 1
+        while outside < high and values[outside] - value <= radius:
+            inside = outside
+            outside += step
+            step += step
+        outside = min(outside, high)
+    else:
+        outside = inside
+        inside -= 1
+        while inside > at and values[inside] - value > radius:
+            outside = inside
+            inside -= step
+            step += step
+        inside = max(inside, at)
+    while outside - inside > 1:
+        middle = (inside + outside) >> 1
         if values[middle] - value <= radius:
-            last = middle
+            inside = middle
         else:
-            stop = middle - 1
-    return last - first + 1
+            outside = middle
+    return inside
 
 
 @compiled
@@ -93,6 +135,8 @@ def _ksg(
 
     nearest = np.empty(k)
     total = 0.0
+    # how far the neighbours of the last point reached in ranks: those of the next reach about as far
+    left, right, below, above = 0, 0, 0, 0
     for home in range(strips):
         for strip in range(strips):
             cursor[strip] = strip * width
@@ -120,8 +164,14 @@ def _ksg(
                     _scan(xs, ys, x_i, y_i, middle - 1, start - 1, -1, nearest)
                     strip += step
             radius = np.nextafter(nearest[k - 1], 0.0)
-            total += psi[_count_within(x_sorted, x_ranks[point], low, high, radius)]
-            total += psi[_count_within(y_sorted, y_ranks[point], 0, n, radius)]
+            at = x_ranks[point]
+            left = at - _first_within(x_sorted, at, low, radius, at - left)
+            right = _last_within(x_sorted, at, high, radius, at + right) - at
+            total += psi[left + right + 1]
+            at = y_ranks[point]
+            below = at - _first_within(y_sorted, at, 0, radius, at - below)
+            above = _last_within(y_sorted, at, n, radius, at + above) - at
+            total += psi[below + above + 1]
     information: float = psi[k] + psi[n] - total / n
     return information
 
@@ -152,6 +202,7 @@ def _ross(
         cursor[code] += 1
 
     total = 0.0
+    below, above = 0, 0
     for code in range(ks.size):
         k, stop = ks[code], starts[code + 1]
         # the k nearest classmates and the sample itself are adjacent: slide that window along with the sample
@@ -161,7 +212,10 @@ def _ross(
             while left + k + 1 < stop and members[left + k + 1] - x_i < x_i - members[left]:
                 left += 1
             distance = max(x_i - members[left], members[left + k] - x_i)
-            total += psi[_count_within(x_sorted, ranks[member], 0, n, np.nextafter(distance, 0.0))]
+            at, radius = ranks[member], np.nextafter(distance, 0.0)
+            below = at - _first_within(x_sorted, at, 0, radius, at - below)
+            above = _last_within(x_sorted, at, n, radius, at + above) - at
+            total += psi[below + above + 1]
     return total / n
 
 
