@@ -102,8 +102,8 @@ def growth() -> list[str]:
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(FIGURE, metadata={"Date": None})
     return [
-        f"Cost of KSG-1 (Gaussian) by samples. log(time) against log(n log n) has the slope {slopes[0]:.2f}; scikit-learn's",
-        f"has {slopes[1]:.2f}.",
+        f"Cost of KSG-1 (Gaussian) by samples. The slope of log(time) against log(n log n) is {slopes[0]:.2f}, that of",
+        f"scikit-learn's {slopes[1]:.2f}.",
         "",
         "| samples | ours, ms | ns / (n log₂ n) | scikit-learn, ms |",
         "|---|---|---|---|",
