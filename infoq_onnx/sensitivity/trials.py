@@ -30,6 +30,7 @@ from infoq_onnx.quantize.table import GridTable
 from infoq_onnx.schema import BASELINE_BITS, Delta, Kind, Network, SweepSettings, Trial
 from infoq_onnx.sensitivity.estimators import (
     Estimate,
+    Prepared,
     paired_difference,
     prepare_projections,
     smi_discrete_from_projections,
@@ -92,6 +93,8 @@ class Baseline:
     """The baseline, seen from every candidate."""
 
     logits: Array
+    x: Prepared
+    """Projections of X_E. Taken here once, since a matrix product may depend on how many threads it has."""
     xl: dict[str, Estimate]
     ly: dict[str, Estimate]
 
@@ -140,9 +143,11 @@ class Bench:
                     f"{tensor} holds values so large that sums of them exceed float32, with 8-bit weights; scale the "
                     "weights or the inputs, or check the preprocessing"
                 )
+        x = _projected(self.problem)
         return Baseline(
             logits.reshape(len(logits), -1).astype(np.float64),
-            {tensor: self._eye.xl(values) for tensor, values in named},
+            x,
+            {tensor: self._eye.xl(x, values) for tensor, values in named},
             {tensor: self._eye.ly(values) for tensor, values in named},
         )
 
@@ -162,7 +167,9 @@ class Bench:
             logits, *projections = (np.concatenate(column) for column in zip(*(p[index] for p in parts), strict=True))
             deltas = {}
             for tensor, values in zip(tensors, projections, strict=True):
-                xl = paired_difference(baseline.xl[tensor].per_projection, self._eye.xl(values).per_projection)
+                xl = paired_difference(
+                    baseline.xl[tensor].per_projection, self._eye.xl(baseline.x, values).per_projection
+                )
                 ly = paired_difference(baseline.ly[tensor].per_projection, self._eye.ly(values).per_projection)
                 deltas[tensor] = Delta(*xl, *ly)
             scores = logits.reshape(len(logits), -1).astype(np.float64)
@@ -182,18 +189,23 @@ def runner(state: tuple[Problem, Baseline, int]) -> Callable[[Task], list[Trial]
     return lambda task: bench.trials(task, baseline)
 
 
+def _projected(problem: Problem) -> Prepared:
+    """X_E on the directions that all estimates share."""
+    settings = problem.settings
+    entropy = np.random.SeedSequence((settings.seed, 0, 0))
+    matrix = directions(problem.encoded.shape[1], settings.projections, entropy)
+    return prepare_projections(problem.encoded @ matrix, settings.seed)
+
+
 class _Eye:
     """Estimates SMI(X_E; L) and SMI(L; Y) from projections of L, always with the same samples, directions, jitter."""
 
     def __init__(self, problem: Problem) -> None:
         settings = problem.settings
         self._targets, self._k, self._seed = problem.targets, settings.neighbours, settings.seed
-        entropy = np.random.SeedSequence((settings.seed, 0, 0))
-        matrix = directions(problem.encoded.shape[1], settings.projections, entropy)
-        self._x = prepare_projections(problem.encoded @ matrix, self._seed)
 
-    def xl(self, projections: npt.NDArray[np.float32]) -> Estimate:
-        return smi_from_prepared(self._x, projections.astype(np.float64), self._k, self._seed)
+    def xl(self, x: Prepared, projections: npt.NDArray[np.float32]) -> Estimate:
+        return smi_from_prepared(x, projections.astype(np.float64), self._k, self._seed)
 
     def ly(self, projections: npt.NDArray[np.float32]) -> Estimate:
         return smi_discrete_from_projections(projections.astype(np.float64), self._targets, self._k, self._seed)

@@ -23,7 +23,7 @@ from infoq_onnx.sensitivity.criteria.kl import kl
 from infoq_onnx.sensitivity.journal import open_journal
 from infoq_onnx.sensitivity.observers import candidates
 from infoq_onnx.sensitivity.sweep import sweep, trial_count
-from infoq_onnx.sensitivity.trials import Bench, units
+from infoq_onnx.sensitivity.trials import Bench, Task, runner, units
 from infoq_onnx.simulate.batching import run_batches
 from tests.networks import Builder, mlp, residual_convnet
 from tests.prepared import images, ready, small
@@ -332,6 +332,16 @@ def test_any_number_of_workers_gives_the_same_bytes(name: str, tmp_path: Path) -
         journal = open_journal(folder / "journal.jsonl", "f")
         results.append((sweep(problem, journal, lambda *_: None, workers), (folder / "journal.jsonl").read_bytes()))
     assert results[0] == results[1] == results[2]
+
+
+def test_workers_take_no_products_of_matrices() -> None:
+    """Their last bits depend on the threads that a machine, or Ray, lets the library for linear algebra have."""
+    problem = problem_of(small("mlp"))
+    bench = Bench(problem)
+    baseline = bench.baseline()
+    task = Task(units(problem.network)[0], (2, 6), tuple(bench.candidates))
+    blank = dataclasses.replace(problem, encoded=np.full_like(problem.encoded, np.nan))
+    assert runner((blank, baseline, 1))(task) == bench.trials(task, baseline)
 
 
 def test_processes_are_started_where_there_is_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
