@@ -6,6 +6,7 @@ in the middle of them. The pixels stay in memory while they fit the budget; a la
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import itertools
@@ -115,6 +116,10 @@ class Dataset:
                 yield preprocess.normalise(values, self.preprocessing)
             else:
                 yield np.array(values, dtype=np.float32, order="C")
+
+    def alone(self) -> Dataset:
+        """Return the same samples without the source they were chosen from, to be handed to other processes."""
+        return dataclasses.replace(self, source=dataclasses.replace(self.source, files=(), array=None, labels=None))
 
     def ref(self) -> CalibrationRef:
         """Describe the set for an analysis; labels are "predicted" where it has none."""
@@ -233,7 +238,9 @@ def _of_images(
     if pixels is not None:
         read = partial(_in_memory, pixels[: len(kept)])
     else:
-        read = partial(_from_files, [files[position] for position in kept], digests, preprocessing, input_shape)
+        # absolute: another process that reads them again may work in another folder
+        again = [files[position].absolute() for position in kept]
+        read = partial(_from_files, again, digests, preprocessing, input_shape)
     indices = chosen[kept]
     labels = source.labels[indices] if source.labels is not None else None
     return Dataset(source, input_shape, preprocessing, indices, labels, _sha256(digests, labels), tuple(skipped), read)

@@ -1,18 +1,22 @@
-"""An object in a file that many processes read: its large arrays are mapped, so they lie in memory once for all."""
+"""An object that many processes read, of a file or of memory they share: its large arrays lie there once for all."""
 
 from __future__ import annotations
 
 import io
 import mmap
 import pickle
+import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from infoq_onnx.errors import DataError
+
 _LARGE = 1 << 20
-"""Arrays of at least this many bytes are mapped, and cannot be written to; smaller ones are copied."""
+"""Arrays of at least this many bytes are shared, and cannot be written to; smaller ones are copied."""
 _ALIGNMENT = 64
 
 
@@ -23,7 +27,7 @@ class _Pickler(pickle.Pickler):
         # a part of such an array has another base, and is an array as any
         base: object = value.base if isinstance(value, np.memmap) else None
         if isinstance(value, np.memmap) and isinstance(base, mmap.mmap) and value.filename is not None:
-            return np.memmap, (value.filename, value.dtype, "r", value.offset, value.shape, _order(value))
+            return _mapped, (str(value.filename), value.dtype, value.offset, value.shape, _order(value))
         return NotImplemented
 
 
@@ -31,14 +35,18 @@ def _order(array: npt.NDArray[Any]) -> str:
     return "C" if array.flags.c_contiguous else "F"
 
 
-def save_shared(value: object, path: Path) -> None:
-    """Write an object that can be pickled.
+def _mapped(path: str, dtype: np.dtype[Any], offset: int, shape: tuple[int, ...], order: Any) -> npt.NDArray[Any]:
+    try:
+        return np.memmap(path, dtype, "r", offset, shape, order)
+    except OSError as error:
+        raise DataError(
+            f"cannot read {path} on {socket.gethostname()}: {error.strerror}; every machine that runs trials needs the "
+            "calibration data at this path"
+        ) from error
 
-    Raises
-    ------
-    OSError
-        The disk is full, or the like.
-    """
+
+def parts_of(value: object) -> list[memoryview]:
+    """Pickle an object: the pickle, and the large arrays that it leaves out."""
     buffers: list[memoryview] = []
 
     def taken_out(buffer: pickle.PickleBuffer) -> bool:
@@ -51,10 +59,26 @@ def save_shared(value: object, path: Path) -> None:
 
     stream = io.BytesIO()
     _Pickler(stream, protocol=5, buffer_callback=taken_out).dump(value)
-    head = stream.getbuffer()
+    return [stream.getbuffer(), *buffers]
+
+
+def from_parts(parts: Sequence[Any]) -> Any:
+    """Make the object again, of what has the bytes of `parts_of`; its large arrays are these."""
+    return pickle.loads(parts[0], buffers=parts[1:])
+
+
+def save_shared(value: object, path: Path) -> None:
+    """Write an object that can be pickled.
+
+    Raises
+    ------
+    OSError
+        The disk is full, or the like.
+    """
+    parts = parts_of(value)
     with path.open("wb") as file:
-        pickle.dump((head.nbytes, [view.nbytes for view in buffers]), file)
-        for part in (head, *buffers):
+        pickle.dump([part.nbytes for part in parts], file)
+        for part in parts:
             file.write(b"\0" * (-file.tell() % _ALIGNMENT))
             file.write(part)
 
@@ -62,12 +86,12 @@ def save_shared(value: object, path: Path) -> None:
 def load_shared(path: Path) -> Any:
     """Read the object again."""
     with path.open("rb") as file:
-        head, sizes = pickle.load(file)
+        sizes = pickle.load(file)
         offset = file.tell()
         whole = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     parts = []
-    for size in (head, *sizes):
+    for size in sizes:
         offset += -offset % _ALIGNMENT
         parts.append(whole[offset : offset + size])
         offset += size
-    return pickle.loads(parts[0], buffers=parts[1:])
+    return from_parts(parts)

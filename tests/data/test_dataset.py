@@ -113,6 +113,21 @@ def test_ref_describes_it(image_set: ImageSet, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cache_bytes", [1 << 30, 0])
+def test_alone_it_goes_to_a_process_in_another_folder(
+    image_set: ImageSet, cache_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = many(image_set, 4)
+    monkeypatch.chdir(root.parent)
+    dataset = load(Path(root.name), cache_bytes=cache_bytes)
+    expected = everything(dataset)
+    sent = pickle.dumps(dataset.alone())
+    assert len(sent) < len(pickle.dumps(dataset))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    np.testing.assert_array_equal(everything(pickle.loads(sent)), expected)
+
+
+@pytest.mark.parametrize("cache_bytes", [1 << 30, 0])
 def test_it_goes_to_another_process(image_set: ImageSet, cache_bytes: int) -> None:
     dataset = load(many(image_set, 4), cache_bytes=cache_bytes)
     np.testing.assert_array_equal(everything(pickle.loads(pickle.dumps(dataset))), everything(dataset))

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from infoq_onnx.errors import DataError
 from infoq_onnx.execute.shared import load_shared, save_shared
+from tests.prepared import is_one_line
 
 
 @pytest.mark.parametrize("fortran", [False, True])
@@ -25,6 +27,15 @@ def test_what_is_mapped_already_is_not_copied(fortran: bool, tmp_path: Path) -> 
     assert isinstance(whole, np.memmap)
     # a part of it is, as any array
     assert (tmp_path / "shared").stat().st_size < 1.1 * part.nbytes
+
+
+def test_what_is_mapped_is_not_everywhere(tmp_path: Path) -> None:
+    np.save(tmp_path / "values.npy", np.arange(10.0))
+    save_shared(np.lib.format.open_memmap(tmp_path / "values.npy", mode="r"), tmp_path / "shared")
+    (tmp_path / "values.npy").unlink()
+    with pytest.raises(DataError) as caught:
+        load_shared(tmp_path / "shared")
+    assert is_one_line(caught.value, "values.npy", "No such file", "every machine")
 
 
 @given(st.lists(st.integers(0, 300_000), max_size=4), st.integers(0, 3))
