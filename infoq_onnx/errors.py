@@ -10,7 +10,7 @@
     ├── InfeasibleBudgetError     no allocation meets the bounds                    (exit code 3)
     ├── VerificationError         the emitted model disagrees with the simulation   (exit code 4)
     ├── OutputError               a result cannot be written
-    ├── WorkerError               processes that run trials die
+    ├── WorkerError               processes or machines that run trials die, or cannot be had
     └── MissingDependencyError    an optional package or download is not there
 
 The message is one line: what was found, where, and what to do about it. The command line prints it and exits with the
@@ -67,7 +67,7 @@ class OutputError(InfoQError):
 
 
 class WorkerError(InfoQError):
-    """The processes that run trials died, again and again."""
+    """The processes that run trials died, again and again, or the machines for them cannot be had."""
 
 
 class MissingDependencyError(InfoQError):

@@ -11,17 +11,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from infoq_onnx.allocation.units import BYTES, parse_quantity
 from infoq_onnx.data import preprocess
 from infoq_onnx.data.dataset import CACHE_BYTES, TOLERATED_PERCENT, Dataset, load_dataset
 from infoq_onnx.data.encoders import get_encoder
 from infoq_onnx.data.encoders.onnx_file import encode
-from infoq_onnx.errors import AnalysisError, DataError, ModelError
+from infoq_onnx.errors import AnalysisError, DataError, ModelError, SettingsError
 from infoq_onnx.graph.editing import expose
 from infoq_onnx.graph.external import model_sha256
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.load import load_model
 from infoq_onnx.graph.network import find_network
 from infoq_onnx.graph.normalize import normalize
+from infoq_onnx.memory import SMALLEST
 from infoq_onnx.progress import Reporter
 from infoq_onnx.schema import Analysis, Network, Preprocessing, Split
 from infoq_onnx.simulate.batching import batch_size
@@ -95,9 +97,12 @@ def load_samples(
     preprocessing: str | Recipe | Preprocessing | None,
     samples: int | None,
     seed: int,
-    cache_bytes: int = CACHE_BYTES,
+    cache_bytes: int | None = None,
 ) -> Dataset:
-    """Load samples for a model; the arguments are those of `pipeline.analyze` and `data.dataset.load_dataset`."""
+    """Load samples for a model; the arguments are those of `pipeline.analyze`.
+
+    `cache_bytes` is how much of them may stay in memory, by default as much as `data.dataset` has it.
+    """
     shape = prepared.network.input_shape
     return load_dataset(
         Path(data),
@@ -107,8 +112,27 @@ def load_samples(
         samples=samples,
         seed=seed,
         n_classes=prepared.network.classes,
-        cache_bytes=cache_bytes,
+        cache_bytes=CACHE_BYTES if cache_bytes is None else cache_bytes,
     )
+
+
+def memory_bytes(memory: str | None) -> int | None:
+    """Read how much memory there is, e.g. "2GiB"; None: as much as is needed.
+
+    Raises
+    ------
+    SettingsError
+        It is no number of bytes, or less than what any work takes.
+    """
+    if memory is None:
+        return None
+    try:
+        found = int(parse_quantity(memory, BYTES))
+    except SettingsError as error:
+        raise SettingsError(f"--memory: {error}") from error
+    if found < SMALLEST:
+        raise SettingsError(f"--memory {memory}: give at least {SMALLEST // 2**20}MiB")
+    return found
 
 
 def report_skipped(dataset: Dataset, reporter: Reporter) -> None:
@@ -166,6 +190,7 @@ def calibration_again(
     classes: Path | str | None = None,
     samples: int | None = None,
     tolerated_percent: int = TOLERATED_PERCENT,
+    cache_bytes: int | None = None,
 ) -> Dataset:
     """Load the analysed samples from where they were, or from where the user says they are.
 
@@ -175,6 +200,7 @@ def calibration_again(
     calib, classes : where the samples and the file of class names are now; None: where they were
     samples : how many, any of the set; None: those of the analysis, which are made sure to be the same
     tolerated_percent : how many of them may be unreadable, and left out
+    cache_bytes : see `load_samples`
 
     Raises
     ------
@@ -201,6 +227,7 @@ def calibration_again(
         seed=found.settings.seed,
         n_classes=prepared.network.classes,
         tolerated_percent=tolerated_percent,
+        cache_bytes=CACHE_BYTES if cache_bytes is None else cache_bytes,
     )
     if samples is None and dataset.sha256 != reference.sha256:
         raise AnalysisError(f"{path} holds other samples than the analysis was made with; give those, or analyze again")

@@ -88,6 +88,11 @@ Examples: infoq-onnx allocate --bitops uniform:4/4
     show_default=True,
     help="x86-avx2 keeps weights at 7 bits: without VNNI, products of 8-bit weights saturate.",
 )
+@click.option(
+    "--memory",
+    metavar="SIZE",
+    help="What this may take, about, such as 2GiB: large sets of images and activations are kept on disk.",
+)
 @click.option("--model", type=click.Path(path_type=Path), help="Where the float model is now, if it moved.")
 @click.option("--calib", type=click.Path(path_type=Path), help="Where the calibration data is now, if it moved.")
 @click.option("--classes", type=click.Path(path_type=Path), help="Where the file of class names is now, if it moved.")

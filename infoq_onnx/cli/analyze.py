@@ -76,6 +76,12 @@ from infoq_onnx.cli.options import BitList, data_options, preprocessing_of
     "activations are kept on disk. The result is the same for any.",
 )
 @click.option(
+    "--ray",
+    metavar="local|ADDRESS",
+    help="Run trials on a Ray cluster: on one started on this machine (local), or on that at auto, host:port or "
+    "ray://host:port. It takes one trial a processor, at most --workers at a time.",
+)
+@click.option(
     "--dry-run",
     is_flag=True,
     help="Only say how many trials there are, and estimate time and memory from ten seconds' probe.",
@@ -88,6 +94,7 @@ def analyze(model: Path, as_json: bool, dry_run: bool, **options: Any) -> None:
     The result is a folder, MODEL.infoq. Stopped at any time, the same command goes on where it was.
     """
     preprocessing = preprocessing_of(options)
+    options["workers"] = options["workers"] or ("auto" if options["ray"] is None else None)
     from infoq_onnx import pipeline
     from infoq_onnx.analyses import read_analysis
     from infoq_onnx.cli.console import ConsoleReporter, show

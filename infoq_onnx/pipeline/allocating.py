@@ -19,11 +19,13 @@ from infoq_onnx.emit.qonnx import require_qonnx
 from infoq_onnx.emit.storage import STORAGES
 from infoq_onnx.emit.targets import TARGETS, saturates
 from infoq_onnx.errors import AnalysisError, OutputError, SettingsError
+from infoq_onnx.execute.resources import Resources
 from infoq_onnx.files import require_writable, sha256_of, write_checksums
 from infoq_onnx.graph.external import model_bytes
 from infoq_onnx.inputs import (
     PreparedModel,
     calibration_again,
+    memory_bytes,
     prepare_again,
     report_skipped,
 )
@@ -44,6 +46,7 @@ from infoq_onnx.simulate.alone import round_alone
 from infoq_onnx.simulate.equalize import equalized
 from infoq_onnx.simulate.reconstruct import reconstruct
 from infoq_onnx.simulate.simulation import layer_codes
+from infoq_onnx.simulate.spill import Spill
 
 FORMATS = {"qdq": 128, "qonnx": 8}
 """Images that a file of each format is checked with; qonnx executes node by node, in seconds an image."""
@@ -65,6 +68,7 @@ def allocate(
     storage: str = "packed",
     file_format: str = "qdq",
     target: str = "any",
+    memory: str | None = None,
     model: Path | str | None = None,
     calib: Path | str | None = None,
     classes: Path | str | None = None,
@@ -90,6 +94,8 @@ def allocate(
         "native": ONNX's narrow integers; "int8": one byte a weight
     file_format : "qdq" for onnxruntime; "qonnx" for FINN and Brevitas, with float weights and no storage to choose
     target : "x86-avx2" keeps weights at 7 bits, which processors without VNNI need
+    memory : bytes such as "2GiB" that this may take, about: images and activations that would take much of it are read
+        again or go to a file
     model, calib, classes : where they are now, when they moved since the analysis
     output : the ONNX to write; the allocation goes beside it as .json
     reporter : receives progress
@@ -119,6 +125,7 @@ def allocate(
         require_qonnx()
     if samples is not None and rounding == "nearest":
         raise SettingsError(f"--samples {samples}: --rounding nearest looks at no images; drop one of the two")
+    share = Resources(memory=memory_bytes(memory)).share
     reporter = reporter or Silent()
 
     def progress(layer: str, done: int, total: int) -> None:
@@ -149,7 +156,7 @@ def allocate(
     @functools.cache
     def images() -> Dataset:
         """Read what weights are rounded with: once, and only where it is needed."""
-        return calibration_again(found, prepared, calib, classes, samples)
+        return calibration_again(found, prepared, calib, classes, samples, cache_bytes=share)
 
     if samples is not None or calib is not None or classes is not None:
         # where the user says they are now, there may be others than those of the analysis
@@ -201,13 +208,14 @@ def allocate(
             f"analyze with --trial-rounding {rounding} for bits that suit it better"
         )
     bits_chosen = (allocation.weight_bits, allocation.activation_bits)
+    spill = None if share is None else Spill(path.parent, share)
     if rounding == "gptq" and repair:
-        codes = reconstruct(prepared.graph, network, prepared.placement, table, *bits_chosen, images(), progress)
+        codes = reconstruct(prepared.graph, network, prepared.placement, table, *bits_chosen, images(), progress, spill)
     else:
         rounded = None
         if rounding == "gptq":
             kept = folder / CODES if samples is None else None
-            rounded = _rounded_alone(kept, prepared, found.settings.bits, images, progress)
+            rounded = _rounded_alone(kept, prepared, found.settings.bits, images, progress, spill)
         codes = layer_codes(prepared.graph, network, table, *bits_chosen, rounded)
     verification = emission.write(allocation, codes, dataset, path)
     for bound in allocation.bounds:
@@ -234,11 +242,12 @@ def _rounded_alone(
     bits: Sequence[int],
     images: Callable[[], Dataset],
     progress: Callable[[str, int, int], None],
+    spill: Spill | None,
 ) -> CodeTable:
     """Every layer's codes by itself, at every width: as `kept`, or made, and kept there for the next budget."""
     if kept is not None and kept.exists():
         return load_codes(kept)
-    table = round_alone(prepared.graph, prepared.network, images(), bits, progress)
+    table = round_alone(prepared.graph, prepared.network, images(), bits, progress, spill)
     if kept is not None:
         with contextlib.suppress(OutputError):
             # a folder that cannot be written only costs time

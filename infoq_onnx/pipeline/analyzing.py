@@ -10,30 +10,31 @@ import importlib.metadata
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from infoq_onnx.allocation.units import BYTES, parse_quantity
 from infoq_onnx.analyses import CHECKSUMS, CODES, created
-from infoq_onnx.data.dataset import CACHE_BYTES, Dataset
+from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.data.encoders import encoder_file, get_encoder
 from infoq_onnx.errors import AnalysisError, DataError, ModelError, OutputError, SettingsError
+from infoq_onnx.execute.cluster import connected
+from infoq_onnx.execute.resources import Resources
 from infoq_onnx.files import write_checksums, write_text
 from infoq_onnx.graph.external import model_sha256
-from infoq_onnx.graph.session import open_session, provider_called, running_on
+from infoq_onnx.graph.session import open_session, processors, provider_called, running_on
 from infoq_onnx.inputs import (
     SELF,
     PreparedModel,
     Recipe,
     encode_inputs,
     load_samples,
+    memory_bytes,
     prepare,
     report_skipped,
     with_splits,
 )
-from infoq_onnx.memory import SMALLEST
 from infoq_onnx.progress import Reporter, Silent
 from infoq_onnx.quantize.codes import CodeTable, load_codes, save_codes
 from infoq_onnx.quantize.table import save_table
@@ -67,8 +68,6 @@ UNFINISHED_CODES = "codes.next.npz"
 """Rounded weights of an analysis that is not finished: those of one that it replaces are still needed."""
 MIN_SAMPLES = 16
 """Below this, neighbours and ranges mean nothing."""
-SHARE = 8
-"""So many times what may stay in memory of images, and of activations between layers, the memory has to hold."""
 MAX_PROJECTIONS = 10_000
 """Far above what an estimate gains by, and what memory still holds."""
 
@@ -92,8 +91,9 @@ def analyze(
     trial_rounding: Rounding = "gptq",
     weight_only: bool = False,
     provider: str = "cpu",
-    workers: int | None = 1,
+    workers: int | Literal["auto"] | None = None,
     memory: str | None = None,
+    ray: str | None = None,
     output: Path | str | None = None,
     reporter: Reporter | None = None,
 ) -> Path:
@@ -118,10 +118,14 @@ def analyze(
     trial_rounding : how the weights of a trial are rounded: "nearest", or "gptq", every layer on its own
     weight_only : try weights only; `allocate` then leaves activations at 8 bits
     provider : what onnxruntime runs the networks on, such as "cuda"
-    workers : processes that run trials; None starts one a processor where the work is worth it. The result is the same
-        for any number. With more than one, a script has to keep them from running it: `if __name__ == "__main__":`
+    workers : processes that run trials: by default this one, and with `ray` as many as there are processors; "auto"
+        starts one a processor where the work is worth it. The result is the same for any number. With more than one,
+        and without `ray`, a script has to keep them from running it: `if __name__ == "__main__":`
     memory : bytes such as "2GiB" that all processes together may take, about: images and activations that would take
         much of it are read again or go to a file, and fewer processes run trials. The result is the same for any
+    ray : where a Ray cluster runs the trials: "local" starts one on this machine for the purpose; "auto", "host:port"
+        or "ray://host:port" is one that runs, and `workers` then bounds the trials at a time. A process that is
+        connected to one already uses that
     output : folder for the analysis; by default `<model>.infoq` in the working folder
     reporter : receives progress
 
@@ -151,10 +155,19 @@ def analyze(
         weight_only=weight_only,
         provider=provider.lower(),
     )
-    prepared, dataset, settings = set_up(model, calib, classes, preprocessing, samples, settings, reporter, memory)
+    resources = Resources(None if workers == "auto" else workers or 1, memory_bytes(memory))
+    prepared, dataset, settings = set_up(
+        model, calib, classes, preprocessing, samples, settings, reporter, resources.share
+    )
     folder = Path(output) if output is not None else Path(f"{prepared.path.stem}.infoq")
-    with created(folder), locked(folder), running_on(settings.provider):
-        _analyze_into(folder, prepared, dataset, settings, workers, memory, reporter)
+    with contextlib.ExitStack() as stack:
+        if ray is not None:
+            cluster = stack.enter_context(connected(ray, None if workers == "auto" else workers, processors()))
+            resources = dataclasses.replace(resources, cluster=cluster)
+        stack.enter_context(created(folder))
+        stack.enter_context(locked(folder))
+        stack.enter_context(running_on(settings.provider))
+        _analyze_into(folder, prepared, dataset, settings, resources, reporter)
     return folder
 
 
@@ -166,34 +179,16 @@ def set_up(
     samples: int | None,
     settings: SweepSettings,
     reporter: Reporter,
-    memory: str | None = None,
+    cache_bytes: int | None = None,
 ) -> tuple[PreparedModel, Dataset, SweepSettings]:
     """Check the settings, load the model and the samples; the settings that come back hold the number of these."""
     _check_settings(settings, samples)
-    cached = CACHE_BYTES if memory is None else bytes_of(memory) // SHARE
     prepared = prepare(model)
-    dataset = load_samples(prepared, calib, classes, preprocessing, samples, settings.seed, cached)
+    dataset = load_samples(prepared, calib, classes, preprocessing, samples, settings.seed, cache_bytes)
     if len(dataset) < MIN_SAMPLES:
         raise DataError(f"{calib} has {len(dataset)} usable samples: give at least {MIN_SAMPLES}")
     report_skipped(dataset, reporter)
     return prepared, dataset, dataclasses.replace(settings, samples=len(dataset))
-
-
-def bytes_of(memory: str) -> int:
-    """Read how much memory there is.
-
-    Raises
-    ------
-    SettingsError
-        It is no number of bytes, or less than what any analysis takes.
-    """
-    try:
-        found = int(parse_quantity(memory, BYTES))
-    except SettingsError as error:
-        raise SettingsError(f"--memory: {error}") from error
-    if found < SMALLEST:
-        raise SettingsError(f"--memory {memory}: give at least {SMALLEST // 2**20}MiB")
-    return found
 
 
 def _analyze_into(
@@ -201,8 +196,7 @@ def _analyze_into(
     prepared: PreparedModel,
     dataset: Dataset,
     settings: SweepSettings,
-    workers: int | None,
-    memory: str | None,
+    resources: Resources,
     reporter: Reporter,
 ) -> None:
     logits = logits_of(open_session(prepared.graph.model), prepared.graph, dataset, batch_size(prepared.graph))
@@ -275,12 +269,11 @@ def _analyze_into(
         # without a trial, or with more to come, there is nothing to say that they are of this analysis
         known = [UNFINISHED_CODES] if journal.trials else []
         known += [CODES] if len(journal.trials) == trial_count(network, settings) else []
-        spill = None if memory is None else Spill(folder, bytes_of(memory) // SHARE)
+        spill = None if resources.share is None else Spill(folder, resources.share)
         rounded = _rounded_weights(folder, known, prepared, dataset, settings.bits, spill, reporter)
         files.append(CODES)
     problem = Problem(graph, network, table, dataset, labels, targets, encoded, settings, rounded)
-    most = None if memory is None else bytes_of(memory)
-    result = sweep(problem, journal, functools.partial(reporter.progress, "trials"), workers, most)
+    result = sweep(problem, journal, functools.partial(reporter.progress, "trials"), resources)
     analysis = Analysis(
         schema=SCHEMA_VERSION,
         versions=versions,

@@ -7,16 +7,16 @@ import inspect
 import itertools
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.session import open_session, running_on
-from infoq_onnx.inputs import Recipe
+from infoq_onnx.inputs import Recipe, memory_bytes
 from infoq_onnx.memory import peak
-from infoq_onnx.pipeline.analyzing import DEFAULT_SAMPLES, analyze, bytes_of, set_up
+from infoq_onnx.pipeline.analyzing import DEFAULT_SAMPLES, analyze, set_up
 from infoq_onnx.progress import Reporter, Silent
 from infoq_onnx.schema import BASELINE_BITS, BITS, Plan, Preprocessing, SweepSettings
 from infoq_onnx.sensitivity.estimators import prepare_projections, smi_discrete_from_projections, smi_from_prepared
@@ -37,8 +37,9 @@ def plan(
     classes: Path | str | None = None,
     preprocessing: str | Recipe | Preprocessing | None = None,
     samples: int | None = DEFAULT_SAMPLES,
-    workers: int | None = 1,
+    workers: int | Literal["auto"] | None = None,
     memory: str | None = None,
+    ray: str | None = None,  # noqa: ARG001
     probe_seconds: float = PROBE_SECONDS,
     reporter: Reporter | None = None,
     **options: Any,
@@ -48,6 +49,7 @@ def plan(
     Parameters
     ----------
     model, calib, classes, preprocessing, samples, workers, memory : see `analyze`
+    ray : as for `analyze`, which asks it for nothing here: time and memory are those without it
     probe_seconds : how long the network is run to see how fast it is
     reporter : receives remarks
     options : further settings of `analyze`
@@ -63,9 +65,8 @@ def plan(
     """
     bits = tuple(sorted({*options.pop("bits", BITS), BASELINE_BITS}))
     settings = SweepSettings(**{**_defaults(), **options, "bits": bits, "samples": 0})
-    prepared, dataset, settings = set_up(
-        model, calib, classes, preprocessing, samples, settings, reporter or Silent(), memory
-    )
+    allowed = memory_bytes(memory)
+    prepared, dataset, settings = set_up(model, calib, classes, preprocessing, samples, settings, reporter or Silent())
     graph, network = prepared.graph, prepared.network
     low, rest = stages(settings)
     tried = units(network, weight_only=settings.weight_only)
@@ -73,16 +74,15 @@ def plan(
     # estimates are timed by themselves
     work = sum(work_of(graph, network, tasks, estimates=False))
     whole = sum(layer.macs for layer in network.layers)
-    if workers is None:
-        workers = workers_for(work * len(dataset))
+    count = workers_for(work * len(dataset)) if workers == "auto" else workers or 1
 
     tensors = candidates(graph, network)
     observed = Graph(add_projections(graph.model, graph, tensors, settings.projections, settings.seed))
     with running_on(settings.provider):
         rate = _images_a_second(observed, graph, dataset, probe_seconds)
     took = peak()
-    if memory is not None:
-        workers = min(workers, max(1, bytes_of(memory) // took - 1))
+    if allowed is not None:
+        count = min(count, max(1, allowed // took - 1))
     reached = {unit: graph.descendants([unit.tensor]) for unit in tried}
     looks = len(low) * sum(tensor in reached[unit] for unit in tried for tensor in tensors)
     passes = work / whole
@@ -90,10 +90,10 @@ def plan(
         images=len(dataset),
         trials=trial_count(network, settings),
         passes=passes,
-        workers=workers,
+        workers=count,
         images_a_second=rate,
         seconds=passes * len(dataset) / rate + looks * _estimate_seconds(len(dataset), settings),
-        bytes=float(took if workers == 1 else took * (1 + workers)),
+        bytes=float(took if count == 1 else took * (1 + count)),
     )
 
 

@@ -7,13 +7,16 @@ remaining bit-widths are seen by the observers alone.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from infoq_onnx.execute import Executor
+from infoq_onnx.execute.cluster import Distributed
 from infoq_onnx.execute.processes import Processes
+from infoq_onnx.execute.resources import Resources
 from infoq_onnx.execute.serial import Serial
 from infoq_onnx.graph.session import processors
 from infoq_onnx.schema import BASELINE_BITS, Network, Observer, SweepSettings, Trial
@@ -48,9 +51,7 @@ def stages(settings: SweepSettings) -> tuple[list[int], list[int]]:
     return low, [b for b in bits if b not in low]
 
 
-def sweep(
-    problem: Problem, journal: Journal, progress: Progress, workers: int | None = 1, memory: int | None = None
-) -> SweepResult:
+def sweep(problem: Problem, journal: Journal, progress: Progress, resources: Resources | None = None) -> SweepResult:
     """Run every trial that the journal does not hold yet.
 
     Parameters
@@ -58,15 +59,14 @@ def sweep(
     problem : what to measure
     journal : where finished trials are found and kept
     progress : called after each unit
-    workers : processes that run trials; 1 runs them in this one, with all its threads; None starts one a processor
-        where the work is worth it
-    memory : bytes that they, and this one, may take; None: as many as they need
+    resources : what it may use
 
     Returns
     -------
     SweepResult
-        The same for a resumed sweep as for an uninterrupted one, and for any number of workers.
+        The same for a resumed sweep as for an uninterrupted one, for any number of workers, and on a cluster.
     """
+    resources = resources or Resources()
     settings, network = problem.settings, problem.network
     bench = Bench(problem)
     baseline = bench.baseline()
@@ -98,15 +98,17 @@ def sweep(
     tasks = missing("select", low, bench.candidates)
     left = later + sum(work(tasks))
     progress("", len(journal.trials), total, 1 - left / whole)
-    if workers is None:
-        workers = workers_for(left * len(problem.dataset))
+    workers = resources.workers or workers_for(left * len(problem.dataset))
     with contextlib.ExitStack() as stack:
         executor: Executor[Task, list[Trial]]
-        if workers == 1:
+        sent = dataclasses.replace(problem, dataset=problem.dataset.alone())
+        if (cluster := resources.cluster) is not None:
+            executor = stack.enter_context(Distributed(runner, (sent, baseline, cluster.threads), cluster))
+        elif workers == 1:
             executor = Serial(lambda task: bench.trials(task, baseline))
         else:
-            state = (problem, baseline, max(1, processors() // workers))
-            executor = stack.enter_context(Processes(runner, state, workers, journal.folder, memory))
+            state = (sent, baseline, max(1, processors() // workers))
+            executor = stack.enter_context(Processes(runner, state, workers, journal.folder, resources.memory))
         run_stage(executor, "select", tasks, later)
         observers = select(
             bench.candidates,

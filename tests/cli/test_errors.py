@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -234,6 +235,10 @@ def killed_workers(place: Place) -> None:
     place.monkeypatch.setattr("infoq_onnx.execute.processes._begin", ends)
 
 
+def without_ray(place: Place) -> None:
+    place.monkeypatch.setitem(sys.modules, "ray", None)
+
+
 def no_analysis(place: Place) -> None:
     shutil.rmtree(place.folder / "model.infoq")
 
@@ -380,6 +385,9 @@ SITUATIONS: dict[str, Callable[[Place], None]] = {
     "a command that does not exist": nothing,
     "the folder cannot be made": nothing,
     "processes that run trials are killed": killed_workers,
+    "an address that is none": nothing,
+    "no Ray cluster at the address": nothing,
+    "Ray is not installed": without_ray,
     "the folder is in use": held_lock,
     "none in this folder": no_analysis,
     "none in the folder named": empty_folder,

@@ -71,3 +71,8 @@ def sleeps(state: State) -> Callable[[int], int]:
         return task
 
     return work
+
+
+def lacks(state: State) -> Callable[[int], int]:  # noqa: ARG001
+    """Stands for a machine on which something is not installed."""
+    raise ModuleNotFoundError("No module named 'onnxruntime'", name="onnxruntime")

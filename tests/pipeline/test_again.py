@@ -144,7 +144,7 @@ def test_memory_changes_nothing(workers: int, rounding: str, tmp_path: Path, mon
     settings = {**QUICK, "trial_rounding": rounding, "preprocessing": "cifar10"}
     names = (*NAMES, *(["codes.npz"] if rounding == "gptq" else []))
     before = content(analyze(model, folder, output=tmp_path / "a.infoq", **settings), *names)
-    monkeypatch.setattr("infoq_onnx.pipeline.analyzing.SHARE", 2**40)
+    monkeypatch.setattr("infoq_onnx.execute.resources._SHARE", 2**40)
     after = analyze(model, folder, output=tmp_path / "b.infoq", memory="1GiB", workers=workers, **settings)
     assert content(after, *names) == before
     assert sorted(path.name for path in after.iterdir()) == sorted(names)

@@ -16,6 +16,7 @@ from scipy.special import log_softmax
 
 from infoq_onnx.errors import ModelError
 from infoq_onnx.execute.processes import Processes
+from infoq_onnx.execute.resources import Resources
 from infoq_onnx.quantize.codes import RoundedWeight
 from infoq_onnx.schema import Observer, Trial
 from infoq_onnx.sensitivity.criteria.infoq import infoq
@@ -330,7 +331,9 @@ def test_any_number_of_workers_gives_the_same_bytes(name: str, tmp_path: Path) -
         folder = tmp_path / str(workers)
         folder.mkdir()
         journal = open_journal(folder / "journal.jsonl", "f")
-        results.append((sweep(problem, journal, lambda *_: None, workers), (folder / "journal.jsonl").read_bytes()))
+        results.append(
+            (sweep(problem, journal, lambda *_: None, Resources(workers)), (folder / "journal.jsonl").read_bytes())
+        )
     assert results[0] == results[1] == results[2]
 
 
@@ -355,11 +358,11 @@ def test_processes_are_started_where_there_is_work(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("infoq_onnx.sensitivity.work.processors", lambda: 2)
     problem = problem_of(small("mlp"))
     journal = open_journal(tmp_path / "one.jsonl", "f")
-    alone = sweep(problem, journal, lambda *_: None, None)
+    alone = sweep(problem, journal, lambda *_: None, Resources(None))
     assert started == []
     monkeypatch.setattr("infoq_onnx.sensitivity.work.WORTH_PROCESSES", 0)
-    assert sweep(problem, open_journal(tmp_path / "two.jsonl", "f"), lambda *_: None, None) == alone
+    assert sweep(problem, open_journal(tmp_path / "two.jsonl", "f"), lambda *_: None, Resources(None)) == alone
     assert started == [2]
     # nothing is left to do
-    assert sweep(problem, open_journal(tmp_path / "two.jsonl", "f"), lambda *_: None, None) == alone
+    assert sweep(problem, open_journal(tmp_path / "two.jsonl", "f"), lambda *_: None, Resources(None)) == alone
     assert started == [2]

@@ -1,0 +1,270 @@
+"""Tasks on the machines of a Ray cluster, which may come and go: what a lost one had in hand is done by another."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import logging
+import os
+import pickle
+import re
+import socket
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import ModuleType, TracebackType
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from infoq_onnx.errors import MissingDependencyError, SettingsError, WorkerError
+from infoq_onnx.execute.shared import from_parts, parts_of
+
+S = TypeVar("S")
+T = TypeVar("T")
+R = TypeVar("R")
+
+LOCAL = "local"
+"""Address that stands for a cluster of this machine alone, started for the purpose."""
+_ADDRESS = re.compile(r"local|auto|(ray://)?(?P<host>[\w.-]+|\[[\da-fA-F:.]+\]):(?P<port>\d{1,5})")
+_PACKAGES = ("infoq-onnx", "onnxruntime", "numpy")
+"""Packages whose versions decide what a task computes."""
+_ANSWER = 10.0
+"""Seconds within which a cluster has to answer."""
+_AHEAD = 2
+"""So many tasks a processor are handed to Ray at a time, so that none waits for the next."""
+_LOSSES = 4
+"""So many times a single task may be lost."""
+_GLANCE = 5.0
+"""Seconds between two looks at whether there are processors."""
+_PATIENCE = 300.0
+"""Seconds in which a cluster may start its machines."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster that this process is connected to. Use `connected`."""
+
+    threads: int
+    """Processors, and as many threads, of each task."""
+    at_once: int | None
+    """Tasks at a time; None for as many as there are processors."""
+
+
+@contextlib.contextmanager
+def connected(address: str, workers: int | None, processors: int) -> Iterator[Cluster]:
+    """Connect to a cluster, or start one on this machine, which then ends with this.
+
+    A process that is connected already stays so.
+
+    Parameters
+    ----------
+    address : "local" starts a cluster; "auto" is the one that runs on this machine or that RAY_ADDRESS names;
+        "host:port" and "ray://host:port" are those there
+    workers : tasks at a time; None for as many as there are processors
+    processors : that this machine has
+
+    Raises
+    ------
+    MissingDependencyError
+        Ray is not installed.
+    SettingsError
+        The address is none.
+    WorkerError
+        No cluster is there, or it does not take this process.
+    """
+    parts = _ADDRESS.fullmatch(address)
+    if parts is None:
+        raise SettingsError(f"--ray {address}: give local, auto, host:port or ray://host:port")
+    ray = _import_ray()
+    if ray.is_initialized():
+        yield Cluster(1, workers)
+        return
+    if parts["host"] is not None:
+        # Ray itself would try for minutes
+        _check_answers(address, parts["host"].strip("[]"), int(parts["port"]))
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    cluster = Cluster(1, workers)
+    if address == LOCAL:
+        count = workers or processors
+        cluster = Cluster(max(1, processors // count), None)
+        options |= {"num_cpus": count * cluster.threads, "num_gpus": 0, "include_dashboard": False}
+    try:
+        ray.init(address, **options)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        verb, advice = (
+            ("start", "")
+            if address == LOCAL
+            else ("join", "; check --ray, and RAY_AUTH_MODE where it wants a token, or give --ray local")
+        )
+        raise WorkerError(f"cannot {verb} a Ray cluster at {address}: {_one_line(error)}{advice}") from error
+    try:
+        yield cluster
+    finally:
+        ray.shutdown()
+
+
+def _import_ray() -> ModuleType:
+    # read when Ray is imported first; what it says of lost workers would be mixed with the results on stdout
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".*")
+    # nothing is reported to anybody
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise MissingDependencyError('--ray needs Ray: pip install "infoq-onnx[ray]"') from error
+    return ray
+
+
+def _check_answers(address: str, host: str, port: int) -> None:
+    try:
+        socket.create_connection((host, port), _ANSWER).close()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise WorkerError(
+            f"no Ray cluster answers at {address}: {reason}; start one there with ray start --head, or give --ray local"
+        ) from error
+
+
+class Distributed(Generic[T, R]):
+    """See `infoq_onnx.execute.Executor`. To be used as a context manager, while there is a connection.
+
+    Parameters
+    ----------
+    setup : called once in every process, makes the function that runs a task there; picklable, as are all the others
+    state : what it makes it of: all that the tasks need to know
+    cluster : where
+    """
+
+    def __init__(self, setup: Callable[[S], Callable[[T], R]], state: S, cluster: Cluster) -> None:
+        self._ray = _import_ray()
+        self._setup_and_state = (setup, state)
+        self._cluster = cluster
+        self._shared: Any = None
+        self._function: Any = None
+        self._running: dict[Any, int] = {}
+
+    def __enter__(self) -> Distributed[T, R]:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for reference in self._running:
+            with contextlib.suppress(self._ray.exceptions.RayError, ConnectionError):
+                self._ray.cancel(reference, force=True)
+        self._running = {}
+        self._shared = None
+
+    def run(self, tasks: Sequence[T]) -> Iterator[tuple[int, R]]:
+        """Run the tasks, as many at a time as the cluster has processors for.
+
+        Raises
+        ------
+        WorkerError
+            A task was lost again and again, a machine has other versions of what tasks need, there are no processors,
+            or the cluster is gone.
+        """
+        waiting, lost = deque(range(len(tasks))), Counter[int]()
+        idle = time.monotonic()
+        try:
+            while waiting or self._running:
+                for _ in range(min(len(waiting), self._room() - len(self._running))):
+                    index = waiting.popleft()
+                    self._running[self._submit(tasks[index])] = index
+                done, _ = self._ray.wait(list(self._running), timeout=_GLANCE)
+                if done or self._processors() >= self._cluster.threads:
+                    idle = time.monotonic()
+                elif time.monotonic() - idle >= _PATIENCE:
+                    raise WorkerError("no machine of the Ray cluster has a processor to give; add some with ray start")
+                for reference in done:
+                    index = self._running.pop(reference)
+                    try:
+                        result = self._ray.get(reference)
+                    except self._ray.exceptions.RayError as error:
+                        reason = self._lost(error)
+                        lost[index] += 1
+                        if lost[index] == _LOSSES:
+                            raise WorkerError(
+                                f"the Ray cluster lost a task {_LOSSES} times, perhaps for want of memory ({reason}); "
+                                "give fewer --workers"
+                            ) from error
+                        waiting.append(index)
+                    else:
+                        yield index, result
+        except ConnectionError as error:
+            raise WorkerError(
+                f"the Ray cluster is gone: {_one_line(error)}; what is finished is kept, run it again to go on"
+            ) from error
+
+    def _submit(self, task: T) -> Any:
+        if self._shared is None:
+            # once for all tasks, and each machine fetches it once
+            parts = [np.frombuffer(part, np.uint8) for part in parts_of(self._setup_and_state)]
+            self._shared = self._ray.put((_versions(), parts))
+            # What is lost is counted here: Ray itself would try for ever where memory is short.
+            self._function = self._ray.remote(num_cpus=self._cluster.threads, max_retries=0)(_function())
+        # Ray itself hands over bytes and a list: it could not make other objects where their packages are missing
+        return self._function.remote([self._shared], pickle.dumps(task))
+
+    def _lost(self, error: Exception) -> str:
+        """Say why a task was lost; raise what it has itself raised."""
+        cause = getattr(error, "cause", error)
+        if isinstance(cause, ModuleNotFoundError):
+            raise WorkerError(
+                f"a machine of the Ray cluster lacks {cause.name}; install the same infoq-onnx on all of them"
+            ) from error
+        if not isinstance(cause, self._ray.exceptions.RayError):
+            raise cause from error
+        return _one_line(cause)
+
+    def _room(self) -> int:
+        """Tasks to have in hand."""
+        return self._cluster.at_once or max(1, _AHEAD * self._processors() // self._cluster.threads)
+
+    def _processors(self) -> int:
+        """Count those of all machines, which may be fewer or more than before."""
+        return int(self._ray.cluster_resources().get("CPU", 0))
+
+
+def _one_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".:")
+
+
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
+# ---------------------------------------------------------------------------------------------------------- in a worker
+
+
+def _function() -> Callable[[list[Any], bytes], Any]:
+    def run_task(shared: list[Any], task: bytes) -> Any:
+        # a function in a function travels whole, and fails in here where the package is missing
+        from infoq_onnx.execute.cluster import work
+
+        return work(shared[0], task)
+
+    return run_task
+
+
+_made: tuple[Any, Callable[[Any], Any]] | None = None
+"""What runs a task in this process, with the object that it was made of."""
+
+
+def work(shared: Any, task: bytes) -> Any:
+    """Run a task; at a process's first, make what runs it."""
+    global _made
+    if _made is None or _made[0] != shared:
+        versions, parts = _import_ray().get(shared)
+        for name, here in _versions().items():
+            if here != versions[name]:
+                raise WorkerError(
+                    f"{socket.gethostname()} has {name} {here}, not {versions[name]} as where this was started; "
+                    "results could differ: install the same versions on all machines of the Ray cluster"
+                )
+        _made = None
+        setup, state = from_parts(parts)
+        _made = (shared, setup(state))
+    return _made[1](pickle.loads(task))

@@ -1,0 +1,165 @@
+"""An analysis whose trials run on a Ray cluster, machines and processes of which are lost: the same bytes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from infoq_onnx.analyses import CODES
+from infoq_onnx.execute.cluster import Distributed
+from infoq_onnx.pipeline import analyze
+from tests.networks import residual_convnet
+from tests.pipeline.cases import NAMES, Case, Listener, content, data_for, saved
+
+FILES = (*NAMES, CODES)
+SETTINGS: dict[str, Any] = {"bits": (2, 6, 8), "projections": 16}
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """A convnet, with its analysis in one process."""
+    folder = tmp_path_factory.mktemp("convnet")
+    model = saved(residual_convnet(), folder / "model.onnx")
+    calib = data_for(residual_convnet(), folder / "calib.npz", 64)
+    return Case(model, calib, analyze(model, calib, output=folder / "whole.infoq", **SETTINGS))
+
+
+def processes() -> Iterator[tuple[int, int, str]]:
+    """Id, parent's id, and title of each process that is not over."""
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            try:
+                state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+                title = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+            if state != "Z":
+                yield int(folder.name), int(parent), title
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """Processes that a process, or those it started, have started, with their titles."""
+    running, found, parents = list(processes()), dict[int, str](), {pid}
+    while parents:
+        children = {child: title for child, parent, title in running if parent in parents and child not in found}
+        found |= children
+        parents = set(children)
+    return found
+
+
+def at_a_task(pid: int) -> list[int]:
+    """Those of them in which Ray runs a task of ours, as it writes into their titles."""
+    return [child for child, title in descendants(pid).items() if title.startswith("ray::run_task")]
+
+
+def until(done: Callable[[], Any]) -> Any:
+    """Wait for what happens soon, and return it."""
+    end = time.monotonic() + 120
+    while not (found := done()):
+        assert time.monotonic() < end, "it does not happen"
+        time.sleep(0.02)
+    return found
+
+
+def told(said: str) -> list[str]:
+    """What a command says besides its progress; first, how good the model is."""
+    lines = [line for line in said.splitlines() if not line.startswith(("ranges ", "rounding ", "trials "))]
+    assert lines[0].startswith("float model: ")
+    return lines
+
+
+def test_a_machine_that_is_lost_loses_nothing(whole: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    submitted: list[Any] = []
+    submit = Distributed._submit
+    monkeypatch.setattr(Distributed, "_submit", lambda self, task: submitted.append(task) or submit(self, task))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        # all trials run on this one until another takes its place
+        machine = cluster.add_node(num_cpus=1)
+        raylet = machine.all_processes["raylet"][0].process.pid
+        journal = tmp_path / "a.infoq" / "journal.jsonl"
+        at_the_kill: list[int] = []
+
+        class Killer(Listener):
+            def progress(self, stage: str, detail: str, done: int, total: int, share: float | None = None) -> None:
+                super().progress(stage, detail, done, total, share)
+                if stage != "trials" or done < 4 or at_the_kill:
+                    return
+                # stopped first: then the task is not finished before its machine is gone
+                for worker in at_a_task(raylet):
+                    os.kill(worker, signal.SIGSTOP)
+                if at_a_task(raylet):
+                    at_the_kill.append(journal.read_bytes().count(b'"trial"'))
+                    cluster.add_node(num_cpus=1)
+                    cluster.remove_node(machine, allow_graceful=False)
+
+        listener = Killer()
+        folder = analyze(
+            whole.model,
+            whole.calib,
+            output=tmp_path / "a.infoq",
+            ray=cluster.address,
+            reporter=listener,
+            **SETTINGS,
+        )
+    finally:
+        cluster.shutdown()
+    counts = [done for done, _ in listener.stages["trials"]]
+    assert 4 <= at_the_kill[0] < counts[-1]
+    # what it had in hand was handed out once more
+    assert len(submitted) > len(set(submitted))
+    assert content(folder, *FILES) == content(whole.analysis, *FILES)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+
+
+def test_the_command_is_stopped_and_goes_on(whole: Case, tmp_path: Path) -> None:
+    """On a cluster of its own, of which nothing is seen, and nothing left."""
+    folder = tmp_path / "a.infoq"
+    options = ["--bits", "2,6,8", "--projections", "16", "--workers", "2", "--ray", "local", "-o", str(folder)]
+    code = "from infoq_onnx.cli import main; main()"
+    arguments = ["analyze", str(whole.model), "--calib", str(whole.calib), *options]
+
+    def started() -> subprocess.Popen[str]:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
+        environment.pop("RAY_DEDUP_LOGS_SKIP_REGEX", None)
+        return subprocess.Popen(
+            [sys.executable, "-c", code, *arguments],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def trials() -> int:
+        journal = folder / "journal.jsonl"
+        return journal.read_bytes().count(b'"trial"') if journal.exists() else 0
+
+    with started() as run:
+        until(lambda: trials() >= 2)
+        others = descendants(run.pid)
+        run.send_signal(signal.SIGINT)
+        _, said = run.communicate(timeout=60)
+        assert run.returncode == 130
+        assert told(said)[1:] == ["stopped; the same command goes on where it was"]
+        until(lambda: not {pid for pid, *_ in processes()} & set(others))
+    before = trials()
+    assert 2 <= before < 26
+    with started() as run:
+        os.kill(until(lambda: at_a_task(run.pid))[0], signal.SIGKILL)
+        shown, said = run.communicate(timeout=120)
+        assert run.returncode == 0, said
+        assert told(said)[1:] == [f"going on with {folder}: {before} of 26 trials are done"]
+        assert "raylet" not in shown
+    assert content(folder, *FILES) == content(whole.analysis, *FILES)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
