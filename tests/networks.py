@@ -254,6 +254,28 @@ def _basic_block(b: Builder, x: str, name: str, cin: int, cout: int, stride: int
     return b.relu(b.op("Add", [y, shortcut], f"{name}.add"), f"{name}.relu2")
 
 
+def resnet50(seed: int = 0, classes: int = 1000) -> ModelProto:
+    """ResNet50 at 224×224, strides in its 3×3 convolutions: 4,089,184,256 MACs, 25,502,912 weights."""
+    b = Builder(seed)
+    y = b.relu(b.conv("x", "conv1", 3, 64, kernel=7, stride=2), "relu1")
+    y = b.op("MaxPool", [y], "pool", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+    cin = 64
+    for stage, (width, blocks) in enumerate(((64, 3), (128, 4), (256, 6), (512, 3)), start=1):
+        for block in range(blocks):
+            y = _bottleneck(b, y, f"layer{stage}.{block}", cin, width, stride=2 if stage > 1 and block == 0 else 1)
+            cin = 4 * width
+    return b.model(b.classifier(y, 2048, classes), (3, 224, 224), (classes,))
+
+
+def _bottleneck(b: Builder, x: str, name: str, cin: int, width: int, stride: int) -> str:
+    cout = 4 * width
+    y = b.relu(b.conv(x, f"{name}.conv1", cin, width, kernel=1), f"{name}.relu1")
+    y = b.relu(b.conv(y, f"{name}.conv2", width, width, stride=stride), f"{name}.relu2")
+    y = b.conv(y, f"{name}.conv3", width, cout, kernel=1)
+    shortcut = b.conv(x, f"{name}.downsample", cin, cout, kernel=1, stride=stride) if cin != cout else x
+    return b.relu(b.op("Add", [y, shortcut], f"{name}.add"), f"{name}.relu3")
+
+
 SMALL = {
     "residual": residual_convnet,
     "depthwise": depthwise_net,

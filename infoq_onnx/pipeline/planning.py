@@ -92,7 +92,7 @@ def plan(
         passes=passes,
         workers=count,
         images_a_second=rate,
-        seconds=passes * len(dataset) / rate + looks * _estimate_seconds(len(dataset), settings),
+        seconds=passes * len(dataset) / rate + looks * estimate_seconds(len(dataset), settings),
         bytes=float(took if count == 1 else took * (1 + count)),
     )
 
@@ -116,7 +116,7 @@ def _images_a_second(observed: Graph, graph: Graph, dataset: Dataset, wanted: fl
     return images / passed
 
 
-def _estimate_seconds(count: int, settings: SweepSettings) -> float:
+def estimate_seconds(count: int, settings: SweepSettings) -> float:
     """Seconds that both estimates at one observer take, on noise."""
     random = np.random.default_rng(0)
     values = random.standard_normal((count, settings.projections))

@@ -150,7 +150,7 @@ def test_the_command_is_stopped_and_goes_on(whole: Case, tmp_path: Path) -> None
         others = descendants(run.pid)
         run.send_signal(signal.SIGINT)
         _, said = run.communicate(timeout=60)
-        assert run.returncode == 130
+        assert run.returncode == 130, said
         assert told(said)[1:] == ["stopped; the same command goes on where it was"]
         until(lambda: not {pid for pid, *_ in processes()} & set(others))
     before = trials()

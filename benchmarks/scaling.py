@@ -1,0 +1,117 @@
+"""What an analysis of ResNet50 would cost on many workers: its pieces measured on one thread each, and put together.
+
+    python benchmarks/scaling.py --images 6000 --workers 1,8,64
+
+prints the figures of docs/scaling.md. Weights are random: they decide nothing about time. Trials are timed on a few
+units, on one batch, and scaled by their multiply-accumulates; estimates on noise; rounding on two small numbers of
+images, which gives what an image costs and what a layer costs. It takes half an hour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from infoq_onnx import jit
+from infoq_onnx.graph import session
+from infoq_onnx.graph.graph import Graph
+from infoq_onnx.pipeline.planning import estimate_seconds
+from infoq_onnx.schema import BITS, SweepSettings
+from infoq_onnx.sensitivity.observers import candidates
+from infoq_onnx.sensitivity.projection import add_projections, projection_name
+from infoq_onnx.sensitivity.sweep import stages, trial_count
+from infoq_onnx.sensitivity.trials import Task, units
+from infoq_onnx.sensitivity.work import work_of
+from infoq_onnx.simulate.alone import round_alone
+from infoq_onnx.simulate.batching import batch_size
+from infoq_onnx.simulate.rerun import Rerun
+
+ROUNDED = (16, 48)
+TRIED = 6
+PASSES = 5
+"""Whole passes of an analysis besides its trials and its rounding."""
+OBSERVERS = 2
+"""Candidates that become observers, about as many as on real models."""
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.monotonic()
+    work()
+    return time.monotonic() - start
+
+
+def main() -> None:
+    """Measure, and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=6000)
+    parser.add_argument("--workers", default="1,8,64")
+    arguments = parser.parse_args()
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from tests.networks import resnet50
+    from tests.prepared import dataset_of, images, searched
+
+    session.limit_threads(1)
+    jit.limit_threads(1)
+    count = arguments.images
+    graph, network, _ = searched(resnet50())
+    settings = SweepSettings(count, 0, 128, 3, BITS, "pca", 0.7, True, False, True, "gptq")
+    tensors = candidates(graph, network)
+    observed = Graph(add_projections(graph.model, graph, tensors, settings.projections, settings.seed))
+    low, rest = stages(settings)
+    tried = units(network)
+    tasks = [Task(unit, tuple(widths), ()) for unit in tried for widths in (low, rest)]
+    work = work_of(graph, network, tasks, estimates=False)
+    batch = images(network.input_shape, batch_size(graph))
+
+    def timed(task: Task) -> float:
+        """Seconds an image."""
+        layer = next(layer for layer in network.layers if layer.weight == task.unit.tensor)
+        reached = observed.descendants([task.unit.tensor])
+        outputs = [observed.output, *(projection_name(tensor) for tensor in tensors if tensor in reached)]
+        fed = [str(layer.weight), *([layer.bias] if layer.bias else [])]
+        rerun = Rerun(observed, network, task.unit.tensor, outputs, fed)
+        variants: list[dict[str, Any]] = [{name: graph.constant(name) for name in fed}] * len(task.bits)
+        rerun.run(batch, variants[:1])
+        return seconds(lambda: rerun.run(batch, variants)) / len(batch)
+
+    weighted = [index for index, task in enumerate(tasks) if task.unit.kind == "weight" and task.bits == tuple(low)]
+    chosen = [weighted[i] for i in np.linspace(0, len(weighted) - 1, TRIED).astype(int)]
+    took = [(tasks[index], work[index], timed(tasks[index])) for index in chosen]
+    rate = sum(macs for _, macs, _ in took) / sum(spent for *_, spent in took)
+    inference = sum(work) / rate * count
+
+    reached = {unit: observed.descendants([unit.tensor]) for unit in tried}
+    seen = sum(tensor in reached[unit] for unit in tried for tensor in tensors)
+    looks = len(low) * seen + len(rest) * OBSERVERS * len(tried)
+    estimates = looks * estimate_seconds(count, settings)
+
+    rounding = []
+    for n in ROUNDED:
+        dataset = dataset_of(images(network.input_shape, n))
+        rounding.append(seconds(lambda: round_alone(graph, network, dataset, BITS, lambda *_: None)))  # noqa: B023
+    an_image = (rounding[1] - rounding[0]) / (ROUNDED[1] - ROUNDED[0])
+    layers = rounding[0] - ROUNDED[0] * an_image
+    whole = sum(layer.macs for layer in network.layers)
+    # logits, two passes for the ranges, one for factors, the baseline
+    driver = layers + an_image * count + PASSES * whole / rate * count
+
+    trials = trial_count(network, settings)
+    print(f"{len(network.layers)} layers, {len(tried)} units, {trials} trials, {len(tasks)} tasks, {looks} estimates")
+    print(f"trials: {sum(work) / whole:.0f} whole passes over the images, {rate / 1e9:.1f} GMAC a second")
+    for task, macs, spent in took:
+        print(f"  {task.unit.name}: {macs / 1e9:.2f} G, {1e3 * spent:.0f} ms an image for {len(task.bits)} widths")
+    print(f"inference {inference / 3600:.1f} h, estimates {estimates / 3600:.1f} h")
+    print(f"rounding: {layers:.0f} s and {1e3 * an_image:.0f} ms an image")
+    print(f"before the first trial: {driver / 3600:.2f} h")
+    for workers in map(int, arguments.workers.split(",")):
+        print(f"{workers} workers: {(driver + (inference + estimates) / workers) / 3600:.1f} h")
+
+
+if __name__ == "__main__":
+    main()
