@@ -8,7 +8,9 @@ import logging
 import os
 import pickle
 import re
+import signal
 import socket
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -36,8 +38,8 @@ _AHEAD = 2
 """So many tasks a processor are handed to Ray at a time, so that none waits for the next."""
 _LOSSES = 4
 """So many times a single task may be lost."""
-_GLANCE = 5.0
-"""Seconds between two looks at whether there are processors."""
+_GLANCE = 0.5
+"""Seconds between two looks at whether there are processors, and at Ctrl-C."""
 _PATIENCE = 300.0
 """Seconds in which a cluster may start its machines."""
 
@@ -90,19 +92,41 @@ def connected(address: str, workers: int | None, processors: int) -> Iterator[Cl
         count = workers or processors
         cluster = Cluster(max(1, processors // count), None)
         options |= {"num_cpus": count * cluster.threads, "num_gpus": 0, "include_dashboard": False}
+    begun = False
     try:
-        ray.init(address, **options)
-    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        verb, advice = (
-            ("start", "")
-            if address == LOCAL
-            else ("join", "; check --ray, and RAY_AUTH_MODE where it wants a token, or give --ray local")
-        )
-        raise WorkerError(f"cannot {verb} a Ray cluster at {address}: {_one_line(error)}{advice}") from error
-    try:
+        try:
+            with _held_back():
+                ray.init(address, **options)
+                begun = True
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            verb, advice = (
+                ("start", "")
+                if address == LOCAL
+                else ("join", "; check --ray, and RAY_AUTH_MODE where it wants a token, or give --ray local")
+            )
+            raise WorkerError(f"cannot {verb} a Ray cluster at {address}: {_one_line(error)}{advice}") from error
         yield cluster
     finally:
-        ray.shutdown()
+        if begun:
+            with _held_back():
+                ray.shutdown()
+
+
+@contextlib.contextmanager
+def _held_back() -> Iterator[None]:
+    """Let Ctrl-C wait until the block is through: Ray's native code crashes now and then when it is interrupted."""
+    if threading.current_thread() is not threading.main_thread():
+        # Python interrupts no other
+        yield
+        return
+    seen: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: seen.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if seen:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _import_ray() -> ModuleType:
@@ -151,11 +175,12 @@ class Distributed(Generic[T, R]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for reference in self._running:
-            with contextlib.suppress(self._ray.exceptions.RayError, ConnectionError):
-                self._ray.cancel(reference, force=True)
-        self._running = {}
-        self._shared = None
+        with _held_back():
+            for reference in self._running:
+                with contextlib.suppress(self._ray.exceptions.RayError, ConnectionError):
+                    self._ray.cancel(reference, force=True)
+            self._running = {}
+            self._shared = None
 
     def run(self, tasks: Sequence[T]) -> Iterator[tuple[int, R]]:
         """Run the tasks, as many at a time as the cluster has processors for.
@@ -170,30 +195,28 @@ class Distributed(Generic[T, R]):
         idle = time.monotonic()
         try:
             while waiting or self._running:
-                for _ in range(min(len(waiting), self._room() - len(self._running))):
-                    index = waiting.popleft()
-                    self._running[self._submit(tasks[index])] = index
-                done, _ = self._ray.wait(list(self._running), timeout=_GLANCE)
-                if done or self._processors() >= self._cluster.threads:
-                    idle = time.monotonic()
-                elif time.monotonic() - idle >= _PATIENCE:
+                with _held_back():
+                    for _ in range(min(len(waiting), self._room() - len(self._running))):
+                        index = waiting.popleft()
+                        self._running[self._submit(tasks[index])] = index
+                    done, _ = self._ray.wait(list(self._running), timeout=_GLANCE)
+                    if done or self._processors() >= self._cluster.threads:
+                        idle = time.monotonic()
+                    results = [(self._running.pop(reference), self._result(reference)) for reference in done]
+                if time.monotonic() - idle >= _PATIENCE:
                     raise WorkerError("no machine of the Ray cluster has a processor to give; add some with ray start")
-                for reference in done:
-                    index = self._running.pop(reference)
-                    try:
-                        result = self._ray.get(reference)
-                    except self._ray.exceptions.RayError as error:
-                        reason = self._lost(error)
-                        lost[index] += 1
-                        if lost[index] == _LOSSES:
-                            raise WorkerError(
-                                f"the Ray cluster lost a task {_LOSSES} times, perhaps for want of memory ({reason}); "
-                                "give fewer --workers"
-                            ) from error
-                        waiting.append(index)
-                    else:
+                for index, (result, reason) in results:
+                    if reason is None:
                         yield index, result
-        except ConnectionError as error:
+                        continue
+                    lost[index] += 1
+                    if lost[index] == _LOSSES:
+                        raise WorkerError(
+                            f"the Ray cluster lost a task {_LOSSES} times, perhaps for want of memory ({reason}); "
+                            "give fewer --workers"
+                        )
+                    waiting.append(index)
+        except (ConnectionError, self._ray.exceptions.RaySystemError) as error:
             raise WorkerError(
                 f"the Ray cluster is gone: {_one_line(error)}; what is finished is kept, run it again to go on"
             ) from error
@@ -207,6 +230,13 @@ class Distributed(Generic[T, R]):
             self._function = self._ray.remote(num_cpus=self._cluster.threads, max_retries=0)(_function())
         # Ray itself hands over bytes and a list: it could not make other objects where their packages are missing
         return self._function.remote([self._shared], pickle.dumps(task))
+
+    def _result(self, reference: Any) -> tuple[Any, str | None]:
+        """Return what a task has returned, or why it was lost; raise what it has itself raised."""
+        try:
+            return self._ray.get(reference), None
+        except self._ray.exceptions.RayError as error:
+            return None, self._lost(error)
 
     def _lost(self, error: Exception) -> str:
         """Say why a task was lost; raise what it has itself raised."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -214,3 +217,24 @@ def test_what_is_sent_needs_no_package_to_be_unpacked(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(tmp_path / "function")], capture_output=True, text=True, check=False
     )
     assert done.stdout.startswith("infoq_onnx"), done.stderr
+
+
+def test_an_interruption_waits_for_what_is_native() -> None:
+    done: list[bool] = []
+
+    def work() -> None:
+        with cluster._held_back():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)
+            done.append(True)
+        pytest.fail("it was lost")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert done
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    # no other thread is ever interrupted
+    other = threading.Thread(target=lambda: cluster._held_back().__enter__())
+    other.start()
+    other.join()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
