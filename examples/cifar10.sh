@@ -13,7 +13,7 @@ infoq-onnx inspect "$model"
 # once: the slow step, which goes on where it was when it is started again
 infoq-onnx analyze "$model" --calib "$calibration" --preprocess cifar10 -o cifar10.infoq
 
-# then any number of budgets, in seconds each
+# then any number of budgets, each in a minute or less
 infoq-onnx allocate cifar10.infoq --uniform 4/4 -o uniform44.onnx
 infoq-onnx allocate cifar10.infoq --bitops uniform:4/4 -o mixed44.onnx
 infoq-onnx allocate cifar10.infoq --compression 8 --weight-only --pin first=8 --pin last=8 -o weights8x.onnx

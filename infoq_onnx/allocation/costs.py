@@ -130,7 +130,7 @@ def float_bits(network: Network) -> int:
 
 
 def float_costs(network: Network) -> Costs:
-    """Count what the model as it was given costs in float32."""
+    """Count what the model costs in float32; its weights as it was given, its BitOps with split parts."""
     return dataclasses.replace(
         costs(network, *uniform(network, 32, 32)), compression=1.0, weight_bytes=float_bits(network) / 8
     )

@@ -30,7 +30,7 @@ class InfoQGroup(click.Group):
             _fail(ctx, f"{error.format_message().rstrip('.')}; see {used} --help", error.exit_code)
         except (KeyboardInterrupt, SystemError) as error:
             # a compiled kernel that is interrupted while it is called ends in a SystemError of that cause
-            if isinstance(error, SystemError) and not isinstance(error.__cause__, KeyboardInterrupt):
+            if not _interrupted(error):
                 raise
             goes_on = "; the same command goes on where it was" if ctx.invoked_subcommand == "analyze" else ""
             click.echo(f"stopped{goes_on}", err=True)
@@ -40,3 +40,10 @@ class InfoQGroup(click.Group):
 def _fail(ctx: click.Context, message: str, code: int) -> None:
     click.echo(f"error: {' '.join(line.strip() for line in message.splitlines())}", err=True)
     ctx.exit(code)
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error, through however many others."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None

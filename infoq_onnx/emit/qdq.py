@@ -110,7 +110,7 @@ def _store_codes(
             values = _dequantized(str(layer.weight), [stored.output, scales, *zeros], axis)
             nodes.append(values)
             constants = {layer.weight: values.output[0]}
-            if held.bias is not None and node.op_type not in CONVOLUTIONS:
+            if held.bias is not None and node.op_type == "Gemm":
                 # in units of the products: their scales are made when the model is loaded, and take no room in the file
                 bias = _constant(model, f"{layer.bias}/codes", held.bias)
                 units = helper.make_node("Mul", [scales, writer[node.input[0]].input[1]], [f"{layer.bias}/scales"])
@@ -118,8 +118,8 @@ def _store_codes(
                 nodes += [units, values]
                 constants[layer.bias] = values.output[0]
             elif layer.bias is not None and (values_added := held.bias_values()) is not None:
-                # on the grid of its int32: onnxruntime finds these codes itself where it makes a convolution an integer
-                # kernel. A Gemm with a float bias would stay in float
+                # on the grid of its int32: onnxruntime finds these codes itself where it makes an integer kernel of a
+                # convolution, or of a MatMul with the Add behind it. A Gemm with a float bias would stay in float
                 floats[layer.bias] = values_added
             for index, tensor in enumerate(node.input):
                 if tensor in constants:

@@ -25,8 +25,9 @@ from infoq_onnx.simulate.calibrate import quantizers_of
 from infoq_onnx.simulate.insert import insert_quantizers
 from infoq_onnx.simulate.placement import Placement
 
-_INTEGER_BIAS = frozenset({"Conv", "Gemm"})
-"""Operators whose integer kernels take an int32 bias."""
+_INTEGER_BIAS = frozenset({"Conv", "Gemm", "MatMul"})
+"""Operators whose bias is on the grid of an int32. Where shapes let it, onnxruntime makes a Gemm of a MatMul and
+the Add behind it, and then its bias an integer; elsewhere the same values are added in float."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class LayerCodes:
     """None where there is none, or where it stays in float."""
     bias_scales: npt.NDArray[np.float32] | None
     float_bias: npt.NDArray[np.float32] | None = None
-    """One that is added behind the layer, and no integer kernel takes."""
+    """One of an operator whose bias no integer kernel takes (ConvTranspose)."""
 
     def bias_values(self) -> npt.NDArray[np.float32] | None:
         """Return what is added to the outputs, [C]; None where nothing is, or what the float network adds."""

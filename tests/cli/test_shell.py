@@ -130,7 +130,10 @@ def test_ctrl_c_in_a_compiled_kernel_is_ctrl_c(monkeypatch: pytest.MonkeyPatch) 
     """Which numba makes a SystemError of, where it is just being called."""
 
     def interrupted(*_: object, **__: object) -> None:
-        raise SystemError("returned a result with an exception set") from KeyboardInterrupt()
+        try:
+            raise SystemError("in the unpickling of the kernel") from KeyboardInterrupt()
+        except SystemError as error:
+            raise SystemError("returned a result with an exception set") from error
 
     monkeypatch.setattr("infoq_onnx.pipeline.inspecting.prepare", interrupted)
     result = CliRunner().invoke(main, ["inspect", "model.onnx"])
