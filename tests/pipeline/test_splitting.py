@@ -13,7 +13,8 @@ from infoq_onnx.analyses import read_analysis
 from infoq_onnx.errors import AnalysisError
 from infoq_onnx.pipeline import allocate, analyze, evaluate, inspect
 from infoq_onnx.schema import Split
-from tests.peaked import LARGE, tokens, vectors
+from tests.networks import Builder
+from tests.peaked import LARGE, scaled, tokens, vectors
 from tests.pipeline.cases import NAMES, QUICK, content, data_for, refused, saved
 
 
@@ -61,3 +62,18 @@ def test_an_analysis_with_parts_that_this_version_would_not_make(
     folder = analyze(model, calib, output=tmp_path / "a.infoq", **QUICK)
     monkeypatch.setattr(inputs, "splittable", lambda *_: [])
     refused(AnalysisError, "another version", call=lambda: allocate(folder, bounds={"compression": "8"}))
+
+
+@pytest.mark.parametrize("bits", [(8, 8), (4, 4)])
+def test_a_product_with_a_bias_behind_it_and_large_inputs(bits: tuple[int, int], tmp_path: Path) -> None:
+    """Of a MatMul on vectors, its Add and a Relu onnxruntime makes a QGemm; its bias is some steps of a coarse grid."""
+    b = Builder()
+    y = b.op("Elu", [b.gemm("x", "one", 12, 128)], "elu")
+    y = b.relu(b.linear(y, "two", 128, 16), "relu")
+    model = scaled(b.model(b.gemm(y, "three", 16, 5), (12,), (5,)), "one_w", {3: 300.0}, 0)
+    path, calib = saved(model, tmp_path / "float.onnx"), data_for(model, tmp_path / "calib.npz")
+    folder = analyze(path, calib, equalize=False, output=tmp_path / "a.infoq", **QUICK)
+    for rounding in ("nearest", "gptq"):
+        done = allocate(folder, uniform_bits=bits, rounding=rounding, output=tmp_path / "small.onnx")
+        assert done.verification.relative_rms < 0.001
+        assert next(kernel for kernel in done.verification.kernels if kernel.layer == "two").runs == "QGemm"
