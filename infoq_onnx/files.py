@@ -40,6 +40,13 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def clear_leftovers(folder: Path, names: Sequence[str]) -> None:
+    """Remove what processes that were killed while they wrote these files have left beside them."""
+    for name in names:
+        for left in folder.glob(f".{name}.*"):
+            left.unlink(missing_ok=True)
+
+
 def require_writable(path: Path) -> None:
     """Make sure that a file can be written, before hours are spent on what goes into it.
 

@@ -21,7 +21,7 @@ from infoq_onnx.data.encoders import encoder_file, get_encoder
 from infoq_onnx.errors import AnalysisError, DataError, ModelError, OutputError, SettingsError
 from infoq_onnx.execute.cluster import connected
 from infoq_onnx.execute.resources import Resources
-from infoq_onnx.files import write_checksums, write_text
+from infoq_onnx.files import clear_leftovers, write_checksums, write_text
 from infoq_onnx.graph.external import model_sha256
 from infoq_onnx.graph.session import open_session, processors, provider_called, running_on
 from infoq_onnx.inputs import (
@@ -167,6 +167,7 @@ def analyze(
         stack.enter_context(created(folder))
         stack.enter_context(locked(folder))
         stack.enter_context(running_on(settings.provider))
+        clear_leftovers(folder, ("analysis.json", "ranges.npz", "journal.jsonl", CODES, UNFINISHED_CODES, CHECKSUMS))
         _analyze_into(folder, prepared, dataset, settings, resources, reporter)
     return folder
 

@@ -240,7 +240,7 @@ def test_weights_and_biases_are_integers_or_on_their_grid(name: str) -> None:
         assert stored[f"{layer.weight}/codes"].data_type == TensorProto.INT8
         # not one varint for every code
         assert len(stored[f"{layer.weight}/codes"].raw_data) == held.weight.size
-        if held.bias is not None and layer.op_type == "Conv":
+        if held.bias is not None and layer.op_type in ("Conv", "MatMul"):
             # onnxruntime makes the codes of these values
             np.testing.assert_array_equal(numpy_helper.to_array(stored[str(layer.bias)]), held.bias_values())
         elif held.bias is not None:

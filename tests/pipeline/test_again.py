@@ -83,6 +83,14 @@ def test_a_second_run_changes_nothing_and_tries_nothing(
     assert content(copied, *NAMES) == content(case.analysis, *NAMES)
 
 
+def test_what_a_killed_run_was_writing_goes(case: Case, copied: Path) -> None:
+    for name in (".SHA256SUMS.wene46gc", ".analysis.json.x1y2.json", ".codes.next.npz.ab_c.npz"):
+        (copied / name).write_bytes(b"half")
+    analyze(case.model, case.calib, output=copied, **QUICK)
+    assert content(copied, *NAMES) == content(case.analysis, *NAMES)
+    assert sorted(path.name for path in copied.iterdir()) == sorted(NAMES)
+
+
 @pytest.mark.parametrize("change", [{"seed": 1}, {"projections": 4}, {"bits": (2, 3, 8)}, {"samples": 31}])
 def test_other_settings_start_anew(change: dict[str, Any], case: Case, copied: Path, tmp_path: Path) -> None:
     settings = {**QUICK, **change}
