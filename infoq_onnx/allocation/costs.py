@@ -131,9 +131,8 @@ def float_bits(network: Network) -> int:
 
 def float_costs(network: Network) -> Costs:
     """Count what the model costs in float32; its weights as it was given, its BitOps with split parts."""
-    return dataclasses.replace(
-        costs(network, *uniform(network, 32, 32)), compression=1.0, weight_bytes=float_bits(network) / 8
-    )
+    counted = costs(network, *uniform(network, FLOAT_BITS, FLOAT_BITS))
+    return dataclasses.replace(counted, compression=1.0, weight_bytes=float_bits(network) / 8)
 
 
 def meets(bound: Bound, value: float) -> bool:

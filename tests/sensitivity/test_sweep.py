@@ -14,9 +14,11 @@ import pytest
 from onnx import numpy_helper
 from scipy.special import log_softmax
 
+from infoq_onnx import jit
 from infoq_onnx.errors import ModelError
 from infoq_onnx.execute.processes import Processes
 from infoq_onnx.execute.resources import Resources
+from infoq_onnx.graph import session
 from infoq_onnx.quantize.codes import RoundedWeight
 from infoq_onnx.schema import Observer, Trial
 from infoq_onnx.sensitivity.criteria.infoq import infoq
@@ -337,8 +339,12 @@ def test_any_number_of_workers_gives_the_same_bytes(name: str, tmp_path: Path) -
     assert results[0] == results[1] == results[2]
 
 
-def test_workers_take_no_products_of_matrices() -> None:
+def test_workers_take_no_products_of_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their last bits depend on the threads that a machine, or Ray, lets the library for linear algebra have."""
+    # what a worker sets for good is this process's here
+    monkeypatch.setattr(session, "_threads", session._threads)
+    monkeypatch.setattr(session, "_provider", session._provider)
+    monkeypatch.setattr(jit, "limit_threads", lambda count: None)  # noqa: ARG005
     problem = problem_of(small("mlp"))
     bench = Bench(problem)
     baseline = bench.baseline()
