@@ -4,8 +4,9 @@
 
 The plain way runs the whole network once a trial, in float with fake quantizers, and takes every estimate with
 scikit-learn. It does the very trials of the analysis, with its images, its rounded weights, its observers and its
-directions, and its scores must be the analysis'. WORK keeps the analyses and the plain trials: the benchmark can be
-stopped. What is timed is not run beside anything else.
+directions, and its scores must be the analysis'. As it takes hours, `--every 7` has it do each seventh trial, which are
+spread over layers and widths alike, and counts their seconds seven times. WORK keeps the analyses and the plain trials:
+the benchmark can be stopped. What is timed is not run beside anything else.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import json
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,8 @@ class Case:
 
 
 CASES = {
-    "cifar10_resnet20": Case("cifar10", ("--preprocess", "imagenet", "--samples", "1000", "--bits", "2,4,8")),
-    "mobilenetv2": Case("imagenet", ("--preprocess", "tf", "--samples", "200", "--bits", "2,4,8")),
+    "cifar10_resnet20": Case("cifar10", ("--preprocess", "imagenet", "--samples", "1000")),
+    "mobilenetv2": Case("imagenet", ("--preprocess", "tf", "--samples", "200")),
 }
 
 
@@ -171,21 +172,21 @@ def analysis(shared: Path, work: Path, model: str) -> tuple[Path, float]:
     return folder, float(seconds.read_text())
 
 
-def plain_trials(work: Path, model: str, found: Analysis) -> list[dict[str, Any]]:
-    """Do every trial of an analysis the plain way; those of an earlier run are kept."""
-    path = work / f"{model}.plain.jsonl"
+def plain_trials(work: Path, model: str, trials: Sequence[Trial], every: int) -> list[dict[str, Any]]:
+    """Do trials of an analysis the plain way; those of an earlier run are kept."""
+    path = work / f"{model}.every{every}.jsonl"
     done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    if len(done) < len(found.trials):
+    if len(done) < len(trials):
         plain = Plain(work / f"{model}.infoq")
         with path.open("a") as file:
-            for trial in found.trials[len(done) :]:
+            for trial in trials[len(done) :]:
                 start = time.monotonic()
                 result = plain.run(trial)
                 result["seconds"] = time.monotonic() - start
                 done.append(result)
                 file.write(json.dumps(result) + "\n")
                 file.flush()
-                print(f"{model} {len(done)}/{len(found.trials)}", flush=True)
+                print(f"{model} {len(done)}/{len(trials)}", flush=True)
     return done
 
 
@@ -223,12 +224,13 @@ def seconds(work: Callable[[], object]) -> float:
     return time.monotonic() - start
 
 
-def row(shared: Path, work: Path, model: str) -> str:
+def row(shared: Path, work: Path, model: str, every: int) -> str:
     """One row of the table."""
     folder, took = analysis(shared, work, model)
     found = read_analysis(folder)
-    plain = plain_trials(work, model, found)
-    pairs = list(zip(found.trials, plain, strict=True))
+    chosen = found.trials[::every]
+    plain = plain_trials(work, model, chosen, every)
+    pairs = list(zip(chosen, plain, strict=True))
     worst = max(
         abs(difference - expected)
         for trial, result in pairs
@@ -236,11 +238,12 @@ def row(shared: Path, work: Path, model: str) -> str:
         for difference, expected in zip(two, (trial.deltas[tensor].xl, trial.deltas[tensor].ly), strict=True)
     )
     worst_kl = max(abs(trial.kl - result["kl"]) for trial, result in pairs)
-    total = sum(result["seconds"] for result in plain)
+    total = sum(result["seconds"] for result in plain) * len(found.trials) / len(plain)
     inference, estimates = floor_seconds(work, model, found)
     return (
-        f"| {model} | {found.settings.samples} | {len(found.trials)} | {len(found.observers)} | {total:,.0f} "
-        f"| {took:,.0f} | {total / took:.1f}× | {worst:.1e} | {worst_kl:.1e} | {inference:,.0f} + {estimates:,.0f} |"
+        f"| {model} | {found.settings.samples} | {len(found.trials)} | {len(plain)} | {len(found.observers)} "
+        f"| {total:,.0f} | {took:,.0f} | {total / took:.1f}× | {worst:.1e} | {worst_kl:.1e} "
+        f"| {inference:,.0f} + {estimates:,.0f} |"
     )
 
 
@@ -252,6 +255,7 @@ def main() -> None:
     parser.add_argument("models", nargs="+", choices=CASES)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--date", required=True)
+    parser.add_argument("--every", type=int, default=7, help="of how many trials one is done the plain way")
     arguments = parser.parse_args()
     packages = ("infoq-onnx", "onnxruntime", "numpy", "numba", "scikit-learn")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
@@ -259,15 +263,19 @@ def main() -> None:
         "# The sweep beside the plain way",
         "",
         f"{arguments.date}; {versions}; {processors()} processors; made by `python benchmarks/sweep.py SHARED WORK "
-        f"{' '.join(arguments.models)}`.",
+        f"--every {arguments.every} {' '.join(arguments.models)}`.",
         "Seconds of the trials done the plain way (a whole float forward pass a trial, scikit-learn for every",
-        "estimate) and of the whole of `infoq-onnx analyze`: decoding, ranges, rounding at every width, the trials.",
+        f"estimate; one trial of {arguments.every} was done so, and its seconds count {arguments.every} times) and of",
+        "the whole of `infoq-onnx analyze`: decoding, ranges, rounding at every width, the trials.",
         "Floor: the networks behind the units at the rate of integer kernels on the whole, and the estimates.",
         "",
-        "| model | images | trials | candidates | plain, s | analyze, s | ratio | largest difference of an SMI, nats "
-        "| of a KL | floor, s |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-        *(row(arguments.shared.resolve(), arguments.work.resolve(), model) for model in arguments.models),
+        "| model | images | trials | done plainly | candidates | plain, s | analyze, s | ratio "
+        "| largest difference of an SMI, nats | of a KL | floor, s |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+        *(
+            row(arguments.shared.resolve(), arguments.work.resolve(), model, arguments.every)
+            for model in arguments.models
+        ),
         "",
         *(
             f"{model}: `infoq-onnx analyze` with `{' '.join(CASES[model].options)}`, otherwise as by default.  "

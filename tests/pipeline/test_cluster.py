@@ -97,12 +97,17 @@ def test_a_machine_that_is_lost_loses_nothing(whole: Case, tmp_path: Path, monke
                 if stage != "trials" or done < 4 or at_the_kill:
                     return
                 # stopped first: then the task is not finished before its machine is gone
-                for worker in at_a_task(raylet):
+                workers = at_a_task(raylet)
+                for worker in workers:
                     os.kill(worker, signal.SIGSTOP)
-                if at_a_task(raylet):
+                if set(workers) & set(at_a_task(raylet)):
                     at_the_kill.append(journal.read_bytes().count(b'"trial"'))
                     cluster.add_node(num_cpus=1)
                     cluster.remove_node(machine, allow_graceful=False)
+                    return
+                # it had just finished: the next trial is waited for
+                for worker in workers:
+                    os.kill(worker, signal.SIGCONT)
 
         listener = Killer()
         folder = analyze(
