@@ -15,6 +15,7 @@ from infoq_onnx.graph.passes.fold_batchnorm import fold_batchnorm
 from infoq_onnx.graph.passes.fold_constants import fold_constants
 from infoq_onnx.graph.passes.fold_shapes import fold_shapes
 from infoq_onnx.graph.passes.inline_functions import inline_functions
+from infoq_onnx.graph.passes.matmul_to_gemm import matmul_to_gemm
 from infoq_onnx.graph.passes.name_batch_axis import name_batch_axis
 from infoq_onnx.graph.passes.name_nodes import name_nodes
 from infoq_onnx.graph.passes.patches_to_matmul import patches_to_matmul
@@ -37,6 +38,7 @@ SIMPLIFYING_PASSES: tuple[Pass, ...] = (
     remove_identity,
     fold_constants,
     fold_shapes,
+    matmul_to_gemm,
     canonical_gemm,
     fold_batchnorm,
     pointwise_head,

@@ -158,9 +158,9 @@ def test_what_an_add_behind_a_matmul_adds(
     y = b.op("MatMul", ["x", b.normal("w", 6, 4)], "one")
     constant = b.normal("b", *shape)
     total = b.op("Add", [constant, y] if swapped else [y, constant], "add")
-    model = b.model(total, (6,), (4,))
+    model = b.model(b.op("Flatten", [total], "flat", axis=1), (3, 6), (12,))
     if outputs == 2:
-        model.graph.output.append(helper.make_tensor_value_info(y, TensorProto.FLOAT, ["N", 4]))
+        model.graph.output.append(helper.make_tensor_value_info(y, TensorProto.FLOAT, ["N", 3, 4]))
     assert network_of(model).layers[0].bias == bias
 
 
@@ -170,7 +170,8 @@ def test_a_constant_that_two_add_is_no_bias() -> None:
     y = "x"
     for name in ("one", "two"):
         y = b.op("Add", [b.op("MatMul", [y, b.normal(f"{name}_w", 6, 6)], name), "b"], f"{name}_add")
-    assert [layer.bias for layer in network_of(b.model(y, (6,), (6,))).layers] == [None] * 2
+    model = b.model(b.op("Flatten", [y], "flat", axis=1), (3, 6), (18,))
+    assert [layer.bias for layer in network_of(model).layers] == [None] * 2
 
 
 @pytest.mark.parametrize(("group", "bias"), [(1, True), (2, False), (4, True)])

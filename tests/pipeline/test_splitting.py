@@ -66,7 +66,7 @@ def test_an_analysis_with_parts_that_this_version_would_not_make(
 
 @pytest.mark.parametrize("bits", [(8, 8), (4, 4)])
 def test_a_product_with_a_bias_behind_it_and_large_inputs(bits: tuple[int, int], tmp_path: Path) -> None:
-    """Of a MatMul on vectors, its Add and a Relu onnxruntime makes a QGemm; its bias is some steps of a coarse grid."""
+    """A MatMul on vectors, its Add and a Relu become a QGemm; its bias is some steps of a coarse grid."""
     b = Builder()
     y = b.op("Elu", [b.gemm("x", "one", 12, 128)], "elu")
     y = b.relu(b.linear(y, "two", 128, 16), "relu")
