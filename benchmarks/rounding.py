@@ -1,10 +1,13 @@
 """What each step of the rounding is worth, on images that nothing was fitted to and that are no test images.
 
-    python benchmarks/rounding.py SHARED cifar10_resnet20 -o docs/benchmarks/rounding.md --date 2026-11-21
+    python benchmarks/rounding.py SHARED cifar10_resnet20 -o page.md --date 2026-11-22 --samples 500
 
-SHARED is the folder with the real models and images. Calibration takes `--samples` of the calibration images; the rest
-of them, up to 2000, is what the steps are compared on, so that no choice is made on the test images. The measure is
-the KL divergence of the quantized model's predictions from the float model's, which needs no labels.
+SHARED is the folder with the real models and images. Calibration takes `--samples` of the calibration images; of the
+rest of them, up to `--compared` are what the steps are compared on, so that no choice is made on the test images. The
+measure is the KL divergence of the quantized model's predictions from the float model's, which needs no labels.
+
+The table has the default, the default without each of its steps, what was tried and is no step, and what would be lost
+if a part of the network stayed in float: where the loss comes from.
 """
 
 from __future__ import annotations
@@ -20,23 +23,39 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import onnx
 
 from infoq_onnx.data.dataset import Dataset
+from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.session import open_session
-from infoq_onnx.inputs import PreparedModel, load_samples, prepare
+from infoq_onnx.inputs import PreparedModel, load_samples, prepare, with_splits
 from infoq_onnx.quantize import fit, rounding
 from infoq_onnx.quantize.table import GridTable
+from infoq_onnx.schema import BASELINE_BITS
+from infoq_onnx.simulate import gather
 from infoq_onnx.simulate import reconstruct as reconstruction
 from infoq_onnx.simulate.alone import round_alone
 from infoq_onnx.simulate.batching import batch_size, logits_of
-from infoq_onnx.simulate.calibrate import calibrate
+from infoq_onnx.simulate.calibrate import calibrate, quantizers_of
 from infoq_onnx.simulate.divergence import kl_divergence
 from infoq_onnx.simulate.equalize import equalized, find_factors
+from infoq_onnx.simulate.insert import insert_quantizers
+from infoq_onnx.simulate.reach import reach
 from infoq_onnx.simulate.reconstruct import reconstruct
-from infoq_onnx.simulate.simulation import LayerCodes, layer_codes, simulation
+from infoq_onnx.simulate.simulation import LayerCodes, layer_codes, set_initializers, simulation
+from infoq_onnx.simulate.split import find_splits
 
-MODELS = {"cifar10_resnet20": ("cifar10", "imagenet"), "mobilenetv2": ("imagenet", "tf")}
-COMPARED = 2000
+MODELS = {
+    "cifar10_resnet20": ("cifar10", "imagenet"),
+    "mobilenetv2": ("imagenet", "tf"),
+    "squeezenet1_1": ("imagenet", "imagenet"),
+    "vit_tiny": ("imagenet", "tf"),
+}
+QUANTIZED = ("/group/values", "/storage/values")
+"""What a tensor's name has behind it where its quantized values are read."""
+
+SHARES = {"even 0.3": 0.3, "even 0.5": 0.5}
+"""Ways that let normalisation and weights share their unevenness, with the share of the former."""
 
 Codes = dict[str, LayerCodes]
 Bits = tuple[dict[str, int], dict[str, int]]
@@ -46,13 +65,20 @@ def quiet(*_: Any) -> None:
     """Report nothing."""
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Model:
     """A model with its calibration images and grids."""
 
     prepared: PreparedModel
     dataset: Dataset
     table: GridTable
+
+    def bits(self, weights: int, activations: int) -> Bits:
+        network = self.prepared.network
+        return (
+            {layer.name: weights for layer in network.layers if layer.weight is not None},
+            {group.name: activations for group in network.groups},
+        )
 
     def nearest(self, bits: Bits) -> Codes:
         return layer_codes(self.prepared.graph, self.prepared.network, self.table, *bits)
@@ -66,6 +92,105 @@ class Model:
         prepared = self.prepared
         return reconstruct(prepared.graph, prepared.network, prepared.placement, self.table, *bits, self.dataset, quiet)
 
+    def repaired_with_last_wide(self, bits: Bits) -> Codes:
+        return self.repaired(({**bits[0], list(bits[0])[-1]: BASELINE_BITS}, bits[1]))
+
+    def simulated(self, bits: Bits, codes: Codes | None) -> onnx.ModelProto:
+        """The network with these codes; with float weights where there are none."""
+        prepared = self.prepared
+        network = (prepared.graph, prepared.network, prepared.placement)
+        if codes is None:
+            return insert_quantizers(*network, quantizers_of(self.table, prepared.placement, bits[1]))
+        return simulation(*network, self.table, *bits, codes=codes)
+
+    def tensors(self) -> list[str]:
+        """What there is a quantizer for."""
+        return [*self.prepared.placement.storage, *self.prepared.placement.inherited]
+
+    def made_by(self, tensor: str) -> str:
+        """Operator that makes what a quantizer sees."""
+        producer = self.prepared.graph.producer.get(self.prepared.placement.root(tensor))
+        return "the input" if producer is None else producer.op_type
+
+
+def let_through(model: onnx.ModelProto, tensors: list[str]) -> None:
+    """Have tensors read as they are before their quantizer, in place."""
+    before = {tensor + end: tensor for tensor in tensors for end in QUANTIZED}
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = before.get(name, name)
+
+
+def evened(graph: Graph, prepared: PreparedModel, dataset: Dataset, share: float) -> Graph:
+    """Let what a LayerNormalization makes and the weights that read it share their unevenness (arXiv 2211.10438)."""
+    layer_of = {layer.name: layer for layer in prepared.network.layers}
+    nodes = [
+        node
+        for node in graph.nodes
+        if node.op_type == "LayerNormalization"
+        and all(reader.name in layer_of for reader in graph.consumers[node.output[0]])
+    ]
+    reached = reach(graph, {node.output[0]: -1 for node in nodes}, dataset, quiet)
+    changed = {}
+    for node in nodes:
+        readers = [layer_of[reader.name] for reader in graph.consumers[node.output[0]]]
+        weights = {layer.weight: (graph.constant(str(layer.weight)), int(layer.channel_axis or 0)) for layer in readers}
+        largest = np.max([np.abs(values).max(axis=axis) for values, axis in weights.values()], axis=0)
+        factors = reached[node.output[0]] ** share / largest ** (1 - share)
+        factors = (factors / np.exp(np.mean(np.log(factors)))).astype(np.float32)
+        for name in node.input[1:3]:
+            changed[name] = graph.constant(name) / factors
+        for name, (values, axis) in weights.items():
+            changed[str(name)] = values * np.expand_dims(factors, axis)
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.model)
+    set_initializers(model, changed)
+    return Graph(model)
+
+
+def mirrored(dataset: Dataset) -> Dataset:
+    """Each image once more, mirrored."""
+    read, count = dataset._read, len(dataset)
+
+    def both(start: int, stop: int) -> Any:
+        first = read(start, min(stop, count)) if start < count else None
+        second = read(max(start - count, 0), stop - count)[:, :, ::-1] if stop > count else None
+        return np.concatenate([part for part in (first, second) if part is not None])
+
+    return dataclasses.replace(dataset, indices=np.tile(dataset.indices, 2), labels=None, _read=both)
+
+
+class Models:
+    """One model, made ready in several ways, each when it is first asked for; None where a way changes nothing."""
+
+    def __init__(self, prepared: PreparedModel, samples: Dataset, widths: list[int]) -> None:
+        self.prepared, self.samples, self.widths = prepared, samples, widths
+        self._made: dict[str, Model | None] = {}
+
+    def __call__(self, way: str) -> Model | None:
+        if way not in self._made:
+            self._made[way] = self._make(way)
+        return self._made[way]
+
+    def _make(self, way: str) -> Model | None:
+        prepared, samples = self.prepared, self.samples
+        splits = find_splits(prepared.graph, prepared.network, prepared.placement, samples, quiet)
+        if way != "unsplit":
+            prepared = with_splits(prepared, splits)
+        factors = find_factors(prepared.graph, prepared.network, samples, quiet)
+        graph = prepared.graph
+        normalizes = any(node.op_type == "LayerNormalization" for node in graph.nodes)
+        changes = {"unsplit": bool(splits), "unequalised": bool(factors), **dict.fromkeys(SHARES, normalizes)}
+        if not changes.get(way, True):
+            return None
+        if way != "unequalised":
+            graph = equalized(graph, prepared.network, factors)
+        if way in SHARES:
+            graph = evened(graph, prepared, samples, SHARES[way])
+        table = calibrate(graph, prepared.network, prepared.placement, samples, self.widths, quiet)
+        rounded_with = mirrored(samples) if way == "mirrored" else samples
+        return Model(dataclasses.replace(prepared, graph=graph), rounded_with, table)
+
 
 @contextlib.contextmanager
 def without(*names: str) -> Iterator[None]:
@@ -77,11 +202,56 @@ def without(*names: str) -> Iterator[None]:
         "means in front": lambda: mock.patch.object(reconstruction, "_feels_shifts", return_value=True),
         "choice of damping": lambda: mock.patch.object(fit, "_CANDIDATES", (fit.DAMPING,)),
         "sums": lambda: mock.patch.object(reconstruction, "_shortcut", return_value=None),
+        "weights of tokens": lambda: mock.patch.object(gather, "_normalizer", return_value=None),
     }
     with contextlib.ExitStack() as stack:
         for name in names:
             stack.enter_context(changes[name]())
         yield
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One row."""
+
+    name: str
+    way: str = "default"
+    """Of making the model ready, see `Models`."""
+    rounded: Callable[[Model, Bits], Codes] | None = Model.repaired
+    """None leaves weights in float."""
+    left_out: tuple[str, ...] = ()
+    quantized: frozenset[str] | None = None
+    """Only what these operators make is; None: all."""
+
+
+STEPS = (
+    Variant("nearest", rounded=Model.nearest),
+    Variant("gptq, no descent, each layer alone", rounded=Model.alone, left_out=("descent",)),
+    Variant("gptq, each layer alone (`--no-repair`)", rounded=Model.alone),
+    Variant("repaired, without descent", left_out=("descent",)),
+    Variant("repaired, λ = 0.01 throughout", left_out=("choice of damping",)),
+    Variant("repaired, with the usual levels (two's complement)", left_out=("own levels",)),
+    Variant("repaired, with means in front of all activations", left_out=("means behind",)),
+    Variant("repaired, with means behind all activations", left_out=("means in front",)),
+    Variant("repaired, without the float sums of residual branches", left_out=("sums",)),
+    Variant("repaired, without weights of tokens", left_out=("weights of tokens",)),
+    Variant("repaired, without equalisation", way="unequalised"),
+    Variant("repaired, without splitting channels", way="unsplit"),
+    Variant("repaired: all of it, the default"),
+    Variant("tried: LayerNormalization and weights behind it share their unevenness, α = 0.3", way="even 0.3"),
+    Variant("tried: the same, α = 0.5", way="even 0.5"),
+    Variant("tried: each image mirrored as well", way="mirrored"),
+    Variant("limit: the default, the last layer's weights at 8 bits", rounded=Model.repaired_with_last_wide),
+    Variant("limit: the default, activations in float", quantized=frozenset()),
+    Variant("limit: weights in float", rounded=None),
+)
+
+
+def limits(model: Model) -> list[Variant]:
+    """What each kind of operator loses by the quantizers behind it, with float weights."""
+    name = "limit: weights in float, and all activations but what is behind"
+    operators = sorted(set(map(model.made_by, model.tensors())))
+    return [Variant(f"{name} {one}", rounded=None, quantized=frozenset([one])) for one in operators]
 
 
 def main() -> None:
@@ -92,7 +262,8 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--date", required=True)
     parser.add_argument("--samples", type=int, default=1000)
-    parser.add_argument("--only", default="", help="run the variants whose name holds one of these, comma-separated")
+    parser.add_argument("--compared", type=int, default=2000)
+    parser.add_argument("--only", default="", help="run the variants whose name holds one of these, separated by ;")
     parser.add_argument("--bits", default="3/8,2/8,4/4,3/3")
     arguments = parser.parse_args()
     data, preprocess = MODELS[arguments.model]
@@ -102,78 +273,56 @@ def main() -> None:
     samples, everything = (
         load_samples(prepared, folder / "calib", classes, preprocess, count, 0) for count in (arguments.samples, None)
     )
-    compared = rest_of(everything, samples)
+    compared = rest_of(everything, samples, arguments.compared)
     expected = logits_of(open_session(prepared.graph.model), prepared.graph, compared, batch_size(prepared.graph))
     configurations = [tuple(map(int, text.split("/"))) for text in arguments.bits.split(",")]
-    widths = sorted({b for pair in configurations for b in pair})
-
-    def made(equalize: bool) -> Model:
-        graph = prepared.graph
-        if equalize:
-            graph = equalized(graph, prepared.network, find_factors(graph, prepared.network, samples, quiet))
-        table = calibrate(graph, prepared.network, prepared.placement, samples, widths, quiet)
-        return Model(dataclasses.replace(prepared, graph=graph), samples, table)
-
-    model, plain = made(equalize=True), made(equalize=False)
-    variants: list[tuple[str, Model, Callable[[Model, Bits], Codes], tuple[str, ...]]] = [
-        ("nearest", model, Model.nearest, ()),
-        ("gptq, no descent, each layer alone", model, Model.alone, ("descent",)),
-        ("gptq, each layer alone (`--no-repair`)", model, Model.alone, ()),
-        ("repaired, without descent", model, Model.repaired, ("descent",)),
-        ("repaired, λ = 0.01 throughout", model, Model.repaired, ("choice of damping",)),
-        ("repaired, with the usual levels (two's complement)", model, Model.repaired, ("own levels",)),
-        ("repaired, with means in front of all activations", model, Model.repaired, ("means behind",)),
-        ("repaired, with means behind all activations", model, Model.repaired, ("means in front",)),
-        ("repaired, without the float sums of residual branches", model, Model.repaired, ("sums",)),
-        ("repaired, without equalisation", plain, Model.repaired, ()),
-        ("repaired: all of it, the default", model, Model.repaired, ()),
-    ]
+    models = Models(prepared, samples, sorted({b for pair in configurations for b in (*pair, BASELINE_BITS)}))
+    default = models("default")
+    assert default is not None
+    packages = ("infoq-onnx", "onnxruntime", "numpy")
     lines = [
-        "# What each step of the rounding is worth",
+        f"## {arguments.model}",
         "",
-        f"{arguments.date}; infoq-onnx {importlib.metadata.version('infoq-onnx')}; made by",
-        f"`python benchmarks/rounding.py SHARED {arguments.model} --samples {arguments.samples}`.",
-        f"{arguments.model}, uniform bits, {len(samples)} calibration images (seed 0). KL divergence from the float",
-        f"model's predictions (and share of equal predictions, %) on {len(compared)} other calibration images;",
-        "the test images played no part.",
+        f"{arguments.date}; {', '.join(f'{name} {importlib.metadata.version(name)}' for name in packages)}; made by",
+        f"`python benchmarks/rounding.py SHARED {arguments.model} --samples {arguments.samples} --bits {arguments.bits}"
+        f"{f' --compared {arguments.compared}' if arguments.compared != 2000 else ''}"
+        f"{f' --only {arguments.only!r}' if arguments.only else ''}`.",
+        f"Uniform bits, {len(samples)} calibration images (seed 0), {len(compared)} others to compare on.",
         "",
         f"| rounding | {' | '.join(f'{w}/{a}' for w, a in configurations)} | seconds |",
         f"|---|{'---|' * len(configurations)}---|",
     ]
-    only = arguments.only.split(",")
-    for name, of, rounded, left_out in variants:
-        if not any(part in name for part in only):
+    only = arguments.only.split(";")
+    rounded: dict[tuple[Any, ...], Codes | None] = {}
+    for variant in (*STEPS, *limits(default)):
+        if not any(part in variant.name for part in only):
             continue
-        if of is plain and not model.table.activations.keys() - plain.table.activations.keys() and same(model, plain):
+        model = models(variant.way)
+        if model is None:
             continue
         cells, start = [], time.monotonic()
-        for weights, activations in configurations:
-            network = of.prepared.network
-            bits = (
-                {layer.name: weights for layer in network.layers if layer.weight is not None},
-                {group.name: activations for group in network.groups},
-            )
-            with without(*left_out):
-                codes = rounded(of, bits)
-            graph = of.prepared.graph
-            simulated = simulation(graph, network, of.prepared.placement, of.table, *bits, codes=codes)
+        for configuration in configurations:
+            bits = model.bits(*configuration)
+            key = (variant.way, variant.rounded, variant.left_out, configuration)
+            if key not in rounded:
+                with without(*variant.left_out):
+                    rounded[key] = None if variant.rounded is None else variant.rounded(model, bits)
+            simulated = model.simulated(bits, rounded[key])
+            graph, kept = model.prepared.graph, variant.quantized
+            if kept is not None:
+                let_through(simulated, [tensor for tensor in model.tensors() if model.made_by(tensor) not in kept])
             found = logits_of(open_session(simulated, integer_kernels=False), graph, compared, batch_size(graph))
             cells.append(difference(expected, found))
-            print(name, f"{weights}/{activations}", cells[-1], flush=True)
+            print(variant.name, configuration, cells[-1], flush=True)
         seconds = (time.monotonic() - start) / len(configurations)
-        lines.append(f"| {name} | {' | '.join(cells)} | {seconds:.0f} |")
+        lines.append(f"| {variant.name} | {' | '.join(cells)} | {seconds:.0f} |")
     arguments.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def same(one: Model, other: Model) -> bool:
-    """Whether equalisation found nothing to do."""
-    return bool(one.prepared.graph.model == other.prepared.graph.model)
-
-
-def rest_of(everything: Dataset, samples: Dataset) -> Dataset:
-    """The samples that were not drawn, up to `COMPARED` of them."""
+def rest_of(everything: Dataset, samples: Dataset, most: int) -> Dataset:
+    """The samples that were not drawn, up to `most` of them."""
     left = np.setdiff1d(everything.indices, samples.indices)
-    chosen = left[:: max(1, len(left) // COMPARED)]
+    chosen = left[:: max(1, len(left) // most)]
     positions = np.searchsorted(everything.indices, chosen)
     read = everything._read
 
