@@ -68,10 +68,8 @@ Examples: infoq-onnx allocate --bitops uniform:4/4
 @click.option(
     "--storage",
     type=click.Choice(["packed", "native", "int8"]),
-    default="packed",
-    show_default=True,
-    help="packed: each weight in exactly its bits, unpacked when the model is loaded; native: ONNX's INT2 and INT4 "
-    "(operator sets 25 and 21), above 4 bits a byte; int8: one byte a weight.",
+    help="packed [the default]: each weight in exactly its bits, unpacked when the model is loaded; native: ONNX's "
+    "INT2 and INT4 (operator sets 25 and 21), above 4 bits a byte; int8: one byte a weight.",
 )
 @click.option(
     "--format",

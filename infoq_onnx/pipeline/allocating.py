@@ -65,7 +65,7 @@ def allocate(
     rounding: str = "gptq",
     repair: bool = True,
     samples: int | None = None,
-    storage: str = "packed",
+    storage: str | None = None,
     file_format: str = "qdq",
     target: str = "any",
     memory: str | None = None,
@@ -90,8 +90,8 @@ def allocate(
     rounding : "nearest", or "gptq", where later weights of a layer make up for the errors of earlier ones
     repair : with gptq, also let each layer make up for the errors of the layers before it
     samples : how many images gptq rounds with, any of the calibration set; None: those of the analysis
-    storage : "packed": every weight in exactly its bits, and an absolute bound on the size holds for the whole file;
-        "native": ONNX's narrow integers; "int8": one byte a weight
+    storage : "packed" (None): every weight in exactly its bits, and an absolute bound on the size holds for the whole
+        file; "native": ONNX's narrow integers; "int8": one byte a weight
     file_format : "qdq" for onnxruntime; "qonnx" for FINN and Brevitas, with float weights and no storage to choose
     target : "x86-avx2" keeps weights at 7 bits, which processors without VNNI need
     memory : bytes such as "2GiB" that this may take, about: images and activations that would take much of it are read
@@ -113,7 +113,7 @@ def allocate(
     InfoQError
         See `infoq_onnx.errors`.
     """
-    if storage not in STORAGES:
+    if storage is not None and storage not in STORAGES:
         raise SettingsError(f"--storage {storage}: choose {' or '.join(STORAGES)}")
     if rounding not in get_args(Rounding):
         raise SettingsError(f"--rounding {rounding}: choose {' or '.join(get_args(Rounding))}")
@@ -122,7 +122,10 @@ def allocate(
     if file_format not in FORMATS:
         raise SettingsError(f"--format {file_format}: choose {' or '.join(FORMATS)}")
     if file_format == "qonnx":
+        if storage is not None:
+            raise SettingsError(f"--storage {storage}: --format qonnx keeps weights in float; drop one of the two")
         require_qonnx()
+    storage = storage or "packed"
     if samples is not None and rounding == "nearest":
         raise SettingsError(f"--samples {samples}: --rounding nearest looks at no images; drop one of the two")
     share = Resources(memory=memory_bytes(memory)).share

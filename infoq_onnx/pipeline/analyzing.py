@@ -211,6 +211,8 @@ def _analyze_into(
     predicted = logits.argmax(axis=1).astype(np.int64)
     float_top1 = None if dataset.labels is None else float(np.mean(predicted == dataset.labels))
     _report_accuracy(float_top1, network.classes, len(dataset), reporter)
+    for one in splits:
+        reporter.note(f"channel {one.channel} of {one.tensor} dwarfs the others: it is read in {one.parts} parts")
     labels = predicted if dataset.labels is None else dataset.labels
     calibration = dataset.ref()
     targets = labels

@@ -7,6 +7,7 @@ from pathlib import Path
 import onnxruntime
 
 from infoq_onnx.emit.kernels import find_kernels
+from infoq_onnx.emit.qonnx import DOMAIN
 from infoq_onnx.errors import ModelError
 from infoq_onnx.graph.load import read_any
 from infoq_onnx.graph.ort import ORT_ERRORS, first_line
@@ -23,6 +24,8 @@ def lint(model: Path | str) -> Lint:
     """
     path = Path(model)
     loaded = read_any(path)
+    if any(node.domain == DOMAIN for node in loaded.graph.node):
+        raise ModelError(f"{path} is a QONNX model, which onnxruntime does not run; give one made with --format qdq")
     try:
         return Lint(onnxruntime.__version__, find_kernels(loaded))
     except ORT_ERRORS as error:

@@ -127,8 +127,9 @@ def test_qonnx_is_checked_and_left(residual: Case, tmp_path: Path) -> None:
     assert "Quant" in {node.op_type for node in model.graph.node}
     assert found.verification.images == 8
     assert {entry.key for entry in model.metadata_props} >= {"infoq_onnx.allocation", "infoq_onnx.preprocessing"}
-    with pytest.raises(ModelError, match="cannot load it"):
-        lint(found.model_path)
+    refused(ModelError, "QONNX", "--format qdq", call=lambda: lint(found.model_path))
+    wrong: dict[str, Any] = {"uniform_bits": (4, 4), "file_format": "qonnx", "storage": "int8"}
+    refused(SettingsError, "--storage int8", "float", call=lambda: done(residual, tmp_path / "r.onnx", **wrong))
 
 
 def test_a_missing_qonnx_is_missed_before_weights_are_rounded(

@@ -15,7 +15,7 @@ from infoq_onnx.pipeline import allocate, analyze, evaluate, inspect
 from infoq_onnx.schema import Split
 from tests.networks import Builder
 from tests.peaked import LARGE, scaled, tokens, vectors
-from tests.pipeline.cases import NAMES, QUICK, content, data_for, refused, saved
+from tests.pipeline.cases import NAMES, QUICK, Listener, content, data_for, refused, saved
 
 
 @pytest.mark.parametrize("make", [vectors, tokens])
@@ -23,7 +23,10 @@ from tests.pipeline.cases import NAMES, QUICK, content, data_for, refused, saved
 def test_all_the_way(make: Callable[[], onnx.ModelProto], rounding: str, tmp_path: Path) -> None:
     model = saved(make(), tmp_path / "float.onnx")
     calib = data_for(make(), tmp_path / "calib.npz")
-    folder = analyze(model, calib, output=tmp_path / "a.infoq", **{**QUICK, "trial_rounding": rounding})
+    listener = Listener()
+    options = {**QUICK, "trial_rounding": rounding, "reporter": listener}
+    folder = analyze(model, calib, output=tmp_path / "a.infoq", **options)
+    assert listener.notes[-1] == f"channel {LARGE} of elu_out dwarfs the others: it is read in 8 parts"
     analysis, whole = read_analysis(folder), inspect(model)
     assert analysis.splits == (Split("elu_out", LARGE, 8),)
     readers = [layer for layer in analysis.network.layers if layer.groups == ("elu_out_parts",)]
