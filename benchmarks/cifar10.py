@@ -11,11 +11,12 @@ figure comes from the command line of the tool, on test images that calibration 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import subprocess
 from pathlib import Path
 from typing import Any
+
+from page import versions
 
 from infoq_onnx import read_analysis
 
@@ -80,12 +81,12 @@ def main() -> None:
                 rows.append((budget, pair, cells))
     float_model = evaluated(shared / "models" / f"{MODELS[0]}.onnx")
 
-    versions = ", ".join(f"{n} {importlib.metadata.version(n)}" for n in ("infoq-onnx", "onnxruntime", "numpy"))
     interval = float_model["top1_interval"]
     lines = [
         "# cifar10_resnet20: mixed against uniform bits, rounded to nearest",
         "",
-        f"{arguments.date}; {versions}; made by `python benchmarks/cifar10.py SHARED WORK`.",
+        f"{arguments.date}; {versions('infoq-onnx', 'onnxruntime', 'numpy')}; made by "
+        "`python benchmarks/cifar10.py SHARED WORK`.",
         "Calibration: 1000 of the 5085 training images (`--samples 1000 --seed 0`). Accuracy: top-1 on all 1017 test",
         "images, which nothing was tuned on, with its 95 % interval.",
         f"Float: {100 * float_model['top1']:.2f} % [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}].",

@@ -13,7 +13,6 @@ import datetime
 import platform
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import matplotlib as mpl
@@ -21,6 +20,7 @@ import matplotlib.pyplot as plt
 import numba
 import numpy as np
 from numpy.typing import NDArray
+from page import versions
 from sklearn.feature_selection._mutual_info import _compute_mi_cc, _compute_mi_cd
 
 from infoq_onnx.sensitivity.estimators import jitter, ksg_prepared, prepare, ross_batch
@@ -120,7 +120,7 @@ def growth() -> list[str]:
 def main() -> None:
     numba.set_num_threads(1)
     mpl.rcParams["svg.hashsalt"] = "infoq-onnx"
-    versions = ", ".join(f"{name} {version(name)}" for name in ("numba", "numpy", "scipy", "scikit-learn"))
+    packages = versions("numba", "numpy", "scipy", "scikit-learn")
     lines = [
         "# Mutual-information estimators",
         "",
@@ -133,7 +133,7 @@ def main() -> None:
         *(row for n in SAMPLES for row in rows(n)),
         "",
         *growth(),
-        f"{datetime.date.today()}, Python {platform.python_version()}, {versions}, {platform.machine()}.",
+        f"{datetime.date.today()}, Python {platform.python_version()}, {packages}, {platform.machine()}.",
         "Made by `python benchmarks/estimators.py`.",
         "",
     ]

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.metadata
 import io
 import statistics
 import sys
@@ -25,6 +24,7 @@ import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
+from page import versions
 
 from infoq_onnx.emit.kernels import find_kernels
 from infoq_onnx.emit.qdq import qdq_model
@@ -130,7 +130,7 @@ def main() -> None:
     lines = [
         "# Latency",
         "",
-        f"{arguments.date}; {', '.join(f'{name} {importlib.metadata.version(name)}' for name in packages)}; 2 cores;",
+        f"{arguments.date}; {versions(*packages)}; 2 cores;",
         "made by `python benchmarks/latency.py SHARED`. Median milliseconds a run, models taking turns; in parentheses",
         "as a share of onnxruntime's quantize_static (after quant_pre_process; QDQ, uint8 activations, int8 weights",
         "per channel). `3/8` is 10.67× smaller weights with 8-bit activations. Load: seconds to open a session, once.",

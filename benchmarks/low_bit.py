@@ -9,7 +9,6 @@ so the benchmark can be stopped, and other models or draws added later. Every fi
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
 import statistics
@@ -18,6 +17,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from page import versions
 
 
 @dataclass(frozen=True)
@@ -161,12 +162,11 @@ def main() -> None:
     parser.add_argument("--analyze", default="", help="further options of analyze")
     arguments = parser.parse_args()
     bench = Bench(arguments.shared.resolve(), arguments.work.resolve(), arguments.analyze.split())
-    packages = ("infoq-onnx", "onnxruntime", "numpy")
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     lines = [
         "# Accuracy of low-bit models",
         "",
-        f"{arguments.date}; {versions}; made by `python benchmarks/low_bit.py SHARED WORK {' '.join(arguments.models)}"
+        f"{arguments.date}; {versions('infoq-onnx', 'onnxruntime', 'numpy')}; made by "
+        f"`python benchmarks/low_bit.py SHARED WORK {' '.join(arguments.models)}"
         f" --draws {arguments.draws}{f' --analyze={arguments.analyze!r}' if arguments.analyze else ''}`.",
         "Top-1 on the test images, which nothing was tuned on; no training. In parentheses: smallest and largest of",
         "the draws of calibration images (`--seed 0`, `1`, …), where there is more than one.",

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import importlib.metadata
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ from unittest import mock
 
 import numpy as np
 import onnx
+from page import versions
 
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.graph.graph import Graph
@@ -279,11 +279,10 @@ def main() -> None:
     models = Models(prepared, samples, sorted({b for pair in configurations for b in (*pair, BASELINE_BITS)}))
     default = models("default")
     assert default is not None
-    packages = ("infoq-onnx", "onnxruntime", "numpy")
     lines = [
         f"## {arguments.model}",
         "",
-        f"{arguments.date}; {', '.join(f'{name} {importlib.metadata.version(name)}' for name in packages)}; made by",
+        f"{arguments.date}; {versions('infoq-onnx', 'onnxruntime', 'numpy')}; made by",
         f"`python benchmarks/rounding.py SHARED {arguments.model} --samples {arguments.samples} --bits {arguments.bits}"
         f"{f' --compared {arguments.compared}' if arguments.compared != 2000 else ''}"
         f"{f' --only {arguments.only!r}' if arguments.only else ''}`.",

@@ -12,7 +12,6 @@ the benchmark can be stopped. What is timed is not run beside anything else.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import statistics
 import subprocess
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 import onnx
 import sklearn.feature_selection._mutual_info as reference
+from page import versions
 
 from infoq_onnx.allocation.costs import uniform
 from infoq_onnx.analyses import CODES, read_analysis
@@ -258,12 +258,11 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=7, help="of how many trials one is done the plain way")
     arguments = parser.parse_args()
     packages = ("infoq-onnx", "onnxruntime", "numpy", "numba", "scikit-learn")
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     lines = [
         "# The sweep beside the plain way",
         "",
-        f"{arguments.date}; {versions}; {processors()} processors; made by `python benchmarks/sweep.py SHARED WORK "
-        f"--every {arguments.every} {' '.join(arguments.models)}`.",
+        f"{arguments.date}; {versions(*packages)}; {processors()} processors; made by "
+        f"`python benchmarks/sweep.py SHARED WORK --every {arguments.every} {' '.join(arguments.models)}`.",
         "Seconds of the trials done the plain way (a whole float forward pass a trial, scikit-learn for every",
         f"estimate; one trial of {arguments.every} was done so, and its seconds count {arguments.every} times) and of",
         "the whole of `infoq-onnx analyze`: decoding, ranges, rounding at every width, the trials.",
