@@ -17,7 +17,7 @@ from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.data.preprocess import AS_IS
 from infoq_onnx.errors import ModelError
 from infoq_onnx.graph.external import model_bytes
-from infoq_onnx.graph.load import NO_OUTPUTS, NO_TEXT, require_file
+from infoq_onnx.graph.load import NO_OUTPUTS, NO_TEXT, QONNX, QONNX_DOMAIN, require_file
 from infoq_onnx.graph.ort import NOT_ONNX, ORT_ERRORS, first_line, run_session
 from infoq_onnx.graph.session import open_session
 from infoq_onnx.schema import Evaluation, Preprocessing, from_json
@@ -93,6 +93,8 @@ def open_classifier(path: Path) -> Classifier:
     except NOT_ONNX as error:
         raise ModelError(f"{path} is not an ONNX model, or damaged; give the path of an .onnx file") from error
     except ORT_ERRORS as error:
+        if QONNX_DOMAIN in str(error):
+            raise ModelError(f"{path} {QONNX}") from error
         raise ModelError(f"{path}: onnxruntime cannot load it ({first_line(error)})") from error
     except UnicodeDecodeError as error:
         raise ModelError(f"{path} {NO_TEXT}") from error

@@ -295,6 +295,15 @@ def test_names_that_are_no_text(name: bytes, tmp_path: Path) -> None:
         open_classifier(tmp_path / "bytes.onnx")
 
 
+def test_a_qonnx_model(tmp_path: Path) -> None:
+    model = mlp()
+    model.graph.node[1].op_type, model.graph.node[1].domain = "Quant", "qonnx.custom_op.general"
+    model.opset_import.append(onnx.helper.make_opsetid("qonnx.custom_op.general", 1))
+    onnx.save(model, tmp_path / "q.onnx")
+    with pytest.raises(ModelError, match=r"q\.onnx is a QONNX model, which onnxruntime does not run"):
+        open_classifier(tmp_path / "q.onnx")
+
+
 def test_logits_that_are_no_numbers(tmp_path: Path) -> None:
     classifier = open_classifier(saved(with_ends(op_type="Log"), tmp_path / "model.onnx"))
     with pytest.raises(ModelError) as caught:

@@ -24,6 +24,7 @@ from infoq_onnx.emit.verify import compare
 from infoq_onnx.errors import MissingDependencyError, VerificationError
 from infoq_onnx.graph.editing import add_metadata, initializers_of, input_at, replace_nodes, to_array
 from infoq_onnx.graph.graph import Graph
+from infoq_onnx.graph.load import QONNX_DOMAIN
 from infoq_onnx.graph.passes.remove_dead import remove_dead
 from infoq_onnx.graph.session import open_session
 from infoq_onnx.quantize.grid import per_channel
@@ -31,7 +32,6 @@ from infoq_onnx.schema import BASELINE_BITS, Network, Verification
 from infoq_onnx.simulate.batching import batch_size, logits_of, padded
 from infoq_onnx.simulate.simulation import LayerCodes
 
-DOMAIN = "qonnx.custom_op.general"
 MAX_RELATIVE_RMS = 0.1
 """Root mean square of the logit differences, as a share of the logits' standard deviation."""
 
@@ -70,7 +70,14 @@ def qonnx_model(
     ) -> NodeProto:
         inputs = [source, scale, zero_point, constant(f"quant/bits_{bits}", float(bits))]
         return helper.make_node(
-            "Quant", inputs, [output], name=output, domain=DOMAIN, rounding_mode="ROUND", signed=signed, narrow=narrow
+            "Quant",
+            inputs,
+            [output],
+            name=output,
+            domain=QONNX_DOMAIN,
+            rounding_mode="ROUND",
+            signed=signed,
+            narrow=narrow,
         )
 
     for node in model.graph.node:
@@ -99,7 +106,7 @@ def qonnx_model(
         nodes.append(node)
     replace_nodes(model.graph, nodes)
     remove_dead(model)
-    model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    model.opset_import.append(helper.make_opsetid(QONNX_DOMAIN, 1))
     model.producer_name, model.producer_version = "infoq-onnx", metadata.get("infoq_onnx.version", "")
     add_metadata(model, metadata)
     return model

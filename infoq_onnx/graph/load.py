@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,8 @@ _QUANTIZED = frozenset(
 _TOO_LARGE = "is larger than 2 GiB with its weights, more than onnx can check; use a smaller model"
 _FLOATS = frozenset([TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16])
 
+QONNX_DOMAIN = "qonnx.custom_op.general"
+QONNX = "is a QONNX model, which onnxruntime does not run; give one made with --format qdq"
 NO_TEXT = "is damaged: a name in it is no text; download or export the model again"
 NO_OUTPUTS = "has no outputs; export the model so that it returns its class scores"
 
@@ -134,7 +137,17 @@ def _read(path: Path) -> ModelProto:
         raise ModelError(f"{path} does not say which operator set it is of; download or export the model again")
     if not _is_text(model):
         raise ModelError(f"{path} {NO_TEXT}")
+    if odd := next((name for name in _names(model.graph) if not name.isprintable()), None):
+        raise ModelError(f"{path}: the name {odd!r} holds control characters; rename it")
     return model
+
+
+def _names(graph: GraphProto) -> Iterator[str]:
+    """Names of nodes and tensors, as tables show them."""
+    for node in walk(graph.node):
+        yield from (node.name, *node.input, *node.output)
+    for value in (*graph.input, *graph.output, *graph.initializer):
+        yield value.name
 
 
 def _is_text(message: Message) -> bool:

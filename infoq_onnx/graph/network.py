@@ -79,6 +79,8 @@ def find_network(graph: Graph) -> Network:
                 skipped.append(SkippedNode(node.name, node.op_type, "the first output does not depend on it"))
             else:
                 layers.append(_layer(graph, node))
+                if 0 in (*layers[-1].weight_shape, *layers[-1].output_shape, *_shapes_read(graph, layers[-1])):
+                    raise ModelError(f"{node.op_type} {node.name!r} multiplies tensors of size 0; export without it")
     if not layers:
         leading = {node.op_type for node in graph.nodes if not wanted.isdisjoint(node.output)}
         found = ", ".join(sorted(leading)) or "no operators"
@@ -193,6 +195,10 @@ def _layer(graph: Graph, node: NodeProto) -> Layer:
         parameters=math.prod(shape) if shape else 0,
         macs=_macs(graph, node, shape),
     )
+
+
+def _shapes_read(graph: Graph, layer: Layer) -> list[int]:
+    return [size for name in layer.groups for size in graph.shapes[name]]
 
 
 def _bias(graph: Graph, node: NodeProto, slot: int | None) -> str | None:

@@ -36,7 +36,7 @@ from infoq_onnx.inputs import (
     with_splits,
 )
 from infoq_onnx.progress import Reporter, Silent
-from infoq_onnx.quantize.codes import CodeTable, load_codes, save_codes
+from infoq_onnx.quantize.codes import CodeTable, Keeper, load_codes, save_codes
 from infoq_onnx.quantize.table import save_table
 from infoq_onnx.schema import (
     BASELINE_BITS,
@@ -60,6 +60,7 @@ from infoq_onnx.simulate.alone import round_alone
 from infoq_onnx.simulate.batching import batch_size, logits_of
 from infoq_onnx.simulate.calibrate import calibrate
 from infoq_onnx.simulate.equalize import Factors, equalized, find_factors
+from infoq_onnx.simulate.forms import form_of
 from infoq_onnx.simulate.spill import Spill
 from infoq_onnx.simulate.split import find_splits
 
@@ -269,11 +270,8 @@ def _analyze_into(
     rounded: CodeTable = {}
     files = ["analysis.json", "ranges.npz"]
     if settings.trial_rounding == "gptq":
-        # without a trial, or with more to come, there is nothing to say that they are of this analysis
-        known = [UNFINISHED_CODES] if journal.trials else []
-        known += [CODES] if len(journal.trials) == trial_count(network, settings) else []
         spill = None if resources.share is None else Spill(folder, resources.share)
-        rounded = _rounded_weights(folder, known, prepared, dataset, settings.bits, spill, reporter)
+        rounded = _rounded_weights(folder, fingerprint, prepared, dataset, settings.bits, spill, reporter)
         files.append(CODES)
     problem = Problem(graph, network, table, dataset, labels, targets, encoded, settings, rounded)
     result = sweep(problem, journal, functools.partial(reporter.progress, "trials"), resources)
@@ -320,21 +318,25 @@ def _analyze_into(
 
 def _rounded_weights(
     folder: Path,
-    known: Sequence[str],
+    fingerprint: str,
     prepared: PreparedModel,
     dataset: Dataset,
     bits: Sequence[int],
     spill: Spill | None,
     reporter: Reporter,
 ) -> CodeTable:
-    """Round every layer on its own, or take what an earlier run of this analysis has rounded from a `known` file."""
+    """Round every layer on its own, but for what an earlier run of this analysis has rounded."""
     path = folder / UNFINISHED_CODES
-    for name in known:
+    kept: CodeTable = {}
+    for name in (CODES, UNFINISHED_CODES):
         with contextlib.suppress(AnalysisError):
-            table = load_codes(folder / name)
-            save_codes(table, path)
-            return table
-    path.unlink(missing_ok=True)
+            kept = load_codes(folder / name, fingerprint)
+    layers = {layer.name for layer in prepared.network.layers if form_of(prepared.graph, layer) is not None}
+    if layers <= kept.keys():
+        save_codes(kept, path, fingerprint)
+        return kept
+    if kept:
+        reporter.note(f"going on with {folder}: {len(kept)} of {len(layers)} layers are rounded")
     table = round_alone(
         prepared.graph,
         prepared.network,
@@ -342,8 +344,10 @@ def _rounded_weights(
         bits,
         lambda layer, done, total: reporter.progress("rounding", layer, done, total),
         spill,
+        kept,
+        Keeper(path, fingerprint),
     )
-    save_codes(table, path)
+    save_codes(table, path, fingerprint)
     return table
 
 

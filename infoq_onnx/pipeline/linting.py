@@ -7,9 +7,8 @@ from pathlib import Path
 import onnxruntime
 
 from infoq_onnx.emit.kernels import find_kernels
-from infoq_onnx.emit.qonnx import DOMAIN
 from infoq_onnx.errors import ModelError
-from infoq_onnx.graph.load import read_any
+from infoq_onnx.graph.load import QONNX, QONNX_DOMAIN, read_any
 from infoq_onnx.graph.ort import ORT_ERRORS, first_line
 from infoq_onnx.schema import Lint
 
@@ -24,8 +23,8 @@ def lint(model: Path | str) -> Lint:
     """
     path = Path(model)
     loaded = read_any(path)
-    if any(node.domain == DOMAIN for node in loaded.graph.node):
-        raise ModelError(f"{path} is a QONNX model, which onnxruntime does not run; give one made with --format qdq")
+    if any(node.domain == QONNX_DOMAIN for node in loaded.graph.node):
+        raise ModelError(f"{path} {QONNX}")
     try:
         return Lint(onnxruntime.__version__, find_kernels(loaded))
     except ORT_ERRORS as error:

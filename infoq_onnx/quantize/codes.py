@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from infoq_onnx.errors import AnalysisError
 from infoq_onnx.files import write_bytes
 from infoq_onnx.quantize.table import UNREADABLE, damaged
 
@@ -25,16 +27,22 @@ class RoundedWeight:
     """[C], real-valued; None for a layer without."""
 
 
+_EVERY = 5.0
+"""Seconds after which a growing table is kept once more …"""
+_TIMES = 20
+"""… or so many times what keeping it took, where that is longer."""
+
 CodeTable = dict[str, dict[int, RoundedWeight]]
 """Layer → bits → its weight."""
 
 
-def save_codes(table: CodeTable, path: Path) -> None:
-    """Write a table; the same table gives the same bytes."""
+def save_codes(table: CodeTable, path: Path, analysis: str = "") -> None:
+    """Write a table; the same table gives the same bytes. `analysis` is the fingerprint of the one it is of."""
     entries = [(layer, bits) for layer, widths in table.items() for bits in widths]
     arrays: dict[str, npt.NDArray[np.generic]] = {
         "layers": np.array([layer for layer, _ in entries], dtype=np.str_),
         "bits": np.array([bits for _, bits in entries], dtype=np.int64),
+        "analysis": np.array([analysis], dtype=np.str_),
         "biased": np.array([table[layer][bits].bias is not None for layer, bits in entries], dtype=np.bool_),
     }
     for index, (layer, bits) in enumerate(entries):
@@ -47,17 +55,35 @@ def save_codes(table: CodeTable, path: Path) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def load_codes(path: Path) -> CodeTable:
-    """Read a table.
+class Keeper:
+    """Saves a growing table now and then, in little of the time that it takes to make it."""
+
+    def __init__(self, path: Path, analysis: str) -> None:
+        self._path, self._analysis = path, analysis
+        self._due = time.monotonic() + _EVERY
+
+    def __call__(self, table: CodeTable) -> None:
+        """Save it if that is due."""
+        start = time.monotonic()
+        if start >= self._due:
+            save_codes(table, self._path, self._analysis)
+            end = time.monotonic()
+            self._due = end + max(_EVERY, _TIMES * (end - start))
+
+
+def load_codes(path: Path, analysis: str | None = None) -> CodeTable:
+    """Read a table, of whatever analysis or of the one with a fingerprint.
 
     Raises
     ------
     AnalysisError
-        The file is missing or damaged.
+        The file is missing or damaged, or of another analysis.
     """
     table: CodeTable = {}
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+            if analysis is not None and ("analysis" not in arrays or arrays["analysis"].tolist() != [analysis]):
+                raise AnalysisError(f"{path} is of another analysis; run analyze again")
             for index, (layer, bits) in enumerate(zip(arrays["layers"], arrays["bits"], strict=True)):
                 bias = arrays[f"bias_{index}"] if arrays["biased"][index] else None
                 held = RoundedWeight(arrays[f"codes_{index}"], arrays[f"scales_{index}"], bias)

@@ -67,9 +67,10 @@ def bias_scales(input_scale: float, weight_scales: FloatArray) -> npt.NDArray[np
 
 
 def quantize_bias(bias: FloatArray, scales: FloatArray) -> npt.NDArray[np.int32]:
-    """Nearest int32 codes of a bias [C] under `bias_scales`."""
+    """Nearest int32 codes of a bias [C] under `bias_scales`; 0 where these are too small for a float32."""
     limits = np.iinfo(np.int32)
-    return np.clip(np.rint(bias.astype(np.float64) / scales), limits.min, limits.max).astype(np.int32)
+    ratios = np.divide(bias, scales, out=np.zeros(bias.shape), where=scales > 0, dtype=np.float64)
+    return np.clip(np.rint(ratios), limits.min, limits.max).astype(np.int32)
 
 
 def dequantize_bias(codes: npt.NDArray[np.int32], scales: FloatArray) -> npt.NDArray[np.float32]:

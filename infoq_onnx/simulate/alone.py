@@ -23,6 +23,8 @@ def round_alone(
     bits: Sequence[int],
     progress: Callable[[str, int, int], None],
     spill: Spill | None = None,
+    kept: CodeTable | None = None,
+    keep: Callable[[CodeTable], None] = lambda _: None,
 ) -> CodeTable:
     """Round every layer that is a plain matrix product, at several bit-widths.
 
@@ -33,15 +35,17 @@ def round_alone(
     bits : widths wanted
     progress : called as progress(layer, layers done, layers in all)
     spill : where activations go that would take too much memory
+    kept : layers that are rounded already
+    keep : called with all that are after each
     """
     stream = Stream(graph, dataset, integer=True, spill=spill)
-    table: CodeTable = {}
+    table: CodeTable = dict(kept or {})
     for done, layer in enumerate(network.layers):
         progress(layer.name, done, len(network.layers))
-        form = form_of(graph, layer)
+        form = None if layer.name in table else form_of(graph, layer)
         if form is not None:
             seen = gather(stream, stream, layer, form, bounds=bounds_behind(graph, target_of(graph, layer)))
-            table[layer.name] = {}
+            widths = {}
             for b in bits:
                 rounded = round_layer(
                     form.rows(),
@@ -51,7 +55,9 @@ def round_alone(
                     exact_input=True,
                     clipped=seen.clipped,
                 )
-                table[layer.name][b] = form.rounded(rounded)
+                widths[b] = form.rounded(rounded)
+            table[layer.name] = widths
+            keep(table)
         stream.advance(layer)
     progress("", len(network.layers), len(network.layers))
     return table

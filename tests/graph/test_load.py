@@ -156,6 +156,13 @@ def _wrong_shape(model: ModelProto) -> None:
     model.graph.node[0].attribute[0].i = 0
 
 
+def _named(name: str) -> Callable[[ModelProto], None]:
+    def change(model: ModelProto) -> None:
+        model.graph.node[0].name = name
+
+    return change
+
+
 def _unsorted(model: ModelProto) -> None:
     nodes = [*model.graph.node][::-1]
     copies = [ModelProto().graph.node.add() for _ in nodes]
@@ -182,6 +189,8 @@ REFUSALS: dict[str, tuple[Callable[[ModelProto], None], tuple[str, ...]]] = {
     "unknown operator": (_operator("Rellu"), ("not a valid ONNX model", "Rellu")),
     "custom operator": (_operator("Foo", "com.example"), ("onnxruntime cannot load", "com.example:Foo")),
     "wrong shape": (_wrong_shape, ("not a valid ONNX model", "Gemm")),
+    "escape": (_named("\x1b[31mred"), (r"the name '\x1b[31mred' holds control characters",)),
+    "new line": (_named("two\nlines"), (r"'two\nlines' holds control characters",)),
     "unsorted": (_unsorted, ("not a valid ONNX model", "topologically sorted")),
 }
 

@@ -194,6 +194,14 @@ def test_conv_of_one_and_three_dimensions() -> None:
     assert layer.macs == 6 * 27 * 2 * 27
 
 
+def test_layers_without_elements() -> None:
+    b = Builder()
+    nothing = b.gemm("x", "empty", 5, 0)
+    model = b.model(b.op("Concat", [nothing, b.gemm("x", "fc", 5, 7)], "joined", axis=1), (5,), (7,))
+    with pytest.raises(ModelError, match="'empty' multiplies tensors of size 0"):
+        network_of(model)
+
+
 def test_constant_on_either_side_of_matmul() -> None:
     b = Builder()
     right = only_layer(b, b.op("MatMul", ["x", b.normal("w", 5, 7)], "right"), (3, 5), (3, 7))

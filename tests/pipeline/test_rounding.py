@@ -19,8 +19,11 @@ from infoq_onnx.graph.session import open_session
 from infoq_onnx.inputs import calibration_again, prepare
 from infoq_onnx.pipeline import allocate, analyze, compress
 from infoq_onnx.pipeline.analyzing import UNFINISHED_CODES
+from infoq_onnx.quantize import codes
 from infoq_onnx.quantize.codes import CodeTable, load_codes
+from infoq_onnx.quantize.rounding import Rounded
 from infoq_onnx.schema import Allocation, from_json
+from infoq_onnx.simulate import alone
 from infoq_onnx.simulate.alone import round_alone
 from tests.networks import SMALL, depthwise_net, mlp
 from tests.pipeline.cases import NAMES, QUICK, Case, Listener, content, data_for, refused, saved
@@ -150,23 +153,43 @@ def test_a_run_that_was_stopped_ends_with_the_same_bytes(stop: int, case: Case, 
     analyze(case.model, case.calib, output=folder, reporter=listener, **GPTQ)
     assert content(folder, *FILES) == content(rounded, *FILES)
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
-    # without a trial there is nothing to say whose weights they are
-    assert ("rounding" in listener.stages) == (stop == 0)
+    assert "rounding" not in listener.stages
 
 
-def test_a_run_that_was_stopped_while_it_rounded_does_so_again(
+def test_a_run_that_was_stopped_while_it_rounded_goes_on(
     case: Case, rounded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
+    # kept after each layer
+    monkeypatch.setattr(codes, "_EVERY", 0)
+    monkeypatch.setattr(codes, "_TIMES", 0)
+    folder, rounds = tmp_path / "a.infoq", alone.round_layer
+    calls: list[int] = []
 
-    monkeypatch.setattr("infoq_onnx.pipeline.analyzing.save_codes", interrupted)
-    folder = tmp_path / "a.infoq"
+    def interrupted(*given: Any, **options: Any) -> Rounded:
+        calls.append(1)
+        if len(calls) > 3 * 2:
+            raise KeyboardInterrupt
+        return rounds(*given, **options)
+
+    monkeypatch.setattr(alone, "round_layer", interrupted)
     with pytest.raises(KeyboardInterrupt):
         analyze(case.model, case.calib, output=folder, **GPTQ)
-    assert not (folder / UNFINISHED_CODES).exists()
-    monkeypatch.undo()
-    analyze(case.model, case.calib, output=folder, **GPTQ)
+    calls.clear()
+    listener = Listener()
+    analyze(case.model, case.calib, output=folder, reporter=listener, **GPTQ)
+    # of three layers at three widths the first two were done
+    assert len(calls) == 3
+    assert listener.notes[-1] == f"going on with {folder}: 2 of 3 layers are rounded"
+    assert content(folder, *FILES) == content(rounded, *FILES)
+
+
+def test_weights_of_another_analysis_are_not_taken(case: Case, rounded: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "a.infoq"
+    analyze(case.model, case.calib, output=folder, **{**GPTQ, "seed": 1})
+    (folder / CODES).rename(folder / UNFINISHED_CODES)
+    listener = Listener()
+    analyze(case.model, case.calib, output=folder, reporter=listener, **GPTQ)
+    assert listener.stages["rounding"][-1] == (3, 3)
     assert content(folder, *FILES) == content(rounded, *FILES)
 
 

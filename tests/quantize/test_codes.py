@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from infoq_onnx.errors import AnalysisError
-from infoq_onnx.quantize.codes import CodeTable, RoundedWeight, load_codes, save_codes
+from infoq_onnx.quantize.codes import CodeTable, Keeper, RoundedWeight, load_codes, save_codes
 from tests.prepared import is_one_line
 
 
@@ -50,6 +50,31 @@ def assert_equal(found: CodeTable, expected: CodeTable) -> None:
 def test_round_trip(original: CodeTable, tmp_path: Path) -> None:
     save_codes(original, tmp_path / "codes.npz")
     assert_equal(load_codes(tmp_path / "codes.npz"), original)
+
+
+def test_a_table_is_of_one_analysis(tmp_path: Path) -> None:
+    path = tmp_path / "codes.npz"
+    save_codes(table(), path, "this")
+    assert_equal(load_codes(path), table())
+    assert_equal(load_codes(path, "this"), table())
+    with pytest.raises(AnalysisError, match="another analysis") as caught:
+        load_codes(path, "that")
+    assert is_one_line(caught.value)
+
+
+def test_a_growing_table_is_kept_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("infoq_onnx.quantize.codes.time.monotonic", lambda: now[0])
+    keep, path = Keeper(tmp_path / "codes.npz", "this"), tmp_path / "codes.npz"
+    keep(table())
+    assert not path.exists()
+    now[0] += 5
+    keep(table())
+    assert_equal(load_codes(path, "this"), table())
+    path.unlink()
+    now[0] += 4
+    keep(table())
+    assert not path.exists()
 
 
 def test_the_same_table_is_the_same_bytes(tmp_path: Path) -> None:

@@ -181,6 +181,12 @@ def test_bias_saturates_instead_of_wrapping() -> None:
     assert codes.tolist() == [limits.max, limits.min]
 
 
+def test_bias_in_units_too_small_for_a_float_is_none() -> None:
+    units = bias_scales(1e-3, np.array([1e-44, 1e-3], np.float32))
+    assert units[0] == 0
+    assert quantize_bias(np.array([1e-3, 1e-6], np.float32), units).tolist() == [0, 1]
+
+
 def test_per_channel_broadcasts_along_its_axis() -> None:
     steps = np.array([1.0, 2.0, 3.0])
     assert per_channel(steps, 4, 1).shape == (1, 3, 1, 1)

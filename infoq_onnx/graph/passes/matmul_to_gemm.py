@@ -1,8 +1,7 @@
-"""A dense layer written as MatMul and Add becomes Gemm, where its input is a matrix.
+"""A dense layer written as MatMul, alone or with an Add of its bias, becomes Gemm where its input is a matrix.
 
-onnxruntime has an integer kernel that adds a bias to a product of matrices and may give floats, but makes it of a Gemm
-only. Of MatMul and Add it makes one integer kernel of the product at most, and of neither where no quantizer stands
-behind the Add.
+onnxruntime has an integer kernel for products of matrices that adds a bias and may give floats; it makes it of a Gemm
+only. Of a MatMul with whatever Add behind it, it makes a Gemm too, but only after it has looked for integer kernels.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import onnx
 from onnx import GraphProto, NodeProto, helper
 
 from infoq_onnx.graph.editing import (
-    Dimension,
     consumers_of,
     infer,
     initializers_of,
@@ -21,9 +19,9 @@ from infoq_onnx.graph.editing import (
 
 
 def matmul_to_gemm(model: onnx.ModelProto) -> int:
-    """Rewrite MatMul of [N, K] with a constant [K, M], read only by an Add of a constant row.
+    """Rewrite MatMul of [N, K] with a constant [K, M], and the Add of a constant row where nothing else reads it.
 
-    The Gemm keeps the MatMul's name, and writes the sum's.
+    The Gemm keeps the MatMul's name, and writes the sum's where there is one.
 
     Returns
     -------
@@ -31,39 +29,45 @@ def matmul_to_gemm(model: onnx.ModelProto) -> int:
         Number of products rewritten.
     """
     graph = model.graph
-    candidates = [node for node in graph.node if _sum(graph, node) is not None]
+    candidates = [node for node in graph.node if _is_product(graph, node)]
     if not candidates:
         return 0
     shapes = infer(model).shapes
-    return sum(_rewrite(graph, node, shapes) for node in candidates)
+    matrices = [node for node in candidates if len(shapes.get(node.input[0], ())) == 2]
+    for node in matrices:
+        _rewrite(graph, node)
+    return len(matrices)
 
 
-def _sum(graph: GraphProto, node: NodeProto) -> NodeProto | None:
-    """Return the Add of a product of matrices and a row."""
-    if node.op_type != "MatMul" or node.domain or node.output[0] in output_names(graph):
-        return None
-    constants, readers = initializers_of(graph), consumers_of(graph).get(node.output[0], [])
+def _is_product(graph: GraphProto, node: NodeProto) -> bool:
+    if node.op_type != "MatMul" or node.domain:
+        return False
+    constants = initializers_of(graph)
     weight = constants.get(node.input[1])
-    if weight is None or len(weight.dims) != 2 or len(readers) != 1 or readers[0].op_type != "Add":
+    return weight is not None and len(weight.dims) == 2 and node.input[0] not in constants
+
+
+def _rewrite(graph: GraphProto, product: NodeProto) -> None:
+    added = _bias_added(graph, product)
+    inputs, outputs, replaced = list(product.input), list(product.output), [product]
+    if added is not None:
+        inputs.append(_other(added, product.output[0]))
+        outputs, replaced = list(added.output), [product, added]
+    gemm = helper.make_node("Gemm", inputs, outputs, name=product.name, alpha=1.0, beta=1.0, transA=0, transB=0)
+    place = list(graph.node).index(product)
+    remove_nodes(graph, replaced)
+    graph.node.insert(place, gemm)
+
+
+def _bias_added(graph: GraphProto, product: NodeProto) -> NodeProto | None:
+    """Return the Add that is all that reads a product, and adds a constant row."""
+    constants, readers = initializers_of(graph), consumers_of(graph).get(product.output[0], [])
+    if len(readers) != 1 or readers[0].op_type != "Add" or product.output[0] in output_names(graph):
         return None
-    row = constants.get(_other(readers[0], node.output[0]))
-    outputs = weight.dims[1]
+    row = constants.get(_other(readers[0], product.output[0]))
+    outputs = constants[product.input[1]].dims[1]
     return readers[0] if row is not None and list(row.dims) in ([outputs], [1, outputs]) else None
 
 
 def _other(node: NodeProto, tensor: str) -> str:
     return str(node.input[1] if node.input[0] == tensor else node.input[0])
-
-
-def _rewrite(graph: GraphProto, product: NodeProto, shapes: dict[str, tuple[Dimension, ...]]) -> bool:
-    added = _sum(graph, product)
-    if added is None or len(shapes.get(product.input[0], ())) != 2:
-        return False
-    inputs = [*product.input, _other(added, product.output[0])]
-    gemm = helper.make_node(
-        "Gemm", inputs, list(added.output), name=product.name, alpha=1.0, beta=1.0, transA=0, transB=0
-    )
-    place = list(graph.node).index(product)
-    remove_nodes(graph, [product, added])
-    graph.node.insert(place, gemm)
-    return True

@@ -47,14 +47,24 @@ def test_products_of_tokens_stay() -> None:
 @pytest.mark.parametrize("row", [(1,), (), (1, 1, 5)])
 def test_what_is_no_row_stays(row: tuple[int, ...]) -> None:
     shape = (1, 5) if len(row) == 3 else (5,)
-    _, count = apply(matmul_to_gemm, dense(row).model("elu_out", (8,), shape))
-    assert count == 0
+    edited, count = apply(matmul_to_gemm, dense(row).model("elu_out", (8,), shape))
+    assert count == 1
+    assert operators(edited) == ["Gemm", "Add", "Elu"]
 
 
-def test_a_product_that_something_else_reads_stays() -> None:
-    _, count = apply(matmul_to_gemm, dense(second_reader=True).model("elu_out", (8,), (5,)))
-    assert count == 0
+def test_a_product_that_something_else_reads_keeps_its_add() -> None:
+    edited, _ = apply(matmul_to_gemm, dense(second_reader=True).model("elu_out", (8,), (5,)))
+    assert operators(edited) == ["Gemm", "Add", "Mul", "Elu"]
     model = dense().model("elu_out", (8,), (5,))
     model.graph.output.append(helper.make_tensor_value_info("dense_out", TensorProto.FLOAT, ["batch", 5]))
+    edited, _ = apply(matmul_to_gemm, model)
+    assert operators(edited) == ["Gemm", "Add", "Elu"]
+
+
+def test_constants_on_the_left_stay() -> None:
+    b = Builder()
+    y = b.op("MatMul", [b.normal("left", 5, 4), b.normal("right", 4, 8)], "constant")
+    y = b.op("MatMul", [y, b.op("Transpose", ["x"], "turned", perm=[1, 0])], "dense")
+    model = b.model(b.op("Transpose", [y], "back", perm=[1, 0]), (8,), (5,))
     _, count = apply(matmul_to_gemm, model)
     assert count == 0
