@@ -107,6 +107,12 @@ class _View:
             found = self._output_not_quantized(node)
             if found:
                 return found
+        if self._is_constant(data):
+            return f"its weight {data} is on the left: integer kernels take it on the right"
+        tensor = node.output[0]
+        quantized = [reader.op_type == "QuantizeLinear" for reader in self._consumers.get(tensor, [])]
+        if any(quantized) and (tensor in self._outputs or not all(quantized)):
+            return f"its output {tensor} is wanted both quantized and in float: integer kernels give one of them"
         if codes == TensorProto.INT8:
             return "activations are INT8: onnxruntime's fast kernels want UINT8"
         bias = input_at(node, 2)
@@ -134,6 +140,13 @@ class _View:
         if len(readers) != 1:
             return f"its output {tensor} has {len(readers)} QuantizeLinear behind it: one is needed"
         return ""
+
+    def _is_constant(self, tensor: str) -> bool:
+        node = self._producer.get(tensor)
+        while node is not None and node.op_type in ("DequantizeLinear", "Cast"):
+            tensor = node.input[0]
+            node = self._producer.get(tensor)
+        return tensor in self._initializers
 
     def _code_type(self, tensor: str) -> int | None:
         """Type of the codes that a DequantizeLinear reads; None where the graph does not tell."""

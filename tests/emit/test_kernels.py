@@ -15,6 +15,7 @@ from infoq_onnx.emit.storage import STORAGES
 from infoq_onnx.simulate.simulation import layer_codes
 from tests.networks import SMALL
 from tests.prepared import small
+from tests.simulate.rounded import left_constant, made
 
 from .test_onnxruntime import CHANNELS, Quantized
 
@@ -116,6 +117,30 @@ def test_int4_straight_behind_dequantize_linear() -> None:
         del node.input[2]
     reasons = Counter(kernel.reason for kernel in find_kernels(model) if kernel.op_type == "Conv")
     assert list(reasons) == ["weights are INT4: DequantizeLinear must read INT8 or UINT8 (put a Cast in between)"]
+
+
+def test_an_output_that_is_wanted_in_float_too() -> None:
+    of = small("mlp")
+    bits = of.uniform(8, 8)
+    codes = layer_codes(of.graph, of.network, of.table, *bits)
+    model = qdq_model(of.graph, of.network, of.placement, of.table, *bits, codes, STORAGES["int8"], {})
+    (first,) = [node for node in model.graph.node if node.name == "fc1"]
+    model.graph.output.append(helper.make_tensor_value_info(first.output[0], TensorProto.FLOAT, ["batch", 16]))
+    verdict, *others = find_kernels(model)
+    assert verdict.reason == f"its output {first.output[0]} is wanted both quantized and in float: " + (
+        "integer kernels give one of them"
+    )
+    assert all(kernel.integer for kernel in others)
+
+
+def test_a_weight_on_the_left() -> None:
+    of = made(left_constant(), 32)
+    bits = of.uniform(8, 8)
+    codes = layer_codes(of.graph, of.network, of.table, *bits)
+    model = qdq_model(of.graph, of.network, of.placement, of.table, *bits, codes, STORAGES["int8"], {})
+    verdict = {kernel.layer: kernel for kernel in find_kernels(model)}["left"]
+    assert not verdict.integer
+    assert verdict.reason.endswith("is on the left: integer kernels take it on the right")
 
 
 def test_nodes_without_names_are_called_by_their_outputs() -> None:

@@ -10,8 +10,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from infoq_onnx.emit.qonnx import DOMAIN, qonnx_model, verify_qonnx
+from infoq_onnx.emit.qonnx import qonnx_model, verify_qonnx
 from infoq_onnx.errors import MissingDependencyError, VerificationError
+from infoq_onnx.graph.load import QONNX_DOMAIN
 from infoq_onnx.quantize.levels import SHIFTED_BITS
 from infoq_onnx.schema import BITS
 from infoq_onnx.simulate.simulation import layer_codes, simulation
@@ -55,7 +56,7 @@ def test_every_quantizer_is_one_node_with_its_bits() -> None:
         }
     widths = Counter(int(constants[node.input[3]]) for node in quants.values() if not node.output[0].endswith("/quant"))
     assert set(bits[1].values()) - {8} <= set(widths)
-    assert [entry.domain for entry in model.opset_import if entry.version == 1] == [DOMAIN]
+    assert [entry.domain for entry in model.opset_import if entry.version == 1] == [QONNX_DOMAIN]
 
 
 @pytest.mark.parametrize("bits", BITS)
