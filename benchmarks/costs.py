@@ -28,11 +28,11 @@ from page import versions
 from infoq_onnx import analyze, read_analysis
 from infoq_onnx.schema import Analysis
 
-BASE: dict[str, Any] = {"samples": 500, "bits": (4, 6, 8), "projections": 64}
+BASE: dict[str, Any] = {"samples": 250, "bits": (4, 6, 8), "projections": 64}
 IMAGES = (125, 250, 500, 1000)
 WIDTHS = ((6, 8), (4, 6, 8), (3, 4, 6, 8), (2, 3, 4, 5, 6, 8))
 PROJECTIONS = (16, 32, 64, 128)
-THRESHOLDS = (1.0, 0.9, 0.8, 0.6, -1.0)
+THRESHOLDS = (1.0, 0.8, 0.6, -1.0)
 LAYERS = (4, 8, 16, 32)
 FIGURE = Path(__file__).resolve().parents[1] / "docs" / "figures" / "costs.svg"
 
