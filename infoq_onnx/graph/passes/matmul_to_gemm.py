@@ -7,19 +7,13 @@ only. Of a MatMul with whatever Add behind it, it makes a Gemm too, but only aft
 from __future__ import annotations
 
 import onnx
-from onnx import GraphProto, NodeProto, helper
+from onnx import GraphProto, NodeProto, TensorProto, helper
 
-from infoq_onnx.graph.editing import (
-    consumers_of,
-    infer,
-    initializers_of,
-    output_names,
-    remove_nodes,
-)
+from infoq_onnx.graph.editing import consumers_of, infer, initializers_of, output_names, remove_nodes
 
 
 def matmul_to_gemm(model: onnx.ModelProto) -> int:
-    """Rewrite MatMul of [N, K] with a constant [K, M], and the Add of a constant row where nothing else reads it.
+    """Rewrite float32 MatMul of [N, K] with a constant [K, M], and an Add of a row where nothing else reads it.
 
     The Gemm keeps the MatMul's name, and writes the sum's where there is one.
 
@@ -44,7 +38,10 @@ def _is_product(graph: GraphProto, node: NodeProto) -> bool:
         return False
     constants = initializers_of(graph)
     weight = constants.get(node.input[1])
-    return weight is not None and len(weight.dims) == 2 and node.input[0] not in constants
+    if weight is None or len(weight.dims) != 2 or node.input[0] in constants:
+        return False
+    # onnxruntime has no Gemm of integers, and other floats stay as they are
+    return bool(weight.data_type == TensorProto.FLOAT)
 
 
 def _rewrite(graph: GraphProto, product: NodeProto) -> None:

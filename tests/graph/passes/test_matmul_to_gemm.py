@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
@@ -59,6 +60,15 @@ def test_a_product_that_something_else_reads_keeps_its_add() -> None:
     model.graph.output.append(helper.make_tensor_value_info("dense_out", TensorProto.FLOAT, ["batch", 5]))
     edited, _ = apply(matmul_to_gemm, model)
     assert operators(edited) == ["Gemm", "Add", "Elu"]
+
+
+def test_products_of_integers_stay() -> None:
+    b = Builder()
+    whole = b.op("Cast", ["x"], "whole", to=TensorProto.INT32)
+    y = b.op("MatMul", [whole, b.constant("w", np.arange(40).reshape(8, 5), np.int32)], "dense")
+    model = b.model(b.op("Cast", [y], "back", to=TensorProto.FLOAT), (8,), (5,))
+    _, count = apply(matmul_to_gemm, model)
+    assert count == 0
 
 
 def test_constants_on_the_left_stay() -> None:
