@@ -65,7 +65,8 @@ def find_network(graph: Graph) -> Network:
     Raises
     ------
     ModelError
-        There is no quantizable layer, or the first output is not one score a class.
+        There is no quantizable layer, one of them has tensors without elements, or the first output is not one score a
+        class.
     """
     classes = _classes(graph)
     wanted = graph.ancestors(graph.output)
