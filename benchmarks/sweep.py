@@ -30,6 +30,8 @@ from infoq_onnx.allocation.costs import uniform
 from infoq_onnx.analyses import CODES, read_analysis
 from infoq_onnx.emit.qdq import qdq_model
 from infoq_onnx.emit.storage import STORAGES
+from infoq_onnx.graph.extract import cut, extract
+from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.session import open_session, processors
 from infoq_onnx.inputs import calibration_again, encode_inputs, prepare_again
 from infoq_onnx.quantize.codes import load_codes
@@ -92,14 +94,14 @@ class Plain:
         x_noise, self.y_noise, self.class_noise = _noises(seed)
         matrix = directions(encoded.shape[1], count, np.random.SeedSequence((seed, 0, 0)))
         self.x = jitter(standardize(encoded @ matrix), x_noise)
-        self.model = onnx.ModelProto()
-        self.model.CopyFrom(self.graph.model)
+        model = onnx.ModelProto()
+        model.CopyFrom(self.graph.model)
         for layer in self.network.layers:
             if layer.weight is not None:
-                set_initializers(self.model, self.constants(layer.name, BASELINE_BITS))
+                set_initializers(model, self.constants(layer.name, BASELINE_BITS))
         self.tensors = candidates(self.graph, self.network)
-        self.model = add_projections(self.model, self.graph, self.tensors, count, seed)
-        self.before = self.outputs(self.model, {}, self.tensors)
+        self.observed = Graph(add_projections(model, self.graph, self.tensors, count, seed))
+        self.before = self.outputs(self.observed.model, {}, self.tensors)
         self.estimates = {tensor: self.estimate(self.before[tensor]) for tensor in self.tensors}
 
     def constants(self, name: str, bits: int) -> dict[str, Any]:
@@ -128,28 +130,26 @@ class Plain:
 
     def run(self, trial: Trial) -> dict[str, Any]:
         """Do a trial; return its KL divergence, and the differences at its observers."""
-        model, fed = onnx.ModelProto(), {}
-        model.CopyFrom(self.model)
-        if trial.kind == "weight":
-            fed = self.constants(trial.unit, trial.bits)
-            feed(model, fed)
-        else:
-            quantize_group(model, self.network, trial.unit)
-            fed = grid_of_group(trial.unit, self.table.activations[trial.unit][trial.bits])
         tensors = sorted(trial.deltas)
+        graph, unit = self.observed, trial.unit
+        if trial.kind == "weight":
+            unit = str(next(layer.weight for layer in self.network.layers if layer.name == trial.unit))
+            fed = self.constants(trial.unit, trial.bits)
+        else:
+            fed = grid_of_group(unit, self.table.activations[unit][trial.bits])
+        # onnxruntime fuses no nodes across an output, as it fuses none across a cut: sums are taken in the same order
+        shown = [tensor for tensor in cut(graph, [unit]) if tensor != graph.input]
+        # a constant weight's products are summed in another order than those of one that is fed
+        inputs = [graph.input, *(name for name in fed if name in graph.initializers)]
+        model = extract(graph, inputs, [graph.output, *map(projection_name, tensors), *shown])
+        if trial.kind == "activation":
+            quantize_group(model, self.network, unit)
         found = self.outputs(model, fed, tensors)
         deltas = {}
         for tensor in tensors:
             pairs = zip(self.estimates[tensor], self.estimate(found[tensor]), strict=True)
             deltas[tensor] = [float(np.mean(before - after)) for before, after in pairs]
         return {"kl": float(np.mean(kl_divergence(self.before[""], found[""]))), "deltas": deltas}
-
-
-def feed(model: onnx.ModelProto, values: dict[str, Any]) -> None:
-    """Make initializers inputs: onnxruntime sums the products of a constant weight in another order."""
-    for tensor in [tensor for tensor in model.graph.initializer if tensor.name in values]:
-        model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-        model.graph.initializer.remove(tensor)
 
 
 def _noises(seed: int) -> list[np.random.SeedSequence]:

@@ -1,0 +1,113 @@
+"""Why trials run in float: what integer kernels behind a unit would do to its scores.
+
+    python benchmarks/integer_rest.py ANALYSIS... -o docs/benchmarks/integer_rest.md --date 2026-11-22
+
+ANALYSIS is a folder that `infoq-onnx analyze` made. Each of its trials is emitted as Q/DQ and run by integer kernels,
+as is the baseline with everything at 8 bits; the KL divergence of the two is compared with the trial's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from page import versions
+from scipy.stats import spearmanr
+
+from infoq_onnx.allocation.costs import uniform
+from infoq_onnx.analyses import CODES, read_analysis
+from infoq_onnx.emit.qdq import qdq_model
+from infoq_onnx.emit.storage import STORAGES
+from infoq_onnx.graph.session import open_session, processors
+from infoq_onnx.inputs import calibration_again, prepare_again
+from infoq_onnx.quantize.codes import load_codes
+from infoq_onnx.quantize.table import load_table
+from infoq_onnx.schema import BASELINE_BITS, Trial
+from infoq_onnx.simulate.batching import batch_size, logits_of
+from infoq_onnx.simulate.divergence import kl_divergence
+from infoq_onnx.simulate.equalize import equalized
+from infoq_onnx.simulate.placement import place
+from infoq_onnx.simulate.simulation import layer_codes
+
+
+def integer_kl(folder: Path) -> tuple[tuple[Trial, ...], list[float], float]:
+    """An analysis' trials, their KL divergences with integer kernels everywhere, and how much faster these are."""
+    found = read_analysis(folder)
+    prepared = prepare_again(found, None)
+    dataset, network = calibration_again(found, prepared, None), prepared.network
+    table, rounded = load_table(folder / "ranges.npz"), load_codes(folder / CODES)
+    graph = equalized(prepared.graph, network, table.factors)
+    placement = place(graph, network)
+
+    def logits(trial: Trial | None) -> np.ndarray:
+        weights, activations = uniform(network, BASELINE_BITS, BASELINE_BITS)
+        if trial is not None:
+            {"weight": weights, "activation": activations}[trial.kind][trial.unit] = trial.bits
+        codes = layer_codes(graph, network, table, weights, activations, rounded)
+        model = qdq_model(graph, network, placement, table, weights, activations, codes, STORAGES["int8"], {})
+        return logits_of(open_session(model), graph, dataset, batch_size(graph)).astype(np.float64)
+
+    baseline = logits(None)
+    divergences = []
+    for index, trial in enumerate(found.trials):
+        divergences.append(float(np.mean(kl_divergence(baseline, logits(trial)))))
+        if index % 50 == 0:
+            print(f"{folder.stem} {index}/{len(found.trials)}", flush=True)
+    start = time.monotonic()
+    logits(None)
+    middle = time.monotonic()
+    logits_of(open_session(graph.model), graph, dataset, batch_size(graph))
+    return found.trials, divergences, (time.monotonic() - middle) / (middle - start)
+
+
+def section(folder: Path) -> list[str]:
+    """One analysis' table."""
+    trials, divergences, faster = integer_kl(folder)
+    pairs: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
+    for trial, divergence in zip(trials, divergences, strict=True):
+        pairs[trial.kind, trial.bits].append((trial.kl, divergence))
+    both = [pair for group in pairs.values() for pair in group]
+    lines = [
+        "",
+        f"## {folder.stem}",
+        "",
+        f"A whole pass is {faster:.1f} times as fast with integer kernels. Rank correlation over all {len(both)} "
+        f"trials: {spearmanr(*zip(*both, strict=True)).statistic:.3f}.",
+        "",
+        "| trials | of | rank correlation | median KL, float | median KL, integer | smallest KL, float | integer |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for (kind, bits), group in sorted(pairs.items(), key=lambda item: (item[0][0] != "weight", item[0][1])):
+        exact, integer = zip(*group, strict=True)
+        cells = [np.median(exact), np.median(integer), min(exact), min(integer)]
+        lines.append(
+            f"| {kind}s, {bits} bits | {len(group)} | {spearmanr(exact, integer).statistic:.2f} | "
+            f"{' | '.join(f'{cell:.1e}' for cell in cells)} |"
+        )
+    return lines
+
+
+def main() -> None:
+    """Compare, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("analyses", type=Path, nargs="+")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--date", required=True)
+    arguments = parser.parse_args()
+    lines = [
+        "# What integer kernels behind a unit do to its score",
+        "",
+        f"{arguments.date}; {versions('infoq-onnx', 'onnxruntime', 'numpy')}; {processors()} processors; made by",
+        "`python benchmarks/integer_rest.py ANALYSES`, which explains it. KL divergences in nats, of the images",
+        "analysed: of the trial from the baseline of `analyze`, whose activations are exact, and with integer kernels",
+        "of the emitted trial from the emitted network with everything at 8 bits.",
+        *(line for folder in arguments.analyses for line in section(folder)),
+    ]
+    arguments.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,253 @@
+"""Whole analyses of 1000 images: how long they take, where the time goes, and what memory they have at most.
+
+    python benchmarks/whole.py SHARED WORK -o docs/benchmarks/whole.md --date 2026-11-22 resnet18 mobilenetv2
+
+ResNet18 has random weights, as no trained one lies in SHARED; labels would mean nothing to it, so it gets none, and
+its own predictions stand in for them. mobilenetv2 is bound to 2 GiB. WORK keeps what was measured, so that models can
+be done one by one; an analysis that was interrupted is made anew. What is timed is not run beside anything else. Linux
+only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import functools
+import json
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+from page import versions
+
+import infoq_onnx.sensitivity.sweep as sweeping
+from infoq_onnx import analyze, read_analysis
+from infoq_onnx.graph.session import processors
+from infoq_onnx.inputs import prepare_again
+from infoq_onnx.schema import Analysis, Trial
+from infoq_onnx.sensitivity.trials import Baseline, Problem, Task, _Eye, runner, units
+from infoq_onnx.sensitivity.work import work_of
+from infoq_onnx.simulate.rerun import Rerun
+
+SAMPLES = 1000
+MEMORY = {"resnet18": None, "mobilenetv2": "2GiB"}
+TIMED = (
+    (Rerun, "__init__", "inference"),
+    (Rerun, "run", "inference"),
+    (_Eye, "xl", "estimates"),
+    (_Eye, "ly", "estimates"),
+)
+
+
+@dataclass
+class Clock:
+    """A reporter that notes when each stage began, and when it was last heard of."""
+
+    begun: dict[str, float] = field(default_factory=dict)
+    last: dict[str, float] = field(default_factory=dict)
+
+    def progress(self, stage: str, detail: str, done: int, total: int, share: float | None = None) -> None:  # noqa: ARG002
+        now = time.monotonic()
+        self.begun.setdefault(stage, now)
+        self.last[stage] = now
+
+    def note(self, text: str) -> None:
+        print(text, flush=True)
+
+    def warn(self, text: str) -> None:
+        print(text, flush=True)
+
+
+def timed_runner(folder: Path, state: tuple[Problem, Baseline, int]) -> Callable[[Task], list[Trial]]:
+    """Make what `runner` makes, of which each process writes down what its seconds go to."""
+    spent: dict[str, float] = collections.defaultdict(float)
+
+    def timed(work: Callable[..., Any], what: str) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return work(*arguments, **named)
+            finally:
+                spent[what] += time.perf_counter() - start
+
+        return call
+
+    for owner, name, what in TIMED:
+        setattr(owner, name, timed(getattr(owner, name), what))
+    run = timed(runner(state), "all")
+
+    def noted(task: Task) -> list[Trial]:
+        trials: list[Trial] = run(task)
+        (folder / f"{os.getpid()}.json").write_text(json.dumps(spent))
+        return trials
+
+    return noted
+
+
+def family() -> Iterator[int]:
+    """Ids of this process, and of all that it or those it started have started."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+    for pid in parents:
+        ancestor = pid
+        while ancestor in parents and ancestor != os.getpid():
+            ancestor = parents[ancestor]
+        if ancestor == os.getpid():
+            yield pid
+
+
+class Memory(threading.Thread):
+    """Looks ten times a second at what all processes have resident; what they share counts once for each."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.most, self.over = 0, threading.Event()
+
+    def run(self) -> None:
+        while not self.over.wait(0.1):
+            now = 0
+            for pid in family():
+                try:
+                    now += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+                except (OSError, IndexError):
+                    continue
+            self.most = max(self.most, now * os.sysconf("SC_PAGE_SIZE"))
+
+
+def files(shared: Path, work: Path, model: str) -> tuple[Path, Path, dict[str, Any]]:
+    """Model, images and what else `analyze` is told."""
+    images = shared / "data" / "imagenet"
+    if model == "mobilenetv2":
+        classes = {"classes": images / "classes.txt", "preprocessing": "tf"}
+        return shared / "models" / "mobilenetv2.onnx", images / "calib", classes
+    from tests.networks import resnet18
+
+    path, names = work / "resnet18.onnx", work / "images.txt"
+    onnx.save(resnet18(), path)
+    found = sorted(path for path in (images / "calib").rglob("*") if path.is_file())
+    names.write_text("".join(f"{path}\n" for path in found))
+    return path, names, {"preprocessing": "imagenet"}
+
+
+def measured(shared: Path, work: Path, model: str) -> dict[str, Any]:
+    """Analyze a model, or read what that gave."""
+    path, folder, clocks = work / f"{model}.json", work / f"{model}.infoq", work / f"{model}.clocks"
+    if path.exists():
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found
+    for left in (folder, clocks):
+        shutil.rmtree(left, ignore_errors=True)
+    clocks.mkdir()
+    source, calib, options = files(shared, work, model)
+    sweeping.runner = functools.partial(timed_runner, clocks)
+    clock, memory = Clock(), Memory()
+    memory.start()
+    start = time.monotonic()
+    limits: dict[str, Any] = {"workers": "auto", "memory": MEMORY[model]}
+    analyze(source, calib, samples=SAMPLES, output=folder, reporter=clock, **limits, **options)
+    seconds = time.monotonic() - start
+    memory.over.set()
+    spent: dict[str, float] = collections.defaultdict(float)
+    processes = [json.loads(file.read_text()) for file in clocks.iterdir()]
+    for process in processes:
+        for what, amount in process.items():
+            spent[what] += amount
+    begun = clock.begun
+    result = {
+        "seconds": seconds,
+        "read": begun["ranges"] - start,
+        "ranges": begun["rounding"] - begun["ranges"],
+        "rounding": begun["trials"] - begun["rounding"],
+        "trials": clock.last["trials"] - begun["trials"],
+        "spent": spent,
+        "processes": len(processes),
+        "peak": memory.most,
+    }
+    path.write_text(json.dumps(result, indent=1))
+    return result
+
+
+def passes(found: Analysis) -> tuple[float, float]:
+    """Whole passes over the images that the trials are worth, behind their units and in all."""
+    prepared = prepare_again(found, None)
+    tried, total = units(found.network), sum(layer.macs for layer in found.network.layers)
+    stages = [tuple(bits) for bits in sweeping.stages(found.settings)]
+    tasks = [Task(unit, bits, ()) for unit in tried for bits in stages if bits]
+    behind = 0.0
+    for unit in tried:
+        reached = prepared.graph.descendants([unit.tensor])
+        macs = sum(layer.macs for layer in found.network.layers if layer.output in reached)
+        behind += sum(map(len, stages)) * macs / total
+    return behind, sum(work_of(prepared.graph, found.network, tasks, estimates=False)) / total
+
+
+def row(shared: Path, work: Path, model: str) -> str:
+    """One row of the table."""
+    got = measured(shared, work, model)
+    found = read_analysis(work / f"{model}.infoq")
+    behind, whole = passes(found)
+    kept = sum(observer.selected_xl or observer.selected_ly for observer in found.observers)
+    # what the processes did at the same time took the time once
+    share = {what: got["trials"] * amount / got["spent"]["all"] for what, amount in got["spent"].items()}
+    inference, estimates = share["inference"], share["estimates"]
+    rest = got["trials"] - inference - estimates
+    times = (got["read"], got["ranges"], got["rounding"], inference, estimates, rest, got["seconds"])
+    cells = [
+        model,
+        MEMORY[model] or "–",
+        f"{found.settings.samples}",
+        f"{len(found.trials)}",
+        f"{behind:.0f}, {whole:.0f}",
+        f"{kept} of {len(found.observers)}",
+        *(f"{spent:,.0f}" for spent in times),
+        f"{100 * inference / got['seconds']:.0f}, {100 * estimates / got['seconds']:.0f} %",
+        f"{got['peak'] / 2**20:,.0f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Run what is missing and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("shared", type=Path)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("models", nargs="+", choices=MEMORY)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--date", required=True)
+    arguments = parser.parse_args()
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    lines = [
+        "# Whole analyses",
+        "",
+        f"{arguments.date}; {versions('infoq-onnx', 'onnxruntime', 'numpy', 'numba')}; {processors()} processors;",
+        f"made by `python benchmarks/whole.py SHARED WORK {' '.join(arguments.models)}`.",
+        "`analyze` as by default: bits 2 to 8, weights and activations, 128 projections, one process a processor where",
+        "`--memory` leaves room for them. ResNet18 has 224×224 pixels and random weights.",
+        "",
+        "Passes: over all images, first what lies behind the units of all trials, then with what lies in front of",
+        "them. Seconds: images and the float pass; ranges; rounding at every width, with the baseline; the trials'",
+        "inference, estimates, and all else; the whole. Memory: what all processes together had resident at most.",
+        "",
+        "| model | memory | images | trials | passes | observers kept | reading, s | ranges, s | rounding, s "
+        "| inference, s | estimates, s | rest, s | whole, s | inference, estimates | peak, MiB |",
+        f"|{'---|' * 15}",
+        *(row(arguments.shared.resolve(), arguments.work.resolve(), model) for model in arguments.models),
+    ]
+    arguments.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
