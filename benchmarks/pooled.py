@@ -23,7 +23,7 @@ from infoq_onnx.inputs import load_samples, prepare
 from infoq_onnx.quantize.clipped import Clipped, bias_behind
 from infoq_onnx.quantize.descent import descend
 from infoq_onnx.quantize.fit import DAMPING
-from infoq_onnx.quantize.gptq import gptq
+from infoq_onnx.quantize.gptq import factorize, gptq
 from infoq_onnx.quantize.levels import search_levels
 from infoq_onnx.simulate.batching import batch_size, run_batches
 
@@ -89,7 +89,7 @@ def rounded(seen: Seen, row: int, weight: Array, bias: float, hessian: Array, bi
     damped = hessian + DAMPING * np.mean(np.diag(hessian)) * np.eye(len(hessian))
     matrix, rows = damped[None], weight[None, None]
     levels = search_levels(rows, np.diag(damped)[None], bits, shifted=True)
-    steps, levels = descend(rows, matrix, gptq(rows, matrix, levels), levels)
+    steps, levels = descend(rows, matrix, gptq(rows, factorize(matrix), levels), levels)
     values = steps * levels.scales[:, :, None]
     flat = seen.columns.reshape(1, -1, len(weight))
     clipped = Clipped(flat, seen.outputs[:, :, row].reshape(1, -1, 1), None, 0, np.inf)

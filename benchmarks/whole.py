@@ -3,9 +3,9 @@
     python benchmarks/whole.py SHARED WORK -o docs/benchmarks/whole.md --date 2026-11-22 resnet18 mobilenetv2
 
 ResNet18 has random weights, as no trained one lies in SHARED; labels would mean nothing to it, so it gets none, and
-its own predictions stand in for them. mobilenetv2 is bound to 2 GiB. WORK keeps what was measured, so that models can
-be done one by one; an analysis that was interrupted is made anew. What is timed is not run beside anything else. Linux
-only.
+its own predictions stand in for them. mobilenetv2 is bound to 2 GiB, at fewer widths. WORK keeps what was measured, so
+that models can be done one by one; an analysis that was interrupted is made anew. What is timed is not run beside
+anything else. Linux only.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ from infoq_onnx.sensitivity.work import work_of
 from infoq_onnx.simulate.rerun import Rerun
 
 SAMPLES = 1000
-MEMORY = {"resnet18": None, "mobilenetv2": "2GiB"}
+CASES: dict[str, dict[str, Any]] = {
+    "resnet18": {"preprocessing": "imagenet"},
+    "mobilenetv2": {"preprocessing": "tf", "bits": (2, 4, 8), "memory": "2GiB"},
+}
 TIMED = (
     (Rerun, "__init__", "inference"),
     (Rerun, "run", "inference"),
@@ -126,19 +129,19 @@ class Memory(threading.Thread):
             self.most = max(self.most, now * os.sysconf("SC_PAGE_SIZE"))
 
 
-def files(shared: Path, work: Path, model: str) -> tuple[Path, Path, dict[str, Any]]:
-    """Model, images and what else `analyze` is told."""
+def files(shared: Path, work: Path, model: str) -> dict[str, Any]:
+    """What `analyze` is given: model, images, names of the classes."""
     images = shared / "data" / "imagenet"
     if model == "mobilenetv2":
-        classes = {"classes": images / "classes.txt", "preprocessing": "tf"}
-        return shared / "models" / "mobilenetv2.onnx", images / "calib", classes
+        path = shared / "models" / "mobilenetv2.onnx"
+        return {"model": path, "calib": images / "calib", "classes": images / "classes.txt"}
     from tests.networks import resnet18
 
     path, names = work / "resnet18.onnx", work / "images.txt"
     onnx.save(resnet18(), path)
     found = sorted(path for path in (images / "calib").rglob("*") if path.is_file())
     names.write_text("".join(f"{path}\n" for path in found))
-    return path, names, {"preprocessing": "imagenet"}
+    return {"model": path, "calib": names}
 
 
 def measured(shared: Path, work: Path, model: str) -> dict[str, Any]:
@@ -150,13 +153,12 @@ def measured(shared: Path, work: Path, model: str) -> dict[str, Any]:
     for left in (folder, clocks):
         shutil.rmtree(left, ignore_errors=True)
     clocks.mkdir()
-    source, calib, options = files(shared, work, model)
+    given = files(shared, work, model)
     sweeping.runner = functools.partial(timed_runner, clocks)
     clock, memory = Clock(), Memory()
     memory.start()
     start = time.monotonic()
-    limits: dict[str, Any] = {"workers": "auto", "memory": MEMORY[model]}
-    analyze(source, calib, samples=SAMPLES, output=folder, reporter=clock, **limits, **options)
+    analyze(**given, **CASES[model], samples=SAMPLES, workers="auto", output=folder, reporter=clock)
     seconds = time.monotonic() - start
     memory.over.set()
     spent: dict[str, float] = collections.defaultdict(float)
@@ -206,7 +208,8 @@ def row(shared: Path, work: Path, model: str) -> str:
     times = (got["read"], got["ranges"], got["rounding"], inference, estimates, rest, got["seconds"])
     cells = [
         model,
-        MEMORY[model] or "–",
+        CASES[model].get("memory", "–"),
+        ", ".join(map(str, found.settings.bits)),
         f"{found.settings.samples}",
         f"{len(found.trials)}",
         f"{behind:.0f}, {whole:.0f}",
@@ -223,7 +226,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("shared", type=Path)
     parser.add_argument("work", type=Path)
-    parser.add_argument("models", nargs="+", choices=MEMORY)
+    parser.add_argument("models", nargs="+", choices=CASES)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--date", required=True)
     arguments = parser.parse_args()
@@ -234,16 +237,16 @@ def main() -> None:
         "",
         f"{arguments.date}; {versions('infoq-onnx', 'onnxruntime', 'numpy', 'numba')}; {processors()} processors;",
         f"made by `python benchmarks/whole.py SHARED WORK {' '.join(arguments.models)}`.",
-        "`analyze` as by default: bits 2 to 8, weights and activations, 128 projections, one process a processor where",
-        "`--memory` leaves room for them. ResNet18 has 224×224 pixels and random weights.",
+        "`analyze` as by default: weights and activations, 128 projections, one process a processor where `--memory`",
+        "leaves room for them. ResNet18 has 224×224 pixels and random weights.",
         "",
         "Passes: over all images, first what lies behind the units of all trials, then with what lies in front of",
         "them. Seconds: images and the float pass; ranges; rounding at every width, with the baseline; the trials'",
         "inference, estimates, and all else; the whole. Memory: what all processes together had resident at most.",
         "",
-        "| model | memory | images | trials | passes | observers kept | reading, s | ranges, s | rounding, s "
+        "| model | memory | bits | images | trials | passes | observers kept | reading, s | ranges, s | rounding, s "
         "| inference, s | estimates, s | rest, s | whole, s | inference, estimates | peak, MiB |",
-        f"|{'---|' * 15}",
+        f"|{'---|' * 16}",
         *(row(arguments.shared.resolve(), arguments.work.resolve(), model) for model in arguments.models),
     ]
     arguments.output.write_text("\n".join(lines) + "\n", encoding="utf-8")

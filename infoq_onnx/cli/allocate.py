@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from infoq_onnx.cli.options import BitList, BitPair
+from infoq_onnx.cli.options import BitList, BitPair, FilePath
 
 if TYPE_CHECKING:
     from infoq_onnx.allocation.costs import Metric
@@ -21,7 +21,7 @@ METRICS: tuple[Metric, ...] = ("bitops", "size", "compression", "avg_weight_bits
 Examples: infoq-onnx allocate --bitops uniform:4/4
           infoq-onnx allocate --compression 10.66 --weight-only --pin first=8 -o small.onnx""",
 )
-@click.argument("analysis", type=click.Path(path_type=Path), required=False)
+@click.argument("analysis", type=FilePath(), required=False)
 @click.option(
     "--bitops", help="At most this many BitOps an image: 23.04G, or uniform:3/3 for those of all layers at 3/3."
 )
@@ -91,10 +91,10 @@ Examples: infoq-onnx allocate --bitops uniform:4/4
     metavar="SIZE",
     help="What this may take, about, such as 2GiB: large sets of images and activations are kept on disk.",
 )
-@click.option("--model", type=click.Path(path_type=Path), help="Where the float model is now, if it moved.")
-@click.option("--calib", type=click.Path(path_type=Path), help="Where the calibration data is now, if it moved.")
-@click.option("--classes", type=click.Path(path_type=Path), help="Where the file of class names is now, if it moved.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="The ONNX to write [MODEL.BUDGET.onnx].")
+@click.option("--model", type=FilePath(), help="Where the float model is now, if it moved.")
+@click.option("--calib", type=FilePath(), help="Where the calibration data is now, if it moved.")
+@click.option("--classes", type=FilePath(), help="Where the file of class names is now, if it moved.")
+@click.option("-o", "--output", type=FilePath(), help="The ONNX to write [MODEL.BUDGET.onnx].")
 @click.option("--json", "as_json", is_flag=True, help="Print the allocation as JSON instead of a table.")
 def allocate(analysis: Path | None, as_json: bool, **options: Any) -> None:
     """Give every layer its bits within a budget and write the mixed-precision model.

@@ -8,18 +8,18 @@ from typing import Any
 
 import click
 
-from infoq_onnx.cli.options import BitList, data_options, preprocessing_of
+from infoq_onnx.cli.options import BitList, FilePath, data_options, preprocessing_of
 
 
 @click.command(
     short_help="Measure how sensitive every layer is, at every bit-width.",
     epilog="Example: infoq-onnx analyze model.onnx --calib images/ --preprocess imagenet",
 )
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=FilePath())
 @click.option(
     "--calib",
     required=True,
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     help="Class folders, a flat folder, a list file (path,label), or .npy/.npz arrays. Labels are optional.",
 )
 @data_options
@@ -86,7 +86,7 @@ from infoq_onnx.cli.options import BitList, data_options, preprocessing_of
     is_flag=True,
     help="Only say how many trials there are, and estimate time and memory from ten seconds' probe.",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for the analysis [MODEL.infoq].")
+@click.option("-o", "--output", type=FilePath(), help="Folder for the analysis [MODEL.infoq].")
 @click.option("--json", "as_json", is_flag=True, help="Print the analysis as JSON instead of a table.")
 def analyze(model: Path, as_json: bool, dry_run: bool, **options: Any) -> None:
     """Measure how sensitive every layer of MODEL, a float32 ONNX classifier, is at every bit-width.

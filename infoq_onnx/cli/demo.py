@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
+from infoq_onnx.cli.options import FilePath
+
 
 @click.command(short_help="Run the whole path, offline, on a small network.")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Keep the files in this folder [a temporary one]."
-)
+@click.option("-o", "--output", type=FilePath(), help="Keep the files in this folder [a temporary one].")
 def demo(output: Path | None) -> None:
     """Run the whole path, offline, on a small network for handwritten digits that comes with the package."""
     from infoq_onnx import pipeline

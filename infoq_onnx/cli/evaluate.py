@@ -7,16 +7,16 @@ from typing import Any
 
 import click
 
-from infoq_onnx.cli.options import data_options, preprocessing_of
+from infoq_onnx.cli.options import FilePath, data_options, preprocessing_of
 
 
 @click.command(
     short_help="Measure a model: accuracy, file size and latency.",
     epilog="Example: infoq-onnx evaluate small.onnx --data test/ --against model.onnx",
 )
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("--data", required=True, type=click.Path(path_type=Path), help="As --calib of analyze; with labels.")
-@click.option("--against", type=click.Path(path_type=Path), help="Another model to compare with, image by image.")
+@click.argument("model", type=FilePath())
+@click.option("--data", required=True, type=FilePath(), help="As --calib of analyze; with labels.")
+@click.option("--against", type=FilePath(), help="Another model to compare with, image by image.")
 @data_options
 @click.option("--samples", type=click.IntRange(min=1), help="Images to use, at most [all].")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import click
 
+from infoq_onnx.cli.options import FilePath
+
 
 @click.command(
     short_help="Show what there is to quantize in a model.",
     epilog="Example: infoq-onnx inspect model.onnx",
 )
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=FilePath())
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def inspect(model: Path, as_json: bool) -> None:
     """Show what there is to quantize in MODEL: layers, parameters, MACs, and what was skipped and why."""

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import click
 
+from infoq_onnx.cli.options import FilePath
+
 
 @click.command(
     short_help="Show which layers of a quantized model run as integer kernels.",
     epilog="Example: infoq-onnx lint small.onnx --strict",
 )
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=FilePath())
 @click.option("--strict", is_flag=True, help="Exit with 1 if a layer is left in float, or there is none.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def lint(model: Path, strict: bool, as_json: bool) -> None:

@@ -16,6 +16,19 @@ F = TypeVar("F", bound=Callable[..., Any])
 PRESET_NAMES = ("imagenet", "tf", "cifar10", "none")
 
 
+class FilePath(click.Path):
+    """A path. An empty one is refused: it would mean the working folder, and comes of a variable that is not set."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Make it a Path."""
+        if value == "":
+            self.fail("the path is empty (a variable that is not set, perhaps)", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class BitList(click.ParamType[tuple[int, ...]]):
     """Bit-widths, as in `2,3,4,8`."""
 
@@ -67,7 +80,7 @@ def data_options(command: F) -> F:
         [
             click.option(
                 "--classes",
-                type=click.Path(path_type=Path),
+                type=FilePath(),
                 help="File with one class name a line, in label order. Default: class folders sorted by name.",
             ),
             click.option(

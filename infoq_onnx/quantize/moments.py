@@ -84,6 +84,11 @@ class Moments:
             self._xx[half] += np.matmul(from_x.transpose(0, 2, 1), from_x)
             self._tx[half] += np.matmul(from_t.transpose(0, 2, 1), from_x)
 
+    def means(self) -> tuple[Array, Array]:
+        """x̄ [G, d] and t̄ [G, R] of all that was added."""
+        x, t = self._offsets(slice(None))
+        return self._x_origin + x, self._t_origin + t
+
     def all(self, *, centred: bool) -> Statistics:
         """Moments of all that was added; second moments about the means, or about 0.
 
@@ -107,7 +112,7 @@ class Moments:
                 "check the preprocessing, or round to nearest"
             )
         count, weight = sum(self._counts[part]), self._weights[part].sum()
-        x, t = self._x[part].sum(axis=0) / weight, self._t[part].sum(axis=0) / weight
+        x, t = self._offsets(part)
         second: Array = self._xx[part].sum(axis=0) / weight - _outer(x, x)
         cross: Array = self._tx[part].sum(axis=0) / weight - _outer(t, x)
         input_mean: Array = self._x_origin + x
@@ -116,6 +121,11 @@ class Moments:
             second = second + _outer(input_mean, input_mean)
             cross = cross + _outer(target_mean, input_mean)
         return Statistics(count, input_mean, target_mean, second, cross)
+
+    def _offsets(self, part: slice) -> tuple[Array, Array]:
+        """Means of the distances from the first batch's means."""
+        weight = self._weights[part].sum()
+        return self._x[part].sum(axis=0) / weight, self._t[part].sum(axis=0) / weight
 
 
 def _outer(left: Array, right: Array) -> Array:

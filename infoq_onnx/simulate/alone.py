@@ -8,7 +8,7 @@ from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.operators import bounds_behind
 from infoq_onnx.quantize.codes import CodeTable
-from infoq_onnx.quantize.rounding import round_layer
+from infoq_onnx.quantize.rounding import round_widths
 from infoq_onnx.schema import Network
 from infoq_onnx.simulate.forms import form_of, target_of
 from infoq_onnx.simulate.gather import gather
@@ -45,18 +45,15 @@ def round_alone(
         form = None if layer.name in table else form_of(graph, layer)
         if form is not None:
             seen = gather(stream, stream, layer, form, bounds=bounds_behind(graph, target_of(graph, layer)))
-            widths = {}
-            for b in bits:
-                rounded = round_layer(
-                    form.rows(),
-                    seen.moments,
-                    b,
-                    has_bias=layer.bias is not None,
-                    exact_input=True,
-                    clipped=seen.clipped,
-                )
-                widths[b] = form.rounded(rounded)
-            table[layer.name] = widths
+            widths = round_widths(
+                form.rows(),
+                seen.moments,
+                bits,
+                has_bias=layer.bias is not None,
+                exact_input=True,
+                clipped=seen.clipped,
+            )
+            table[layer.name] = {b: form.rounded(rounded) for b, rounded in widths.items()}
             keep(table)
         stream.advance(layer)
     progress("", len(network.layers), len(network.layers))

@@ -374,6 +374,7 @@ SITUATIONS: dict[str, Callable[[Place], None]] = {
     "no such file of class names": nothing,
     "a bit-width outside 2 … 8": nothing,
     "bit-widths that are no numbers": nothing,
+    "an empty path": nothing,
     "8 bits only": nothing,
     "hardly any samples": nothing,
     "one projection": nothing,

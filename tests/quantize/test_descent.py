@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infoq_onnx.quantize.descent import _SWEEPS, descend
-from infoq_onnx.quantize.gptq import gptq
+from infoq_onnx.quantize.gptq import factorize, gptq
 from infoq_onnx.quantize.levels import Levels
 from infoq_onnx.schema import BITS
 from tests.quantize.layers import Array, hessian_of, inputs, levels_of, nearest, normal, quadratic, values
@@ -35,7 +35,7 @@ def problem(
     hessian, weight = hessian_of(columns), normal(2, 3, width, seed)
     levels = levels_of(weight, hessian, bits, shifted=shifted)
     if start == "gptq":
-        return weight, hessian, gptq(weight, hessian, levels), levels
+        return weight, hessian, gptq(weight, factorize(hessian), levels), levels
     if start == "nearest":
         return weight, hessian, nearest(weight, levels), levels
     random = np.random.default_rng(seed + 1)
@@ -143,7 +143,7 @@ def test_the_best_of_all_code_vectors_is_a_place_to_stay(bits: int, width: int) 
     np.testing.assert_array_equal(found, codes)
     np.testing.assert_allclose(after.scales, scales, rtol=1e-12)
 
-    rounded = gptq(weight, hessian, start)
+    rounded = gptq(weight, factorize(hessian), start)
     codes, after = descend(weight, hessian, rounded, start)
     errors = quadratic(weight, hessian, codes, after.scales)[0]
     least = np.array([error for *_, error in best])
@@ -157,7 +157,7 @@ def test_the_best_of_all_code_vectors_is_a_place_to_stay(bits: int, width: int) 
 def test_error_is_less_than_that_of_gptq(correlation: float, share: float, bits: int) -> None:
     hessian, weight = hessian_of(inputs(400, 60, 2, correlation=correlation)), normal(2, 50, 60)
     levels = levels_of(weight, hessian, bits)
-    codes = gptq(weight, hessian, levels)
+    codes = gptq(weight, factorize(hessian), levels)
     before = quadratic(weight, hessian, codes, levels.scales)
     codes, levels = descend(weight, hessian, codes, levels)
     after = quadratic(weight, hessian, codes, levels.scales)
@@ -172,7 +172,7 @@ def test_error_is_less_than_that_of_gptq(correlation: float, share: float, bits:
 def test_scales_are_the_best_for_their_codes(bits: int) -> None:
     hessian, weight = hessian_of(inputs(100, 20, 2, correlation=0.7)), normal(2, 5, 20)
     levels = levels_of(weight, hessian, bits)
-    found, after = descend(weight, hessian, gptq(weight, hessian, levels), levels)
+    found, after = descend(weight, hessian, gptq(weight, factorize(hessian), levels), levels)
     for g, r in np.ndindex(2, 5):
         assert after.scales[g, r] == pytest.approx(best_scale(weight[g, r], hessian[g], found[g, r]), rel=1e-12)
 

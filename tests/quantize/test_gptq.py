@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infoq_onnx.quantize import gptq as module
-from infoq_onnx.quantize.gptq import gptq
+from infoq_onnx.quantize.gptq import factorize, gptq
 from infoq_onnx.quantize.levels import Levels
 from infoq_onnx.schema import BITS
 from tests.quantize.layers import Array, hessian_of, inputs, levels_of, nearest, normal, quadratic
@@ -37,7 +37,7 @@ def test_is_optimal_brain_elimination(seed: int, bits: int, shifted: bool, width
     columns *= np.random.default_rng(seed).uniform(0.1, 3, width).astype(np.float32)
     hessian, weight = hessian_of(columns), normal(2, 3, width, seed)
     levels = levels_of(weight, hessian, bits, shifted=shifted)
-    codes = gptq(weight, hessian, levels)
+    codes = gptq(weight, factorize(hessian), levels)
     for g, r in np.ndindex(2, 3):
         expected = eliminated(weight[g, r], hessian[g], levels.scales[g, r], levels.lowest[g, r], levels.count)
         np.testing.assert_array_equal(codes[g, r], expected)
@@ -47,10 +47,10 @@ def test_equal_inputs_are_taken_as_they_come() -> None:
     """With an equal diagonal the order is the natural one: the first code is the nearest, the last makes up for it."""
     hessian = np.array([[[1.0, 0.9], [0.9, 1.0]]])
     levels = Levels(np.ones((1, 1)), np.full((1, 1), -8.0), 16)
-    codes = gptq(np.array([[[0.4, 0.4]]]), hessian, levels)
+    codes = gptq(np.array([[[0.4, 0.4]]]), factorize(hessian), levels)
     np.testing.assert_array_equal(codes, [[[0, 1]]])
     heavier = hessian * np.array([[[1.0, 2.0], [2.0, 4.0]]])
-    np.testing.assert_array_equal(gptq(np.array([[[0.4, 0.2]]]), heavier, levels), [[[1, 0]]])
+    np.testing.assert_array_equal(gptq(np.array([[[0.4, 0.2]]]), factorize(heavier), levels), [[[1, 0]]])
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -58,7 +58,7 @@ def test_independent_inputs_have_nothing_to_make_up(bits: int) -> None:
     weight = normal(2, 4, 20)
     hessian = np.stack([np.diag(np.linspace(0.1, 2, 20))] * 2)
     levels = levels_of(weight, None, bits)
-    np.testing.assert_array_equal(gptq(weight, hessian, levels), nearest(weight, levels))
+    np.testing.assert_array_equal(gptq(weight, factorize(hessian), levels), nearest(weight, levels))
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
@@ -67,7 +67,7 @@ def test_error_is_less_than_that_of_nearest_codes(correlation: float, share: flo
     hessian, weight = hessian_of(inputs(400, 60, 2, correlation=correlation)), normal(2, 100, 60)
     levels = levels_of(weight, hessian, bits)
     before = quadratic(weight, hessian, nearest(weight, levels), levels.scales)
-    after = quadratic(weight, hessian, gptq(weight, hessian, levels), levels.scales)
+    after = quadratic(weight, hessian, gptq(weight, factorize(hessian), levels), levels.scales)
     assert after.mean() < share * before.mean()
 
 
@@ -76,15 +76,15 @@ def test_error_is_less_than_that_of_nearest_codes(correlation: float, share: flo
 def test_blocks_change_nothing(width: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     hessian, weight = hessian_of(inputs(400, width, 2, correlation=0.8)), normal(2, 3, width)
     levels = levels_of(weight, hessian, 4)
-    codes = gptq(weight, hessian, levels)
+    codes = gptq(weight, factorize(hessian), levels)
     monkeypatch.setattr(module, "_BLOCK", block)
-    np.testing.assert_array_equal(gptq(weight, hessian, levels), codes)
+    np.testing.assert_array_equal(gptq(weight, factorize(hessian), levels), codes)
 
 
 @pytest.mark.parametrize("lowest", [-8.0, -7.5, -2.0, 0.0])
 def test_codes_are_levels(lowest: float) -> None:
     weight, levels = normal(1, 8, 50), Levels(np.full((1, 8), 0.3 / 8), np.full((1, 8), lowest), 16)
-    codes = gptq(weight, hessian_of(inputs(60, 50, correlation=0.9)), levels)
+    codes = gptq(weight, factorize(hessian_of(inputs(60, 50, correlation=0.9))), levels)
     assert (codes.min(), codes.max()) == (lowest, lowest + 15)
     np.testing.assert_array_equal(codes - lowest, np.rint(codes - lowest))
 
@@ -94,6 +94,6 @@ def test_arguments_are_left_alone() -> None:
     levels = levels_of(weight, hessian, 4)
     arrays = (weight, hessian, levels.scales, levels.lowest)
     kept = [array.copy() for array in arrays]
-    gptq(weight, hessian, levels)
+    gptq(weight, factorize(hessian), levels)
     for array, before in zip(arrays, kept, strict=True):
         np.testing.assert_array_equal(array, before)

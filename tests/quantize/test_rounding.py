@@ -7,7 +7,7 @@ import pytest
 
 from infoq_onnx.quantize.descent import descend
 from infoq_onnx.quantize.fit import fit
-from infoq_onnx.quantize.gptq import gptq
+from infoq_onnx.quantize.gptq import factorize, gptq
 from infoq_onnx.quantize.levels import SHIFTED_BITS
 from infoq_onnx.quantize.rounding import Rounded, round_layer
 from infoq_onnx.schema import BITS
@@ -33,7 +33,7 @@ def test_fit_gptq_and_descent_one_behind_the_other(exact_input: bool, has_bias: 
     moments = moments_of(x, outputs(x, weight) + inputs(200, 4, 2, seed=5), batches=3)
     fitted = fit(weight, moments, centred=has_bias, exact_input=exact_input)
     levels = levels_of(fitted.weight, fitted.hessian, bits, shifted=share == 2)
-    steps = gptq(fitted.weight, fitted.hessian, levels)
+    steps = gptq(fitted.weight, factorize(fitted.hessian), levels)
     steps, levels = descend(fitted.weight, fitted.hessian, steps, levels)
     rounded = round_layer(weight, moments, bits, has_bias=has_bias, exact_input=exact_input)
     np.testing.assert_array_equal(rounded.codes, steps * share)
@@ -210,7 +210,7 @@ def test_few_samples_are_not_learnt_by_heart() -> None:
     few = round_layer(weight, moments_of(x[:, :40], t[:, :40]), 2, has_bias=False, exact_input=True)
     many = round_layer(weight, moments_of(x[:, :900], t[:, :900]), 2, has_bias=False, exact_input=True)
     levels = levels_of(weight, hessian_of(x[:, :40]), 2)
-    by_heart = gptq(weight, hessian_of(x[:, :40]), levels) * levels.scales[:, :, None]
+    by_heart = gptq(weight, factorize(hessian_of(x[:, :40])), levels) * levels.scales[:, :, None]
 
     def error(values: Array) -> float:
         lost = (x[:, 900:] @ (values - weight).transpose(0, 2, 1).astype(np.float32)).astype(np.float64)
