@@ -85,7 +85,8 @@ def test_a_machine_that_is_lost_loses_nothing(whole: Case, tmp_path: Path, monke
     monkeypatch.setattr(Distributed, "_submit", lambda self, task: submitted.append(task) or submit(self, task))
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
-        machine, _ = cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)
+        # all trials run on this one until another takes its place
+        machine = cluster.add_node(num_cpus=1)
         raylet = machine.all_processes["raylet"][0].process.pid
         journal = tmp_path / "a.infoq" / "journal.jsonl"
         at_the_kill: list[int] = []
@@ -101,6 +102,7 @@ def test_a_machine_that_is_lost_loses_nothing(whole: Case, tmp_path: Path, monke
                     os.kill(worker, signal.SIGSTOP)
                 if set(workers) & set(at_a_task(raylet)):
                     at_the_kill.append(journal.read_bytes().count(b'"trial"'))
+                    cluster.add_node(num_cpus=1)
                     cluster.remove_node(machine, allow_graceful=False)
                     return
                 # it had just finished: the next trial is waited for
