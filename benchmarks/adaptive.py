@@ -15,12 +15,11 @@ left out by one who knew the price before the sweep. How many are left?
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from collections import defaultdict
 from pathlib import Path
 
-from page import versions
+from page import page_parser, versions
 
 from infoq_onnx.allocation.bounds import parse_bound
 from infoq_onnx.allocation.decide import decide
@@ -126,10 +125,8 @@ def section(folder: Path) -> list[str]:
 
 def main() -> None:
     """Write the page."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = page_parser(__doc__)
     parser.add_argument("analyses", nargs="+", type=Path)
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--date", required=True)
     arguments = parser.parse_args()
     lines = [
         "# What leaving trials out would save, and change",

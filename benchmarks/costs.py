@@ -10,7 +10,6 @@ timed is not run beside anything else.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
@@ -23,7 +22,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import onnx
-from page import versions
+from page import page_parser, versions
 
 from infoq_onnx import analyze, read_analysis
 from infoq_onnx.schema import Analysis
@@ -106,10 +105,8 @@ class Bench:
 
 def main() -> None:
     """Measure, draw and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = page_parser(__doc__)
     parser.add_argument("shared", type=Path)
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--date", required=True)
     arguments = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).parents[1]))
     lines = [

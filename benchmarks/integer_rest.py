@@ -9,14 +9,13 @@ than 240 trials, 240 are drawn.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
-from page import versions
+from page import page_parser, versions
 from scipy.stats import spearmanr
 
 from infoq_onnx.allocation.costs import uniform
@@ -102,10 +101,8 @@ def section(folder: Path) -> list[str]:
 
 def main() -> None:
     """Compare, and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = page_parser(__doc__)
     parser.add_argument("analyses", type=Path, nargs="+")
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--date", required=True)
     arguments = parser.parse_args()
     lines = [
         "# What integer kernels behind a unit do to its score",

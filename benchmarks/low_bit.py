@@ -8,7 +8,6 @@ so the benchmark can be stopped, and other models or draws added later. Every fi
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from page import versions
+from page import models_parser, versions
 
 
 @dataclass(frozen=True)
@@ -151,12 +150,7 @@ class Bench:
 
 def main() -> None:
     """Run what is missing and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("shared", type=Path)
-    parser.add_argument("work", type=Path)
-    parser.add_argument("models", nargs="+", choices=CASES)
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--date", required=True)
+    parser = models_parser(__doc__, CASES)
     parser.add_argument("--draws", type=int, default=1)
     parser.add_argument("--criteria", default="", help="instead of each model's own, comma-separated")
     parser.add_argument("--analyze", default="", help="further options of analyze")

@@ -1,10 +1,30 @@
-"""What the pages of all benchmarks say of the run."""
+"""What all benchmarks that write a page are told, and what their pages say of the run."""
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
+from collections.abc import Iterable
+from pathlib import Path
 
 
 def versions(*packages: str) -> str:
     """Name installed packages with their versions."""
     return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+
+
+def page_parser(doc: str) -> argparse.ArgumentParser:
+    """Make a parser with where the page goes and what date it bears; `doc` is the benchmark's."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--date", required=True)
+    return parser
+
+
+def models_parser(doc: str, models: Iterable[str]) -> argparse.ArgumentParser:
+    """Make a parser that asks for SHARED, for WORK, which keeps what is measured, and for some of the models, too."""
+    parser = page_parser(doc)
+    parser.add_argument("shared", type=Path)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("models", nargs="+", choices=list(models))
+    return parser

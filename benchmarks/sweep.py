@@ -11,7 +11,6 @@ the benchmark can be stopped. What is timed is not run beside anything else.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -25,7 +24,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import sklearn.feature_selection._mutual_info as reference
-from page import versions
+from page import models_parser, versions
 
 from infoq_onnx.allocation.costs import uniform
 from infoq_onnx.analyses import CODES, read_analysis
@@ -258,12 +257,7 @@ def row(shared: Path, work: Path, model: str, every: int) -> str:
 
 def main() -> None:
     """Run what is missing and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("shared", type=Path)
-    parser.add_argument("work", type=Path)
-    parser.add_argument("models", nargs="+", choices=CASES)
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--date", required=True)
+    parser = models_parser(__doc__, CASES)
     parser.add_argument("--every", type=int, default=7, help="of how many trials one is done the plain way")
     arguments = parser.parse_args()
     packages = ("infoq-onnx", "onnxruntime", "numpy", "numba", "scikit-learn")

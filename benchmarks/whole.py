@@ -10,7 +10,6 @@ anything else. Linux only.
 
 from __future__ import annotations
 
-import argparse
 import collections
 import functools
 import json
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from page import versions
+from page import models_parser, versions
 
 import infoq_onnx.sensitivity.sweep as sweeping
 from infoq_onnx import analyze, read_analysis
@@ -223,12 +222,7 @@ def row(shared: Path, work: Path, model: str) -> str:
 
 def main() -> None:
     """Run what is missing and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("shared", type=Path)
-    parser.add_argument("work", type=Path)
-    parser.add_argument("models", nargs="+", choices=CASES)
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--date", required=True)
+    parser = models_parser(__doc__, CASES)
     arguments = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).parents[1]))
     arguments.work.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from infoq_onnx.quantize.descent import descend
 from infoq_onnx.quantize.fit import fit
 from infoq_onnx.quantize.gptq import factorize, gptq
 from infoq_onnx.quantize.levels import SHIFTED_BITS
-from infoq_onnx.quantize.rounding import Rounded, round_layer
+from infoq_onnx.quantize.rounding import Rounded, round_layer, round_widths
 from infoq_onnx.schema import BITS
 from tests.quantize.layers import (
     Array,
@@ -38,6 +38,21 @@ def test_fit_gptq_and_descent_one_behind_the_other(exact_input: bool, has_bias: 
     rounded = round_layer(weight, moments, bits, has_bias=has_bias, exact_input=exact_input)
     np.testing.assert_array_equal(rounded.codes, steps * share)
     np.testing.assert_array_equal(rounded.scales, (levels.scales / share).astype(np.float32))
+
+
+@pytest.mark.parametrize("exact_input", [False, True])
+def test_widths_know_nothing_of_one_another(exact_input: bool) -> None:
+    x, weight = inputs(200, 12, 2, correlation=0.8), normal(2, 4, 12)
+    moments = moments_of(x, outputs(x, weight) + inputs(200, 4, 2, seed=5), batches=3)
+    together = round_widths(weight, moments, BITS, has_bias=True, exact_input=exact_input)
+    assert tuple(together) == BITS
+    for bits, found in together.items():
+        alone = round_layer(weight, moments, bits, has_bias=True, exact_input=exact_input)
+        np.testing.assert_array_equal(found.codes, alone.codes)
+        np.testing.assert_array_equal(found.scales, alone.scales)
+        assert found.bias is not None
+        assert alone.bias is not None
+        np.testing.assert_array_equal(found.bias, alone.bias)
 
 
 @pytest.mark.parametrize("bits", BITS)
