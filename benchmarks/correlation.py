@@ -33,7 +33,7 @@ def main() -> None:
     tensors = (analysis.observers[-2].tensor, analysis.observers[-1].tensor)
     for axis, tensor, what in zip(axes, tensors, ("pooled features", "logits"), strict=True):
         seen = [trial for trial in trials if tensor in trial.deltas]
-        lost = [abs(trial.deltas[tensor].ly) for trial in seen]
+        lost = [abs(trial.deltas[tensor].ly or 0.0) for trial in seen]
         drops = [100 * trial.top1_drop for trial in seen]
         r = pearson(lost, drops)
         print(f"{what} ({tensor}): r = {r:.3f} over {len(seen)} layers")

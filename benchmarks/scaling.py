@@ -68,7 +68,7 @@ def main() -> None:
     observed = Graph(add_projections(graph.model, graph, tensors, settings.projections, settings.seed))
     low, rest = stages(settings)
     tried = units(network)
-    tasks = [Task(unit, tuple(widths), ()) for unit in tried for widths in (low, rest)]
+    tasks = [Task(unit, tuple(widths), (), ()) for unit in tried for widths in (low, rest)]
     work = work_of(graph, network, tasks, estimates=False)
     batch = images(network.input_shape, batch_size(graph))
 

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import GeneratorType
 from typing import Any
 
 import onnx
@@ -32,8 +33,9 @@ from infoq_onnx.graph.session import processors
 from infoq_onnx.inputs import prepare_again
 from infoq_onnx.schema import Analysis, Trial
 from infoq_onnx.sensitivity.trials import Baseline, Problem, Task, _Eye, runner, units
-from infoq_onnx.sensitivity.work import work_of
+from infoq_onnx.simulate.front import Front
 from infoq_onnx.simulate.rerun import Rerun
+from infoq_onnx.simulate.spill import Spill
 
 SAMPLES = 1000
 CASES: dict[str, dict[str, Any]] = {
@@ -43,6 +45,7 @@ CASES: dict[str, dict[str, Any]] = {
 TIMED = (
     (Rerun, "__init__", "inference"),
     (Rerun, "run", "inference"),
+    (Front, "batches", "inference"),
     (_Eye, "xl", "estimates"),
     (_Eye, "ly", "estimates"),
 )
@@ -67,7 +70,7 @@ class Clock:
         print(text, flush=True)
 
 
-def timed_runner(folder: Path, state: tuple[Problem, Baseline, int]) -> Callable[[Task], list[Trial]]:
+def timed_runner(folder: Path, state: tuple[Problem, Baseline, int, Spill | None]) -> Callable[[Task], list[Trial]]:
     """Make what `runner` makes, of which each process writes down what its seconds go to."""
     spent: dict[str, float] = collections.defaultdict(float)
 
@@ -75,9 +78,15 @@ def timed_runner(folder: Path, state: tuple[Problem, Baseline, int]) -> Callable
         def call(*arguments: Any, **named: Any) -> Any:
             start = time.perf_counter()
             try:
-                return work(*arguments, **named)
+                result = work(*arguments, **named)
             finally:
                 spent[what] += time.perf_counter() - start
+            return stepped(result) if isinstance(result, GeneratorType) else result
+
+        def stepped(steps: GeneratorType[Any, Any, Any]) -> Iterator[Any]:
+            advance = timed(functools.partial(next, steps, None), what)
+            while (step := advance()) is not None:
+                yield step
 
         return call
 
@@ -180,25 +189,23 @@ def measured(shared: Path, work: Path, model: str) -> dict[str, Any]:
     return result
 
 
-def passes(found: Analysis) -> tuple[float, float]:
-    """Whole passes over the images that the trials are worth, behind their units and in all."""
+def passes(found: Analysis) -> float:
+    """Whole passes over the images that the trials are worth."""
     prepared = prepare_again(found, None)
     tried, total = units(found.network), sum(layer.macs for layer in found.network.layers)
     stages = [tuple(bits) for bits in sweeping.stages(found.settings)]
-    tasks = [Task(unit, bits, ()) for unit in tried for bits in stages if bits]
     behind = 0.0
     for unit in tried:
         reached = prepared.graph.descendants([unit.tensor])
         macs = sum(layer.macs for layer in found.network.layers if layer.output in reached)
         behind += sum(map(len, stages)) * macs / total
-    return behind, sum(work_of(prepared.graph, found.network, tasks, estimates=False)) / total
+    return behind
 
 
 def row(shared: Path, work: Path, model: str) -> str:
     """One row of the table."""
     got = measured(shared, work, model)
     found = read_analysis(work / f"{model}.infoq")
-    behind, whole = passes(found)
     kept = sum(observer.selected_xl or observer.selected_ly for observer in found.observers)
     # what the processes did at the same time took the time once
     share = {what: got["trials"] * amount / got["spent"]["all"] for what, amount in got["spent"].items()}
@@ -211,7 +218,7 @@ def row(shared: Path, work: Path, model: str) -> str:
         ", ".join(map(str, found.settings.bits)),
         f"{found.settings.samples}",
         f"{len(found.trials)}",
-        f"{behind:.0f}, {whole:.0f}",
+        f"{passes(found):.0f}",
         f"{kept} of {len(found.observers)}",
         *(f"{spent:,.0f}" for spent in times),
         f"{100 * inference / got['seconds']:.0f}, {100 * estimates / got['seconds']:.0f} %",
@@ -234,9 +241,9 @@ def main() -> None:
         "`analyze` as by default: weights and activations, 128 projections, one process a processor where `--memory`",
         "leaves room for them. ResNet18 has 224×224 pixels and random weights.",
         "",
-        "Passes: over all images, first what lies behind the units of all trials, then with what lies in front of",
-        "them. Seconds: images and the float pass; ranges; rounding at every width, with the baseline; the trials'",
-        "inference, estimates, and all else; the whole. Memory: what all processes together had resident at most.",
+        "Passes: over all images, of what lies behind the units of all trials. Seconds: images and the float pass;",
+        "ranges; rounding at every width, with the baseline; the trials' inference, estimates, and the rest; the whole.",
+        "Memory: what all processes together had resident at most.",
         "",
         "| model | memory | bits | images | trials | passes | observers kept | reading, s | ranges, s | rounding, s "
         "| inference, s | estimates, s | rest, s | whole, s | inference, estimates | peak, MiB |",

@@ -118,15 +118,18 @@ class Quantizer:
 
 @dataclass(frozen=True)
 class Delta:
-    """How one observer's mutual information differs between a trial and the baseline, in nats."""
+    """How one observer's mutual information differs between a trial and the baseline, in nats.
 
-    xl: float
+    None where it was not asked for: of the widths that only observers see, those of one kind tell one difference.
+    """
+
+    xl: float | None
     """SMI(X_E; L) of the baseline minus that of the trial."""
-    xl_se: float
+    xl_se: float | None
     """Standard error of `xl` over the projections (paired)."""
-    ly: float
+    ly: float | None
     """SMI(L; Y) of the baseline minus that of the trial."""
-    ly_se: float
+    ly_se: float | None
 
 
 @dataclass(frozen=True)

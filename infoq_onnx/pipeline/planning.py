@@ -70,7 +70,7 @@ def plan(
     graph, network = prepared.graph, prepared.network
     low, rest = stages(settings)
     tried = units(network, weight_only=settings.weight_only)
-    tasks = [Task(unit, tuple(widths), ()) for unit in tried for widths in (low, rest) if widths]
+    tasks = [Task(unit, tuple(widths), (), ()) for unit in tried for widths in (low, rest) if widths]
     # estimates are timed by themselves
     work = sum(work_of(graph, network, tasks, estimates=False))
     whole = sum(layer.macs for layer in network.layers)
@@ -85,7 +85,8 @@ def plan(
         count = min(count, max(1, allowed // took - 1))
     reached = {unit: graph.descendants([unit.tensor]) for unit in tried}
     looks = len(low) * sum(tensor in reached[unit] for unit in tried for tensor in tensors)
-    passes = work / whole
+    # each process carries what lies in front of units along once a stage
+    passes = work / whole + count * sum(map(bool, (low, rest)))
     return Plan(
         images=len(dataset),
         trials=trial_count(network, settings),

@@ -77,8 +77,8 @@ def select(
     for tensor in tensors:
         seen = [trial for trial in trials if tensor in trial.deltas]
         drops = [trial.top1_drop for trial in seen]
-        xl = pearson([abs(trial.deltas[tensor].xl) for trial in seen], drops)
-        ly = pearson([abs(trial.deltas[tensor].ly) for trial in seen], drops)
+        xl = _correlation([trial.deltas[tensor].xl for trial in seen], drops)
+        ly = _correlation([trial.deltas[tensor].ly for trial in seen], drops)
         correlations[tensor] = (len(seen), xl, ly)
     observers = []
     for tensor in tensors:
@@ -98,6 +98,13 @@ def select(
             Observer(tensor, baseline_xl[tensor], baseline_ly[tensor], xl, ly, count, keep_xl, keep_ly, reason)
         )
     return tuple(observers)
+
+
+def _correlation(differences: Sequence[float | None], drops: Sequence[float]) -> float | None:
+    pairs = [
+        (abs(difference), drop) for difference, drop in zip(differences, drops, strict=True) if difference is not None
+    ]
+    return pearson([lost for lost, _ in pairs], [drop for _, drop in pairs])
 
 
 def _kept(correlation: float | None, threshold: float) -> bool:

@@ -24,6 +24,7 @@ from infoq_onnx.sensitivity.journal import Journal, Key
 from infoq_onnx.sensitivity.observers import SELECTION_BITS, select
 from infoq_onnx.sensitivity.trials import Bench, Problem, Task, runner, units
 from infoq_onnx.sensitivity.work import work_of, workers_for
+from infoq_onnx.simulate.spill import Spill
 
 Progress = Callable[[str, int, int, float], None]
 """Called as progress(what was tried last, trials done, trials in all, share of the work that is behind)."""
@@ -68,21 +69,27 @@ def sweep(problem: Problem, journal: Journal, progress: Progress, resources: Res
     """
     resources = resources or Resources()
     settings, network = problem.settings, problem.network
-    bench = Bench(problem)
+    spill = None if resources.memory is None else Spill(journal.folder, 0)
+    bench = Bench(problem, spill)
     baseline = bench.baseline()
     low, rest = stages(settings)
     tried = units(network, weight_only=settings.weight_only)
     total = trial_count(network, settings)
 
-    def missing(stage: str, bits: Sequence[int], seen: Sequence[str]) -> list[Task]:
-        wanted = [(unit, [b for b in bits if (unit.name, unit.kind, b, stage) not in journal.trials]) for unit in tried]
-        return [Task(unit, tuple(left), tuple(seen)) for unit, left in wanted if left]
+    # what lies in front of units is carried along from one to the next
+    ordered = sorted(tried, key=lambda unit: bench.front.position(unit.tensor))
+
+    def missing(stage: str, bits: Sequence[int], xl: Sequence[str], ly: Sequence[str]) -> list[Task]:
+        wanted = [
+            (unit, [b for b in bits if (unit.name, unit.kind, b, stage) not in journal.trials]) for unit in ordered
+        ]
+        return [Task(unit, tuple(left), tuple(xl), tuple(ly)) for unit, left in wanted if left]
 
     def work(tasks: Sequence[Task]) -> list[float]:
         return work_of(problem.graph, network, tasks)
 
-    whole = sum(work([Task(unit, tuple(bits), ()) for unit in tried for bits in (low, rest) if bits]))
-    later = sum(work(missing("score", rest, ())))
+    whole = sum(work([Task(unit, tuple(bits), (), ()) for unit in tried for bits in (low, rest) if bits]))
+    later = sum(work(missing("score", rest, (), ())))
 
     def run_stage(executor: Executor[Task, list[Trial]], stage: str, tasks: list[Task], later: float) -> None:
         costs = work(tasks)
@@ -95,7 +102,7 @@ def sweep(problem: Problem, journal: Journal, progress: Progress, resources: Res
     def keys(stage: str, bits: Sequence[int]) -> list[Key]:
         return [(unit.name, unit.kind, b, stage) for unit in tried for b in bits]
 
-    tasks = missing("select", low, bench.candidates)
+    tasks = missing("select", low, bench.candidates, bench.candidates)
     left = later + sum(work(tasks))
     progress("", len(journal.trials), total, 1 - left / whole)
     workers = resources.workers or workers_for(left * len(problem.dataset))
@@ -103,11 +110,11 @@ def sweep(problem: Problem, journal: Journal, progress: Progress, resources: Res
         executor: Executor[Task, list[Trial]]
         sent = dataclasses.replace(problem, dataset=problem.dataset.alone())
         if (cluster := resources.cluster) is not None:
-            executor = stack.enter_context(Distributed(runner, (sent, baseline, cluster.threads), cluster))
+            executor = stack.enter_context(Distributed(runner, (sent, baseline, cluster.threads, None), cluster))
         elif workers == 1:
             executor = Serial(lambda task: bench.trials(task, baseline))
         else:
-            state = (sent, baseline, max(1, processors() // workers))
+            state = (sent, baseline, max(1, processors() // workers), spill)
             executor = stack.enter_context(Processes(runner, state, workers, journal.folder, resources.memory))
         run_stage(executor, "select", tasks, later)
         observers = select(
@@ -118,8 +125,9 @@ def sweep(problem: Problem, journal: Journal, progress: Progress, resources: Res
             settings.threshold,
             network.output,
         )
-        selected = [observer.tensor for observer in observers if observer.selected_xl or observer.selected_ly]
-        run_stage(executor, "score", missing("score", rest, selected), 0)
+        xl = [observer.tensor for observer in observers if observer.selected_xl]
+        ly = [observer.tensor for observer in observers if observer.selected_ly]
+        run_stage(executor, "score", missing("score", rest, xl, ly), 0)
     journal.settle([*keys("select", low), *keys("score", rest)])
     order = {(unit.kind, unit.name): index for index, unit in enumerate(tried)}
     trials = sorted(journal.trials.values(), key=lambda trial: (order[trial.kind, trial.unit], trial.bits))

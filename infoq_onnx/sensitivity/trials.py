@@ -41,9 +41,11 @@ from infoq_onnx.sensitivity.observers import candidates
 from infoq_onnx.sensitivity.projection import add_projections, projection_name
 from infoq_onnx.simulate.batching import batch_size, run_batches
 from infoq_onnx.simulate.divergence import kl_divergence
+from infoq_onnx.simulate.front import Front
 from infoq_onnx.simulate.insert import grid_of_group
 from infoq_onnx.simulate.rerun import Rerun, Variant
 from infoq_onnx.simulate.simulation import set_initializers
+from infoq_onnx.simulate.spill import Spill
 
 Array = npt.NDArray[np.float64]
 
@@ -84,8 +86,10 @@ class Task:
 
     unit: Unit
     bits: tuple[int, ...]
-    seen: tuple[str, ...]
-    """Candidates that look on."""
+    xl: tuple[str, ...]
+    """Candidates whose SMI(X_E; L) is wanted."""
+    ly: tuple[str, ...]
+    """Candidates whose SMI(L; Y) is wanted."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,8 @@ def units(network: Network, *, weight_only: bool = False) -> list[Unit]:
 class Bench:
     """The baseline network with its observers, ready for trials."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, spill: Spill | None = None) -> None:
+        """Make it of a problem, and of where activations go that would take too much memory."""
         self.problem = problem
         self.candidates = candidates(problem.graph, problem.network)
         self._eye = _Eye(problem)
@@ -119,6 +124,7 @@ class Bench:
         for unit in units(problem.network, weight_only=True):
             set_initializers(model, _variant(problem, unit, BASELINE_BITS))
         settings = problem.settings
+        self.front = Front(Graph(model), problem.network, problem.dataset, spill)
         self._observed = Graph(
             add_projections(model, problem.graph, self.candidates, settings.projections, settings.seed)
         )
@@ -152,26 +158,26 @@ class Bench:
         )
 
     def trials(self, task: Task, baseline: Baseline) -> list[Trial]:
-        """Run one unit at several bit-widths, observed at those of `seen` that it can reach."""
+        """Run one unit at several bit-widths, observed at those tensors of the task that it can reach."""
         problem, observed, unit = self.problem, self._observed, task.unit
         reached = observed.descendants([unit.tensor])
         # a group's own tensor lies in front of its quantizer: it does not change
-        tensors = [tensor for tensor in task.seen if tensor in reached and tensor != unit.tensor]
+        seen = (reached - {unit.tensor}).intersection((*task.xl, *task.ly))
+        tensors = [tensor for tensor in self.candidates if tensor in seen]
         outputs = [observed.output, *(projection_name(tensor) for tensor in tensors)]
         variants = [_variant(problem, unit, b) for b in task.bits]
         fed = [name for name in variants[0] if name in observed.initializers]  # the weight, and perhaps the bias
         rerun = Rerun(observed, problem.network, unit.tensor, outputs, fed)
-        parts = [rerun.run(batch, variants) for batch in problem.dataset.batches(batch_size(problem.graph))]
+        front = self.front.batches(unit.tensor, rerun.kept)
+        parts = [rerun.run(count, kept, variants) for count, kept in front]
         trials = []
         for index, b in enumerate(task.bits):
             logits, *projections = (np.concatenate(column) for column in zip(*(p[index] for p in parts), strict=True))
             deltas = {}
             for tensor, values in zip(tensors, projections, strict=True):
-                xl = paired_difference(
-                    baseline.xl[tensor].per_projection, self._eye.xl(baseline.x, values).per_projection
-                )
-                ly = paired_difference(baseline.ly[tensor].per_projection, self._eye.ly(values).per_projection)
-                deltas[tensor] = Delta(*xl, *ly)
+                xl = self._eye.xl(baseline.x, values) if tensor in task.xl else None
+                ly = self._eye.ly(values) if tensor in task.ly else None
+                deltas[tensor] = Delta(*_difference(baseline.xl[tensor], xl), *_difference(baseline.ly[tensor], ly))
             scores = logits.reshape(len(logits), -1).astype(np.float64)
             drop, kl = _harm(baseline.logits, scores, problem.labels)
             # sorted, as a trial is that comes back from the journal: sums over them must not depend on whence they come
@@ -179,13 +185,16 @@ class Bench:
         return trials
 
 
-def runner(state: tuple[Problem, Baseline, int]) -> Callable[[Task], list[Trial]]:
-    """Make what runs tasks in a process of its own, of the problem, its baseline, and how many threads it may use."""
-    problem, baseline, threads = state
+def runner(state: tuple[Problem, Baseline, int, Spill | None]) -> Callable[[Task], list[Trial]]:
+    """Make what runs tasks in a process of its own.
+
+    Its state is the problem, its baseline, how many threads it may use, and where large activations go.
+    """
+    problem, baseline, threads, spill = state
     session.limit_threads(threads)
     session.run_on(problem.settings.provider)
     jit.limit_threads(threads)
-    bench = Bench(problem)
+    bench = Bench(problem, spill)
     return lambda task: bench.trials(task, baseline)
 
 
@@ -209,6 +218,11 @@ class _Eye:
 
     def ly(self, projections: npt.NDArray[np.float32]) -> Estimate:
         return smi_discrete_from_projections(projections.astype(np.float64), self._targets, self._k, self._seed)
+
+
+def _difference(baseline: Estimate, trial: Estimate | None) -> tuple[float | None, float | None]:
+    """Pair two estimates; where the trial's was not wanted, there is nothing to tell."""
+    return (None, None) if trial is None else paired_difference(baseline.per_projection, trial.per_projection)
 
 
 def _harm(baseline: Array, trial: Array, labels: npt.NDArray[np.int64]) -> tuple[float, float]:

@@ -22,10 +22,9 @@ def workers_for(work: float) -> int:
 
 
 def work_of(graph: Graph, network: Network, tasks: Sequence[Task], *, estimates: bool = True) -> list[float]:
-    """Multiply-accumulates an image of each task.
+    """Multiply-accumulates an image of each task: what is behind the unit, once for each of its bit-widths.
 
-    The network up to the unit runs once for all its bit-widths, and what is behind it once for each. With `estimates`
-    something is added for these.
+    What is in front of units is no task's own, see `simulate.front`. With `estimates` something is added for these.
     """
     overhead = _OVERHEAD if estimates else 0.0
     total = sum(layer.macs for layer in network.layers)
@@ -33,5 +32,5 @@ def work_of(graph: Graph, network: Network, tasks: Sequence[Task], *, estimates:
     for task in tasks:
         reached = graph.descendants([task.unit.tensor])
         behind = sum(layer.macs for layer in network.layers if layer.output in reached)
-        work.append(total - behind + len(task.bits) * (behind + overhead * total))
+        work.append(len(task.bits) * (behind + overhead * total))
     return work

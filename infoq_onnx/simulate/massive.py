@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from infoq_onnx.data.dataset import Dataset
+from infoq_onnx.graph.editing import expose
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.session import open_session
 from infoq_onnx.quantize.ranges import Histogram, grid_between
@@ -66,9 +67,12 @@ def least_harm(
     rerun = Rerun(graph, network, group, [graph.output], ())
     size = batch_size(graph)
     harm = np.zeros(len(candidates))
-    batches = run_batches(open_session(graph.model), graph, [graph.output], dataset, size)
-    for batch, (expected,) in itertools.islice(batches, -(-_IMAGES // size)):
-        harm += [kl_divergence(expected, logits).sum() for (logits,) in rerun.run(batch, variants)]
+    inner = [tensor for tensor in rerun.kept if tensor != graph.input]
+    batches = run_batches(open_session(expose(graph.model, inner)), graph, [graph.output, *inner], dataset, size)
+    for batch, (expected, *values) in itertools.islice(batches, -(-_IMAGES // size)):
+        held = {graph.input: batch, **dict(zip(inner, values, strict=True))}
+        results = rerun.run(len(batch), {name: held[name] for name in rerun.kept}, variants)
+        harm += [kl_divergence(expected, logits).sum() for (logits,) in results]
     found: dict[int, Quantizer] = {}
     for index in np.argsort(harm, kind="stable"):
         found.setdefault(candidates[index].bits, candidates[index])

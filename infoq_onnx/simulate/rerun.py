@@ -15,6 +15,7 @@ from infoq_onnx.simulate.batching import padded
 from infoq_onnx.simulate.insert import quantize_group
 
 Variant = Mapping[str, npt.NDArray[np.generic]]
+Kept = Mapping[str, npt.NDArray[np.float32]]
 
 
 class Rerun:
@@ -27,39 +28,41 @@ class Rerun:
     unit : an initializer (a layer's weight) or the tensor of an activation group
     outputs : what to compute; each must depend on the unit
     fed : initializers that variants give values for: the unit's own where it is one, and its layer's bias
+
+    Attributes
+    ----------
+    kept : tuple of str
+        The tensors in front of the unit, and beside it, that are read behind it.
     """
 
     def __init__(self, graph: Graph, network: Network, unit: str, outputs: Sequence[str], fed: Sequence[str]) -> None:
         self._graph = graph
         self._outputs = list(outputs)
-        self._kept = list(cut(graph, [unit]))
-        self._computed = [tensor for tensor in self._kept if tensor != graph.input]
-        self._before = open_session(extract(graph, [graph.input], self._computed)) if self._computed else None
+        self.kept = cut(graph, [unit])
         if unit in graph.initializers:
-            after = extract(graph, [*self._kept, *fed], outputs)
+            after = extract(graph, [*self.kept, *fed], outputs)
         else:
-            after = extract(graph, self._kept, outputs)
+            after = extract(graph, self.kept, outputs)
             quantize_group(after, network, unit)
         self._after = open_session(after, integer_kernels=False)
 
-    def run(self, batch: npt.NDArray[np.float32], variants: Sequence[Variant]) -> list[list[npt.NDArray[np.float32]]]:
+    def run(self, count: int, kept: Kept, variants: Sequence[Variant]) -> list[list[npt.NDArray[np.float32]]]:
         """Compute the outputs for a batch under each variant.
 
         Parameters
         ----------
-        batch : [n, …]
+        count : n, images in the batch
+        kept : what the tensors `kept` hold; those whose leading axis is the batch, [n, …]
         variants : what is fed, one mapping a variant: the weight, or the group's grid under `group_names`
 
         Returns
         -------
         list over variants of the list over outputs of arrays [n, …]
         """
-        inputs = padded(batch, self._graph.batch)
-        kept = {self._graph.input: inputs} if self._graph.input in self._kept else {}
-        if self._before is not None:
-            kept.update(zip(self._computed, self._before.run(self._computed, {self._graph.input: inputs}), strict=True))
+        fixed = self._graph.batch
+        feeds = {name: padded(value, fixed) if name in self._graph.batched else value for name, value in kept.items()}
         results = []
         for variant in variants:
-            outputs = self._after.run(self._outputs, {**kept, **variant})
-            results.append([output[: len(batch)] for output in outputs])
+            outputs = self._after.run(self._outputs, {**feeds, **variant})
+            results.append([output[:count] for output in outputs])
         return results

@@ -348,9 +348,9 @@ def test_workers_take_no_products_of_matrices(monkeypatch: pytest.MonkeyPatch) -
     problem = problem_of(small("mlp"))
     bench = Bench(problem)
     baseline = bench.baseline()
-    task = Task(units(problem.network)[0], (2, 6), tuple(bench.candidates))
+    task = Task(units(problem.network)[0], (2, 6), bench.candidates, bench.candidates)
     blank = dataclasses.replace(problem, encoded=np.full_like(problem.encoded, np.nan))
-    assert runner((blank, baseline, 1))(task) == bench.trials(task, baseline)
+    assert runner((blank, baseline, 1, None))(task) == bench.trials(task, baseline)
 
 
 def test_processes_are_started_where_there_is_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

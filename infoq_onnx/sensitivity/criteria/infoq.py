@@ -43,7 +43,7 @@ def infoq(trials: Sequence[Trial], observers: Sequence[Observer], settings: Swee
                 (observer.selected_xl, delta.xl, delta.xl_se, observer.baseline_xl),
                 (observer.selected_ly, delta.ly, delta.ly_se, observer.baseline_ly),
             ):
-                if selected:
+                if selected and difference is not None and se is not None:
                     lost += max(0.0, abs(difference) - se) if settings.debias else abs(difference)
                     variance += se * se
                     present += baseline
