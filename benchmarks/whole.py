@@ -242,7 +242,7 @@ def main() -> None:
         "leaves room for them. ResNet18 has 224×224 pixels and random weights.",
         "",
         "Passes: over all images, of what lies behind the units of all trials. Seconds: images and the float pass;",
-        "ranges; rounding at every width, with the baseline; the trials' inference, estimates, and the rest; the whole.",
+        "ranges; rounding at every width, with the baseline; inference of the trials, estimates, the rest; the whole.",
         "Memory: what all processes together had resident at most.",
         "",
         "| model | memory | bits | images | trials | passes | observers kept | reading, s | ranges, s | rounding, s "

@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType, TracebackType
 from typing import Any, Generic, TypeVar
@@ -35,7 +35,7 @@ _PACKAGES = ("infoq-onnx", "onnxruntime", "numpy")
 _ANSWER = 10.0
 """Seconds within which a cluster has to answer."""
 _AHEAD = 2
-"""So many tasks a processor are handed to Ray at a time, so that none waits for the next."""
+"""So many tasks a slot are in hand at a time, so that none waits for the next."""
 _LOSSES = 4
 """So many times a single task may be lost."""
 _GLANCE = 0.5
@@ -151,6 +151,13 @@ def _check_answers(address: str, host: str, port: int) -> None:
         ) from error
 
 
+@dataclass(frozen=True)
+class _InHand:
+    index: int
+    machine: str | None
+    """None: whichever takes it."""
+
+
 class Distributed(Generic[T, R]):
     """See `infoq_onnx.execute.Executor`. To be used as a context manager, while there is a connection.
 
@@ -167,7 +174,7 @@ class Distributed(Generic[T, R]):
         self._cluster = cluster
         self._shared: Any = None
         self._function: Any = None
-        self._running: dict[Any, int] = {}
+        self._running: dict[Any, _InHand] = {}
 
     def __enter__(self) -> Distributed[T, R]:
         return self
@@ -177,13 +184,15 @@ class Distributed(Generic[T, R]):
     ) -> None:
         with _held_back():
             for reference in self._running:
-                with contextlib.suppress(self._ray.exceptions.RayError, ConnectionError):
-                    self._ray.cancel(reference, force=True)
+                self._cancel(reference)
             self._running = {}
             self._shared = None
 
     def run(self, tasks: Sequence[T]) -> Iterator[tuple[int, R]]:
         """Run the tasks, as many at a time as the cluster has processors for.
+
+        Each is given to one machine, so that it is known which are lost with a machine. Ray itself now and then misses
+        that one is, and would wait for ever.
 
         Raises
         ------
@@ -196,13 +205,15 @@ class Distributed(Generic[T, R]):
         try:
             while waiting or self._running:
                 with _held_back():
-                    for _ in range(min(len(waiting), self._room() - len(self._running))):
+                    slots = self._slots()
+                    while waiting and self._has_room(machine := self._least_busy(slots), slots):
                         index = waiting.popleft()
-                        self._running[self._submit(tasks[index])] = index
+                        self._running[self._submit(tasks[index], machine)] = _InHand(index, machine)
                     done, _ = self._ray.wait(list(self._running), timeout=_GLANCE)
-                    if done or self._processors() >= self._cluster.threads:
+                    results = [(self._running.pop(reference).index, self._result(reference)) for reference in done]
+                    results += [(task.index, (None, "its machine is gone")) for task in self._drop_lost(slots)]
+                    if done or slots:
                         idle = time.monotonic()
-                    results = [(self._running.pop(reference), self._result(reference)) for reference in done]
                 if time.monotonic() - idle >= _PATIENCE:
                     raise WorkerError("no machine of the Ray cluster has a processor to give; add some with ray start")
                 for index, (result, reason) in results:
@@ -221,7 +232,7 @@ class Distributed(Generic[T, R]):
                 f"the Ray cluster is gone: {_one_line(error)}; what is finished is kept, run it again to go on"
             ) from error
 
-    def _submit(self, task: T) -> Any:
+    def _submit(self, task: T, machine: str | None) -> Any:
         if self._shared is None:
             # once for all tasks, and each machine fetches it once
             parts = [np.frombuffer(part, np.uint8) for part in parts_of(self._setup_and_state)]
@@ -229,7 +240,13 @@ class Distributed(Generic[T, R]):
             # What is lost is counted here: Ray itself would try for ever where memory is short.
             self._function = self._ray.remote(num_cpus=self._cluster.threads, max_retries=0)(_function())
         # Ray itself hands over bytes and a list: it could not make other objects where their packages are missing
-        return self._function.remote([self._shared], pickle.dumps(task))
+        function = self._function
+        if machine is not None:
+            from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+            # soft: one that has just come may not be known everywhere yet
+            function = function.options(scheduling_strategy=NodeAffinitySchedulingStrategy(machine, soft=True))
+        return function.remote([self._shared], pickle.dumps(task))
 
     def _result(self, reference: Any) -> tuple[Any, str | None]:
         """Return what a task has returned, or why it was lost; raise what it has itself raised."""
@@ -249,13 +266,35 @@ class Distributed(Generic[T, R]):
             raise cause from error
         return _one_line(cause)
 
-    def _room(self) -> int:
-        """Tasks to have in hand."""
-        return self._cluster.at_once or max(1, _AHEAD * self._processors() // self._cluster.threads)
+    def _slots(self) -> dict[str, int]:
+        """How many tasks each machine has processors for; they may be others than before."""
+        alive = (node for node in self._ray.nodes() if node["Alive"])
+        slots = {node["NodeID"]: int(node["Resources"].get("CPU", 0)) // self._cluster.threads for node in alive}
+        return {machine: count for machine, count in slots.items() if count > 0}
 
-    def _processors(self) -> int:
-        """Count those of all machines, which may be fewer or more than before."""
-        return int(self._ray.cluster_resources().get("CPU", 0))
+    def _least_busy(self, slots: Mapping[str, int]) -> str | None:
+        """Find the machine with the fewest tasks in hand for its slots; None where there is none."""
+        busy = Counter(task.machine for task in self._running.values())
+        return min(slots, key=lambda machine: busy[machine] / slots[machine], default=None)
+
+    def _has_room(self, machine: str | None, slots: Mapping[str, int]) -> bool:
+        """Whether to hand out one more task, to this machine, or to none: a cluster may start some where one waits."""
+        if self._cluster.at_once is not None and len(self._running) >= self._cluster.at_once:
+            return False
+        in_hand = sum(task.machine == machine for task in self._running.values())
+        return in_hand < (1 if machine is None else _AHEAD * slots[machine])
+
+    def _drop_lost(self, slots: Mapping[str, int]) -> list[_InHand]:
+        """Forget tasks whose machine is gone, and return them."""
+        lost = {ref: task for ref, task in self._running.items() if task.machine not in {None, *slots}}
+        for reference in lost:
+            del self._running[reference]
+            self._cancel(reference)
+        return list(lost.values())
+
+    def _cancel(self, reference: Any) -> None:
+        with contextlib.suppress(self._ray.exceptions.RayError, ConnectionError):
+            self._ray.cancel(reference, force=True)
 
 
 def _one_line(error: Exception) -> str:

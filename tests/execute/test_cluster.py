@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -93,6 +94,29 @@ def test_what_a_dead_process_had_in_hand_is_done_by_another(tmp_path: Path, loca
         found = list(distributed.run(range(8)))
     assert sorted(found) == [(task, -task) for task in range(8)]
     assert (tmp_path / "died").exists()
+
+
+def test_what_a_lost_machine_had_in_hand_is_done_by_another(
+    tmp_path: Path, local: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where Ray never says that it is lost."""
+    monkeypatch.setattr(cluster, "_GLANCE", 0.05)
+    slots, calls = Distributed._slots, itertools.count()
+    submitted: list[int] = []
+    submit = Distributed._submit
+
+    def noted(executor: Distributed[Any, Any], task: int, machine: str | None) -> Any:
+        submitted.append(task)
+        return submit(executor, task, machine)
+
+    monkeypatch.setattr(Distributed, "_submit", noted)
+    # for a moment there is another machine than the one that has them
+    monkeypatch.setattr(Distributed, "_slots", lambda self: {"0" * 56: 2} if next(calls) == 1 else slots(self))
+    monkeypatch.setattr(Distributed, "_cancel", lambda *_: None)
+    with Distributed(sums, state_of(tmp_path), local) as distributed:
+        found = dict(distributed.run(range(6)))
+    assert sorted(found) == list(range(6))
+    assert len(submitted) > 6
 
 
 def test_a_task_that_always_kills_its_process_is_given_up(tmp_path: Path, local: Cluster) -> None:
