@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ import onnxruntime as ort
 import sklearn.feature_selection._mutual_info as reference
 from page import models_parser, versions
 
+from infoq_onnx import analyze
 from infoq_onnx.allocation.costs import uniform
 from infoq_onnx.analyses import CODES, read_analysis
 from infoq_onnx.emit.qdq import qdq_model
@@ -53,9 +53,11 @@ from infoq_onnx.sensitivity.trials import units
 from infoq_onnx.simulate.batching import batch_size, logits_of
 from infoq_onnx.simulate.divergence import kl_divergence
 from infoq_onnx.simulate.equalize import equalized
+from infoq_onnx.simulate.front import Front
 from infoq_onnx.simulate.insert import grid_of_group, quantize_group
 from infoq_onnx.simulate.placement import place
 from infoq_onnx.simulate.simulation import layer_codes, set_initializers
+from infoq_onnx.simulate.streams import Stream
 
 # scikit-learn cuts estimates off at 0, which no difference of two estimates survives
 reference.max = lambda low, value: value  # type: ignore[attr-defined]  # noqa: ARG005
@@ -66,12 +68,13 @@ class Case:
     """One model with the options of its analysis."""
 
     images: str
-    options: tuple[str, ...]
+    preprocessing: str
+    samples: int
 
 
 CASES = {
-    "cifar10_resnet20": Case("cifar10", ("--preprocess", "imagenet", "--samples", "1000")),
-    "mobilenetv2": Case("imagenet", ("--preprocess", "tf", "--samples", "200")),
+    "cifar10_resnet20": Case("cifar10", "imagenet", 1000),
+    "mobilenetv2": Case("imagenet", "tf", 200),
 }
 
 
@@ -102,7 +105,11 @@ class Plain:
         self.tensors = candidates(self.graph, self.network)
         self.observed = Graph(add_projections(model, self.graph, self.tensors, count, seed))
         self.before = self.outputs(self.observed.model, {}, self.tensors)
-        self.estimates = {tensor: self.estimate(self.before[tensor]) for tensor in self.tensors}
+        self.estimates = {
+            tensor: [estimate(self.before[tensor]) for estimate in (self.xl, self.ly)] for tensor in self.tensors
+        }
+        self.front = Front(self.observed, self.network, self.dataset)
+        self.stream = Stream(Graph(model), self.dataset, integer=False)
 
     def constants(self, name: str, bits: int) -> dict[str, Any]:
         layer = next(layer for layer in self.network.layers if layer.name == name)
@@ -119,14 +126,16 @@ class Plain:
         joined = (np.concatenate(column).astype(np.float64) for column in zip(*parts, strict=True))
         return dict(zip(["", *tensors], joined, strict=True))
 
-    def estimate(self, projections: Any) -> tuple[Any, Any]:
-        """SMI with X and with Y, by projection."""
-        k = self.settings.neighbours
-        y, z = jitter(standardize(projections), self.y_noise), jitter(standardize(projections), self.class_noise)
+    def xl(self, projections: Any) -> Any:
+        """SMI with X, by projection."""
+        y, k = jitter(standardize(projections), self.y_noise), self.settings.neighbours
         columns = range(y.shape[1])
-        xl = [reference._compute_mi_cc(self.x[:, j].copy(), y[:, j].copy(), k) for j in columns]
-        ly = [reference._compute_mi_cd(z[:, j].copy(), self.targets, k) for j in columns]
-        return np.array(xl), np.array(ly)
+        return np.array([reference._compute_mi_cc(self.x[:, j].copy(), y[:, j].copy(), k) for j in columns])
+
+    def ly(self, projections: Any) -> Any:
+        """SMI with Y, by projection."""
+        z, k = jitter(standardize(projections), self.class_noise), self.settings.neighbours
+        return np.array([reference._compute_mi_cd(z[:, j].copy(), self.targets, k) for j in range(z.shape[1])])
 
     def run(self, trial: Trial) -> dict[str, Any]:
         """Do a trial; return its KL divergence, and the differences at its observers."""
@@ -138,17 +147,22 @@ class Plain:
         else:
             fed = grid_of_group(unit, self.table.activations[unit][trial.bits])
         # onnxruntime fuses no nodes across an output, as it fuses none across a cut: sums are taken in the same order
-        shown = [tensor for tensor in cut(graph, [unit]) if tensor != graph.input]
+        before = self.network.layers[: self.front.position(unit)]
+        kept = [tensor for layer in before for tensor in self.stream.read_behind(layer)]
+        shown = [tensor for tensor in dict.fromkeys((*kept, *cut(graph, [unit]))) if tensor != graph.input]
         # a constant weight's products are summed in another order than those of one that is fed
         inputs = [graph.input, *(name for name in fed if name in graph.initializers)]
         model = extract(graph, inputs, [graph.output, *map(projection_name, tensors), *shown])
         if trial.kind == "activation":
             quantize_group(model, self.network, unit)
         found = self.outputs(model, fed, tensors)
-        deltas = {}
+        deltas: dict[str, list[float | None]] = {}
         for tensor in tensors:
-            pairs = zip(self.estimates[tensor], self.estimate(found[tensor]), strict=True)
-            deltas[tensor] = [float(np.mean(before - after)) for before, after in pairs]
+            wanted = (trial.deltas[tensor].xl, trial.deltas[tensor].ly)
+            deltas[tensor] = [
+                None if value is None else float(np.mean(at_first - estimate(found[tensor])))
+                for value, at_first, estimate in zip(wanted, self.estimates[tensor], (self.xl, self.ly), strict=True)
+            ]
         return {"kl": float(np.mean(kl_divergence(self.before[""], found[""]))), "deltas": deltas}
 
 
@@ -158,18 +172,45 @@ def _noises(seed: int) -> list[np.random.SeedSequence]:
     return [streams[2], streams[3], streams[2]]
 
 
-def analysis(shared: Path, work: Path, model: str) -> tuple[Path, float]:
-    """Analyze with the tool, once; return the folder, and the seconds it took."""
-    case, folder, seconds = CASES[model], work / f"{model}.infoq", work / f"{model}.seconds"
-    if not seconds.exists():
-        images = shared / "data" / case.images
-        classes = ("--classes", str(images / "classes.txt")) if (images / "classes.txt").exists() else ()
-        path = str(shared / "models" / f"{model}.onnx")
-        command = ["infoq-onnx", "analyze", path, "--calib", str(images / "calib"), *case.options, *classes]
-        start = time.monotonic()
-        subprocess.run([*command, "-o", str(folder), "--json"], check=True, stdout=subprocess.DEVNULL)
-        seconds.write_text(str(time.monotonic() - start))
-    return folder, float(seconds.read_text())
+@dataclass
+class Clock:
+    """A reporter that notes when the trials began, and when they were last heard of."""
+
+    begun: float | None = None
+    last: float = 0.0
+
+    def progress(self, stage: str, detail: str, done: int, total: int, share: float | None = None) -> None:  # noqa: ARG002
+        if stage == "trials":
+            self.last = time.monotonic()
+            self.begun = self.begun or self.last
+
+    def note(self, text: str) -> None:
+        print(text, flush=True)
+
+    def warn(self, text: str) -> None:
+        print(text, flush=True)
+
+
+def analysis(shared: Path, work: Path, model: str) -> tuple[Path, float, float]:
+    """Analyze with the tool, once; return the folder, and the seconds that its trials, and the whole, took."""
+    case, folder, kept = CASES[model], work / f"{model}.infoq", work / f"{model}.seconds.json"
+    if not kept.exists():
+        images, clock, start = shared / "data" / case.images, Clock(), time.monotonic()
+        classes = images / "classes.txt"
+        analyze(
+            shared / "models" / f"{model}.onnx",
+            images / "calib",
+            classes=classes if classes.exists() else None,
+            preprocessing=case.preprocessing,
+            samples=case.samples,
+            workers="auto",
+            output=folder,
+            reporter=clock,
+        )
+        whole = time.monotonic() - start
+        kept.write_text(json.dumps([clock.last - (clock.begun or start), whole]))
+    trials, whole = json.loads(kept.read_text())
+    return folder, trials, whole
 
 
 def plain_trials(work: Path, model: str, trials: Sequence[Trial], every: int) -> list[dict[str, Any]]:
@@ -213,12 +254,10 @@ def floor_seconds(work: Path, model: str, found: Analysis) -> tuple[float, float
     x = prepare(plain.x)
     values = plain.before[plain.tensors[0]]
     k, seed = found.settings.neighbours, found.settings.seed
-    both: tuple[Callable[[], object], ...] = (
-        lambda: smi_from_prepared(x, values, k, seed),
-        lambda: smi_discrete_from_projections(values, plain.targets, k),
-    )
-    each = [sum(map(seconds, both)) for _ in range(5)]
-    estimates = statistics.median(each) * sum(len(trial.deltas) for trial in found.trials)
+    deltas = [delta for trial in found.trials for delta in trial.deltas.values()]
+    xl = statistics.median(seconds(lambda: smi_from_prepared(x, values, k, seed)) for _ in range(5))
+    ly = statistics.median(seconds(lambda: smi_discrete_from_projections(values, plain.targets, k)) for _ in range(5))
+    estimates = sum(xl * (delta.xl is not None) + ly * (delta.ly is not None) for delta in deltas)
     print(f"{model}: {count / fast:.0f} images/s with integer kernels, {suffixes:.0f} whole passes")
     return fast * suffixes, slow * suffixes, estimates
 
@@ -231,7 +270,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 def row(shared: Path, work: Path, model: str, every: int) -> str:
     """One row of the table."""
-    folder, took = analysis(shared, work, model)
+    folder, took, whole = analysis(shared, work, model)
     found = read_analysis(folder)
     chosen = found.trials[::every]
     plain = plain_trials(work, model, chosen, every)
@@ -244,14 +283,16 @@ def row(shared: Path, work: Path, model: str, every: int) -> str:
         same += alike
         for tensor, two in result["deltas"].items():
             for difference, expected in zip(two, (trial.deltas[tensor].xl, trial.deltas[tensor].ly), strict=True):
-                worst[alike] = max(worst[alike], abs(difference - expected))
+                if difference is not None and expected is not None:
+                    worst[alike] = max(worst[alike], abs(difference - expected))
     worst_kl = max(abs(trial.kl - result["kl"]) for trial, result in pairs)
     total = sum(result["seconds"] for result in plain) * len(found.trials) / len(plain)
     fast, slow, estimates = floor_seconds(work, model, found)
     return (
         f"| {model} | {found.settings.samples} | {len(found.trials)} | {len(plain)} | {len(found.observers)} "
-        f"| {total:,.0f} | {took:,.0f} | {total / took:.1f}× | {same} | {worst[True]:.1e} | {worst[False]:.1e} "
-        f"| {worst_kl:.1e} | {fast:,.0f} + {estimates:,.0f} | {slow:,.0f} + {estimates:,.0f} |"
+        f"| {total:,.0f} | {took:,.0f} | {total / took:.1f}× | {whole:,.0f} | {total / whole:.1f}× | {same} "
+        f"| {worst[True]:.1e} | {worst[False]:.1e} | {worst_kl:.1e} | {fast:,.0f} + {estimates:,.0f} "
+        f"| {took / (fast + estimates):.2f} | {slow:,.0f} + {estimates:,.0f} |"
     )
 
 
@@ -267,16 +308,17 @@ def main() -> None:
         f"{arguments.date}; {versions(*packages)}; {processors()} processors; made by "
         f"`python benchmarks/sweep.py SHARED WORK --every {arguments.every} {' '.join(arguments.models)}`.",
         "Seconds of the trials done the plain way (a whole float forward pass a trial, scikit-learn for every",
-        f"estimate; one trial of {arguments.every} was done so, and its seconds count {arguments.every} times) and of",
-        "the whole of `infoq-onnx analyze`: decoding, ranges, rounding at every width, the trials.",
-        "Same: trials whose logits are equal to the last place. The others were fused otherwise by onnxruntime, which",
-        "takes sums in another order where a residual Add lies behind a cut; neighbours are counted, so that one more",
-        "or less among the samples shows. Floor: the networks behind the units, at the rate of integer kernels or of",
-        "float ones on the whole network, and the estimates.",
+        f"estimate; one trial of {arguments.every} was done so, and its seconds count {arguments.every} times), of the",
+        "trials of `infoq-onnx analyze`, and of the whole of it, to which the plain way has no counterpart: decoding,",
+        "ranges, rounding at every width. Same: trials whose logits are equal to the last place. The others were fused",
+        "otherwise by onnxruntime: sums are taken in another order where a residual Add lies behind a cut; as",
+        "neighbours are counted, one more or less among the samples shows. Floor: what lies behind the units, at the",
+        "rate of integer kernels or of float ones on the whole network, and the estimates.",
         "",
-        "| model | images | trials | done plainly | candidates | plain, s | analyze, s | ratio | same "
-        "| largest difference of an SMI among these, nats | among others | of a KL | floor, s | float, s |",
-        f"|{'---|' * 14}",
+        "| model | images | trials | done plainly | candidates | plain, s | trials, s | ratio | analyze, s | ratio "
+        "| same | largest difference of an SMI among these, nats | among others | of a KL | floor, s | trials to floor "
+        "| float, s |",
+        f"|{'---|' * 17}",
         *(
             row(arguments.shared.resolve(), arguments.work.resolve(), model, arguments.every)
             for model in arguments.models

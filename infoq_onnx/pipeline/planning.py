@@ -26,6 +26,7 @@ from infoq_onnx.sensitivity.sweep import stages, trial_count
 from infoq_onnx.sensitivity.trials import Task, units
 from infoq_onnx.sensitivity.work import work_of, workers_for
 from infoq_onnx.simulate.batching import batch_size, padded
+from infoq_onnx.simulate.front import Front
 
 PROBE_SECONDS = 10.0
 
@@ -81,6 +82,8 @@ def plan(
     with running_on(settings.provider):
         rate = _images_a_second(observed, graph, dataset, probe_seconds)
     took = peak()
+    # with --memory it goes to files
+    carried = 0 if allowed is not None else Front(graph, network, dataset).most_bytes()
     if allowed is not None:
         count = min(count, max(1, allowed // took - 1))
     reached = {unit: graph.descendants([unit.tensor]) for unit in tried}
@@ -94,7 +97,7 @@ def plan(
         workers=count,
         images_a_second=rate,
         seconds=passes * len(dataset) / rate + looks * estimate_seconds(len(dataset), settings),
-        bytes=float(took if count == 1 else took * (1 + count)),
+        bytes=float(took + carried if count == 1 else took + count * (took + carried)),
     )
 
 

@@ -40,6 +40,10 @@ class Front:
         first = min(self._index[node.name] for node in self._graph.consumers[unit])
         return sum(self._index[layer.name] < first for layer in self._layers)
 
+    def most_bytes(self) -> int:
+        """Count what is carried at most, while it goes from one layer to the next."""
+        return 2 * max((self._stream.kept_bytes(layer) for layer in self._layers), default=0)
+
     def batches(self, unit: str, tensors: Sequence[str]) -> Iterator[tuple[int, dict[str, npt.NDArray[np.float32]]]]:
         """Yield the images of each batch with what some tensors hold, as `Stream.run` does.
 

@@ -78,15 +78,9 @@ class Stream:
 
     def advance(self, layer: Layer) -> None:
         """Keep what is read behind a layer, if that fits memory; else go on from where the stream was."""
-        cut = self._index[layer.name]
-        written = {self.graph.input, *(name for node in self.graph.nodes[: cut + 1] for name in node.output)}
-        later = dict.fromkeys(name for node in self.graph.nodes[cut + 1 :] for name in reads(node))
-        tensors = [name for name in later if name in written]
-        if not tensors or not all(self._storable(name) for name in tensors):
-            return
-        # whatever memory there is: what is computed anew, onnxruntime may round otherwise
-        needed = 4 * sum(math.prod(self.graph.shapes[name]) for name in tensors) * self.images
-        if needed > _KEPT_BYTES:
+        tensors = self.read_behind(layer)
+        needed = self.kept_bytes(layer)
+        if not needed:
             return
         # what is kept already stays; the rest is written where it will lie, so that nothing is there twice
         before = self._kept or {}
@@ -99,6 +93,22 @@ class Stream:
                 kept[name][start : start + len(part)] = part
             start += len(parts[0])
         self._kept = kept
+
+    def kept_bytes(self, layer: Layer) -> int:
+        """Count what is kept behind a layer, of all images; 0 where nothing is."""
+        tensors = self.read_behind(layer)
+        if not all(self._storable(name) for name in tensors):
+            return 0
+        # whatever memory there is: what is computed anew, onnxruntime may round otherwise
+        needed = 4 * sum(math.prod(self.graph.shapes[name]) for name in tensors) * self.images
+        return needed if needed <= _KEPT_BYTES else 0
+
+    def read_behind(self, layer: Layer) -> list[str]:
+        """Find the tensors that are there when a layer has been run, and are read by later nodes."""
+        cut = self._index[layer.name]
+        written = {self.graph.input, *(name for node in self.graph.nodes[: cut + 1] for name in node.output)}
+        later = dict.fromkeys(name for node in self.graph.nodes[cut + 1 :] for name in reads(node))
+        return [name for name in later if name in written]
 
     def _room(self, name: str, folder: Path | None) -> Float32 | Filed:
         """Make room for a tensor of all images."""

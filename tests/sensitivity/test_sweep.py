@@ -127,7 +127,14 @@ def test_low_bits_are_seen_by_all_candidates_and_the_rest_by_the_observers(tmp_p
     result = swept(problem_of(of, bits=(2, 3, 6, 8)), tmp_path)
     kept = {observer.tensor for observer in result.observers if observer.selected_xl or observer.selected_ly}
     assert kept
+    kinds = {observer.tensor: (observer.selected_xl, observer.selected_ly) for observer in result.observers}
     trials = by_unit(result.trials)
+    for trial in result.trials:
+        for tensor, delta in trial.deltas.items():
+            told = (delta.xl is not None, delta.ly is not None)
+            assert told == (delta.xl_se is not None, delta.ly_se is not None)
+            assert told == ((True, True) if trial.bits < 5 else kinds[tensor])
+    assert any(delta.xl is None for trial in result.trials for delta in trial.deltas.values())
     for unit in units(of.network):
         low = trials[unit.name, unit.kind, 3].deltas
         assert set(trials[unit.name, unit.kind, 6].deltas) == kept & set(low)

@@ -75,6 +75,13 @@ def test_the_images_are_gone_through_once() -> None:
     assert len(reads) == 4
 
 
+def test_what_is_carried_at_most() -> None:
+    of = small("residual")
+    # behind the first layer: 8 channels of 16×16, for the residual branch and for the shortcut beside it
+    widest = 4 * 8 * 16 * 16 * len(of.dataset)
+    assert Front(of.graph, of.network, of.dataset).most_bytes() in {2 * widest, 4 * widest}
+
+
 def test_the_last_batch_may_be_short() -> None:
     of = made(residual_convnet(batch=4, size=8), 10)
     counts, found = in_front(of, Front(of.graph, of.network, of.dataset), "a2_w")
