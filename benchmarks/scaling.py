@@ -10,6 +10,7 @@ Times are the processor's, whatever else runs beside it. Rounding takes half an 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import time
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from infoq_onnx.sensitivity.trials import Task, units
 from infoq_onnx.sensitivity.work import work_of
 from infoq_onnx.simulate.alone import round_alone
 from infoq_onnx.simulate.batching import batch_size
+from infoq_onnx.simulate.front import Front
 from infoq_onnx.simulate.rerun import Rerun
 
 ROUNDED = 16
@@ -69,8 +71,10 @@ def main() -> None:
     low, rest = stages(settings)
     tried = units(network)
     tasks = [Task(unit, tuple(widths), (), ()) for unit in tried for widths in (low, rest)]
-    work = work_of(graph, network, tasks, estimates=False)
     batch = images(network.input_shape, batch_size(graph))
+    front = Front(graph, network, dataset_of(batch))
+    all_images = dataclasses.replace(dataset_of(batch), indices=np.zeros(count, np.int64))
+    whole_front = Front(graph, network, all_images)
 
     def timed(task: Task) -> float:
         """Seconds an image."""
@@ -79,15 +83,20 @@ def main() -> None:
         outputs = [observed.output, *(projection_name(tensor) for tensor in tensors if tensor in reached)]
         fed = [str(layer.weight), *([layer.bias] if layer.bias else [])]
         rerun = Rerun(observed, network, task.unit.tensor, outputs, fed)
+        ((_, kept),) = front.batches(task.unit.tensor, rerun.kept)
         variants: list[dict[str, Any]] = [{name: graph.constant(name) for name in fed}] * len(task.bits)
-        rerun.run(batch, variants[:1])
-        return seconds(lambda: rerun.run(batch, variants)) / len(batch)
+        rerun.run(len(batch), kept, variants[:1])
+        return seconds(lambda: rerun.run(len(batch), kept, variants)) / len(batch)
 
+    work = work_of(graph, network, whole_front, tasks, estimates=False)
     weighted = [index for index, task in enumerate(tasks) if task.unit.kind == "weight" and task.bits == tuple(low)]
     chosen = [weighted[i] for i in np.linspace(0, len(weighted) - 1, TRIED).astype(int)]
     took = [(tasks[index], work[index], timed(tasks[index])) for index in chosen]
     rate = sum(macs for _, macs, _ in took) / sum(spent for *_, spent in took)
+    whole = sum(layer.macs for layer in network.layers)
     inference = sum(work) / rate * count
+    # what lies in front of units, once a stage; what is too large to be carried is in the tasks' own work
+    carried = 2 * whole_front.macs_to_carry() / rate * count
 
     reached = {unit: observed.descendants([unit.tensor]) for unit in tried}
     seen = sum(tensor in reached[unit] for unit in tried for tensor in tensors)
@@ -99,7 +108,6 @@ def main() -> None:
     if rounding is None:
         dataset = dataset_of(images(network.input_shape, ROUNDED))
         rounding = seconds(lambda: round_alone(graph, network, dataset, BITS, lambda *_: None))
-    whole = sum(layer.macs for layer in network.layers)
     driver = rounding + PASSES * whole / rate * count
 
     trials = trial_count(network, settings)
@@ -107,11 +115,11 @@ def main() -> None:
     print(f"trials: {sum(work) / whole:.0f} whole passes over the images, {rate / 1e9:.1f} GMAC a second")
     for task, macs, spent in took:
         print(f"  {task.unit.name}: {macs / 1e9:.2f} G, {1e3 * spent:.0f} ms an image for {len(task.bits)} widths")
-    print(f"inference {inference / 3600:.1f} h, estimates {estimates / 3600:.1f} h")
+    print(f"inference {inference / 3600:.1f} h, estimates {estimates / 3600:.1f} h; carried {carried / 3600:.2f} h")
     print(f"rounding: {rounding:.0f} s")
     print(f"before the first trial: {driver / 3600:.2f} h")
     for workers in map(int, arguments.workers.split(",")):
-        print(f"{workers} workers: {(driver + (inference + estimates) / workers) / 3600:.1f} h")
+        print(f"{workers} workers: {(driver + carried + (inference + estimates) / workers) / 3600:.1f} h")
 
 
 if __name__ == "__main__":

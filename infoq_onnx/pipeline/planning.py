@@ -73,7 +73,8 @@ def plan(
     tried = units(network, weight_only=settings.weight_only)
     tasks = [Task(unit, tuple(widths), (), ()) for unit in tried for widths in (low, rest) if widths]
     # estimates are timed by themselves
-    work = sum(work_of(graph, network, tasks, estimates=False))
+    front = Front(graph, network, dataset)
+    work = sum(work_of(graph, network, front, tasks, estimates=False))
     whole = sum(layer.macs for layer in network.layers)
     count = workers_for(work * len(dataset)) if workers == "auto" else workers or 1
 
@@ -83,13 +84,13 @@ def plan(
         rate = _images_a_second(observed, graph, dataset, probe_seconds)
     took = peak()
     # with --memory it goes to files
-    carried = 0 if allowed is not None else Front(graph, network, dataset).most_bytes()
+    carried = 0 if allowed is not None else front.most_bytes()
     if allowed is not None:
         count = min(count, max(1, allowed // took - 1))
     reached = {unit: graph.descendants([unit.tensor]) for unit in tried}
     looks = len(low) * sum(tensor in reached[unit] for unit in tried for tensor in tensors)
     # each process carries what lies in front of units along once a stage
-    passes = work / whole + count * sum(map(bool, (low, rest)))
+    passes = (work + count * sum(map(bool, (low, rest))) * front.macs_to_carry()) / whole
     return Plan(
         images=len(dataset),
         trials=trial_count(network, settings),

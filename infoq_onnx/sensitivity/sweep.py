@@ -86,7 +86,7 @@ def sweep(problem: Problem, journal: Journal, progress: Progress, resources: Res
         return [Task(unit, tuple(left), tuple(xl), tuple(ly)) for unit, left in wanted if left]
 
     def work(tasks: Sequence[Task]) -> list[float]:
-        return work_of(problem.graph, network, tasks)
+        return work_of(problem.graph, network, bench.front, tasks)
 
     whole = sum(work([Task(unit, tuple(bits), (), ()) for unit in tried for bits in (low, rest) if bits]))
     later = sum(work(missing("score", rest, (), ())))

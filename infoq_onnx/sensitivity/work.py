@@ -8,6 +8,7 @@ from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.session import processors
 from infoq_onnx.schema import Network
 from infoq_onnx.sensitivity.trials import Task
+from infoq_onnx.simulate.front import Front
 
 _OVERHEAD = 0.05
 """What a trial costs whatever its unit, as a share of the network's multiply-accumulates: its estimates, above all."""
@@ -21,10 +22,13 @@ def workers_for(work: float) -> int:
     return processors() if work > WORTH_PROCESSES else 1
 
 
-def work_of(graph: Graph, network: Network, tasks: Sequence[Task], *, estimates: bool = True) -> list[float]:
-    """Multiply-accumulates an image of each task: what is behind the unit, once for each of its bit-widths.
+def work_of(
+    graph: Graph, network: Network, front: Front, tasks: Sequence[Task], *, estimates: bool = True
+) -> list[float]:
+    """Multiply-accumulates an image of each task.
 
-    What is in front of units is no task's own, see `simulate.front`. With `estimates` something is added for these.
+    They are those behind the unit, once for each of its bit-widths, and those from what is carried along in front of
+    the units up to it. Carrying that is no task's own. With `estimates` something is added for these.
     """
     overhead = _OVERHEAD if estimates else 0.0
     total = sum(layer.macs for layer in network.layers)
@@ -32,5 +36,5 @@ def work_of(graph: Graph, network: Network, tasks: Sequence[Task], *, estimates:
     for task in tasks:
         reached = graph.descendants([task.unit.tensor])
         behind = sum(layer.macs for layer in network.layers if layer.output in reached)
-        work.append(len(task.bits) * (behind + overhead * total))
+        work.append(front.macs_to(task.unit.tensor) + len(task.bits) * (behind + overhead * total))
     return work

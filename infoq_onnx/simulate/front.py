@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +43,23 @@ class Front:
 
     def most_bytes(self) -> int:
         """Count what is carried at most, while it goes from one layer to the next."""
-        return 2 * max((self._stream.kept_bytes(layer) for layer in self._layers), default=0)
+        return 2 * max(self._kept_bytes, default=0)
+
+    def macs_to(self, unit: str) -> int:
+        """Multiply-accumulates an image from where it is carried to up to a unit."""
+        position = self.position(unit)
+        start = next((index for index in range(position, 0, -1) if self._kept_bytes[index - 1]), 0)
+        return sum(layer.macs for layer in self._layers[start:position])
+
+    def macs_to_carry(self) -> int:
+        """Multiply-accumulates an image that it takes to carry it past all units."""
+        end = next((index for index in range(len(self._layers), 0, -1) if self._kept_bytes[index - 1]), 0)
+        return sum(layer.macs for layer in self._layers[:end])
+
+    @cached_property
+    def _kept_bytes(self) -> list[int]:
+        """What is carried behind each layer; 0 where that is too much."""
+        return [self._stream.kept_bytes(layer) for layer in self._layers]
 
     def batches(self, unit: str, tensors: Sequence[str]) -> Iterator[tuple[int, dict[str, npt.NDArray[np.float32]]]]:
         """Yield the images of each batch with what some tensors hold, as `Stream.run` does.

@@ -6,6 +6,8 @@ import pytest
 
 from infoq_onnx.sensitivity.trials import Task, units
 from infoq_onnx.sensitivity.work import _OVERHEAD, work_of
+from infoq_onnx.simulate import streams
+from infoq_onnx.simulate.front import Front
 from tests.prepared import small
 
 
@@ -14,9 +16,28 @@ def test_what_lies_behind_runs_once_a_width() -> None:
     macs = {layer.name: layer.macs for layer in of.network.layers}
     total = sum(macs.values())
     tasks = {unit.name: Task(unit, (2, 3, 4), (), ()) for unit in units(of.network)}
-    work = dict(zip(tasks, work_of(of.graph, of.network, list(tasks.values())), strict=True))
+    work = dict(
+        zip(
+            tasks,
+            work_of(of.graph, of.network, Front(of.graph, of.network, of.dataset), list(tasks.values())),
+            strict=True,
+        )
+    )
     assert work["stem"] == pytest.approx(3 * total + 3 * _OVERHEAD * total)
     assert work["fc"] == pytest.approx(3 * macs["fc"] + 3 * _OVERHEAD * total)
     # the shortcut's own branch, and what comes behind both
     behind = macs["b_short"] + macs["fc"]
     assert work["b_short"] == pytest.approx(3 * behind + 3 * _OVERHEAD * total)
+
+
+def test_what_is_too_large_to_be_carried_is_run_again_for_each_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = small("residual")
+    front = Front(of.graph, of.network, of.dataset)
+    macs = [layer.macs for layer in of.network.layers]
+    assert front.macs_to_carry() == sum(macs[:-1])
+    assert front.macs_to("fc_w") == 0
+    monkeypatch.setattr(streams, "_KEPT_BYTES", 0)
+    front = Front(of.graph, of.network, of.dataset)
+    assert (front.macs_to_carry(), front.most_bytes()) == (0, 0)
+    assert front.macs_to("stem_w") == 0
+    assert front.macs_to("fc_w") == sum(macs[:-1])
