@@ -198,7 +198,8 @@ def allocate(
         raise SettingsError(f"--uniform {widest}/…: --target {target} takes weights of {TARGETS[target]} bits at most")
     if widest == BASELINE_BITS and saturates():
         reporter.warn(
-            "this processor lacks VNNI: 8-bit weights may saturate in onnxruntime's kernels; use --target x86-avx2"
+            "this processor lacks VNNI: 8-bit weights saturate in onnxruntime's kernels, so that the model computes "
+            "something else here; it is checked as other processors compute it; use --target x86-avx2"
         )
     # what may be missing is missed before weights are rounded
     # any images will do for the check, so those that cannot be read are left out

@@ -16,13 +16,14 @@ from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.emit.qdq import qdq_model
 from infoq_onnx.emit.qonnx import qonnx_model, verify_qonnx
 from infoq_onnx.emit.storage import STORAGES
+from infoq_onnx.emit.targets import saturates
 from infoq_onnx.emit.verify import verify
 from infoq_onnx.evaluation import PREPROCESSING_KEY
 from infoq_onnx.files import replacing, write_text
 from infoq_onnx.inputs import PreparedModel
 from infoq_onnx.quantize.levels import SHIFTED_BITS
 from infoq_onnx.quantize.table import GridTable
-from infoq_onnx.schema import Allocation, Preprocessing, Verification, to_json
+from infoq_onnx.schema import BASELINE_BITS, Allocation, Preprocessing, Verification, to_json
 from infoq_onnx.simulate.simulation import LayerCodes, layer_codes, simulation
 
 
@@ -81,6 +82,7 @@ class Emission:
             if self.format == "qonnx":
                 verification = verify_qonnx(model, self.prepared.graph, dataset, reference, str(path))
             else:
-                verification = verify(onnx_file, self.prepared.graph, dataset, reference, str(path))
+                beyond = BASELINE_BITS in allocation.weight_bits.values() and saturates()
+                verification = verify(onnx_file, self.prepared.graph, dataset, reference, str(path), saturates=beyond)
             write_text(path.with_suffix(".json"), to_json(allocation))
         return verification

@@ -335,7 +335,8 @@ def full_disk_for_json(place: Place) -> None:
 
 
 def disagreement(place: Place) -> None:
-    place.monkeypatch.setattr(verify, "MAX_RELATIVE_RMS", -1.0)
+    for limit in ("MAX_RELATIVE_RMS", "MAX_RELATIVE_RMS_UNFUSED"):
+        place.monkeypatch.setattr(verify, limit, -1.0)
     place.monkeypatch.setattr(verify, "NOISE_FACTOR", -1.0)
 
 
@@ -473,7 +474,8 @@ def assert_told(row: Row, exit_code: int, stdout: str, stderr: str) -> None:
     wanted = re.sub("<[a-z]+>", r"\\S+", re.escape(row.message))
     assert stdout == ""
     assert stderr.endswith("\n")
-    said = stderr.removesuffix("\n")
+    # on some processors there is something to say of 8-bit weights first
+    said = re.sub(r"\Awarning: this processor lacks VNNI: .*\n", "", stderr).removesuffix("\n")
     if row.situation in AFTER_WORK:
         said = said.splitlines()[-1]
         assert "Traceback" not in stderr

@@ -27,10 +27,10 @@ def emitted(name: str) -> onnx.ModelProto:
     return qdq_model(of.graph, of.network, of.placement, of.table, *bits, codes, STORAGES["int8"], {})
 
 
-def verified(name: str, path: Path) -> Verification:
+def verified(name: str, path: Path, *, saturates: bool = False) -> Verification:
     of = small(name)
     model = simulation(of.graph, of.network, of.placement, of.table, *of.mixed(seed=0))
-    return verify(path, of.graph, of.dataset, model, "shown.onnx")
+    return verify(path, of.graph, of.dataset, model, "shown.onnx", saturates=saturates)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -52,6 +52,23 @@ def test_a_wrong_weight_is_noticed(name: str, tmp_path: Path) -> None:
     with pytest.raises(VerificationError) as caught:
         verified(name, tmp_path / "model.onnx")
     assert is_one_line(caught.value, "shown.onnx", "48 images", "no file was left")
+
+
+def test_kernels_that_saturate_are_not_held_against_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.onnx"
+    model = emitted("residual")
+    onnx.save(model, path)
+    # as if they computed something else
+    for limit in ("MAX_RELATIVE_RMS", "NOISE_FACTOR"):
+        monkeypatch.setattr(f"infoq_onnx.emit.verify.{limit}", -1.0)
+    with pytest.raises(VerificationError):
+        verified("residual", path)
+    assert verified("residual", path, saturates=True).relative_rms_unfused < 1e-6
+    stored = next(tensor for tensor in model.graph.initializer if tensor.name == "b2_w/codes")
+    stored.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(stored), stored.name))
+    onnx.save(model, path)
+    with pytest.raises(VerificationError):
+        verified("residual", path, saturates=True)
 
 
 def test_wrong_logits_are_noticed_even_where_no_prediction_changes(tmp_path: Path) -> None:
