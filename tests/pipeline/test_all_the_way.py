@@ -23,6 +23,7 @@ from infoq_onnx.pipeline.allocating import FORMATS
 from infoq_onnx.schema import Allocation, from_json
 from tests.networks import SMALL, auxiliary_net, mlp, residual_convnet
 from tests.pipeline.cases import QUICK, Case, Listener, data_for, refused, saved
+from tests.prepared import kernels_are_exact
 
 
 @pytest.mark.parametrize(
@@ -43,8 +44,10 @@ def test_all_the_way(name: str, criterion: str, tmp_path: Path) -> None:
     assert done.allocation.costs.bitops <= done.allocation.bounds[0].limit
     assert done.allocation.optimal
     assert set(done.allocation.weight_bits.values()) | set(done.allocation.activation_bits.values()) <= {2, 4, 8}
-    assert done.verification.agreement >= 0.97
-    assert done.verification.relative_rms < 0.01
+    assert done.verification.relative_rms_unfused < 0.01
+    if kernels_are_exact(done.allocation.weight_bits.values()):
+        assert done.verification.agreement >= 0.97
+        assert done.verification.relative_rms < 0.01
 
     found = evaluate(done.model_path, calib, against=model)
     assert found.images == 32

@@ -337,7 +337,7 @@ def test_a_model_that_fails_its_check_is_not_left(
         allocate(case.analysis, uniform_bits=(2, 2), output=tmp_path / "m.onnx")
         before = content(tmp_path, "m.json", "m.onnx")
 
-    def fail(path: Path, *_: object) -> None:
+    def fail(path: Path, *_: object, **__: object) -> None:
         onnx.load(path)
         raise VerificationError("m.onnx disagrees")
 

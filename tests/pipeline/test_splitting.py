@@ -16,6 +16,7 @@ from infoq_onnx.schema import Split
 from tests.networks import Builder
 from tests.peaked import LARGE, scaled, tokens, vectors
 from tests.pipeline.cases import NAMES, QUICK, Listener, content, data_for, refused, saved
+from tests.prepared import kernels_are_exact
 
 
 @pytest.mark.parametrize("make", [vectors, tokens])
@@ -78,5 +79,6 @@ def test_a_product_with_a_bias_behind_it_and_large_inputs(bits: tuple[int, int],
     folder = analyze(path, calib, equalize=False, output=tmp_path / "a.infoq", **QUICK)
     for rounding in ("nearest", "gptq"):
         done = allocate(folder, uniform_bits=bits, rounding=rounding, output=tmp_path / "small.onnx")
-        assert done.verification.relative_rms < 0.001
+        assert done.verification.relative_rms_unfused < 0.001
+        assert done.verification.relative_rms < 0.001 or not kernels_are_exact(bits[:1])
         assert next(kernel for kernel in done.verification.kernels if kernel.layer == "two").runs == "QGemm"
