@@ -374,6 +374,8 @@ class Verification:
     """… and its share of images with the same top-1 class."""
     kernels: tuple[Kernel, ...] = ()
     """What onnxruntime runs in place of each layer."""
+    saturated: bool = False
+    """Whether this processor's integer kernels saturate with the model's weights, and were not held against it."""
 
 
 @dataclass(frozen=True)

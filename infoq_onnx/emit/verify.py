@@ -83,7 +83,7 @@ def verify(
             f"difference {result.max_difference:.4g}, {100 * worst:.1f} % of the logits' spread, top-1 agreement "
             f"{100 * result.agreement:.1f} %); no file was left"
         )
-    return dataclasses.replace(result, kernels=find_kernels(onnx.load_from_string(content)))
+    return dataclasses.replace(result, kernels=find_kernels(onnx.load_from_string(content)), saturated=saturates)
 
 
 def nudged(simulation: onnx.ModelProto) -> onnx.ModelProto:

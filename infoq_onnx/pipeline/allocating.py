@@ -195,11 +195,15 @@ def allocate(
         allocation = decided(parsed)
     widest = max(allocation.weight_bits.values(), default=0)
     if widest > TARGETS[target]:
-        raise SettingsError(f"--uniform {widest}/…: --target {target} takes weights of {TARGETS[target]} bits at most")
+        most = TARGETS[target]
+        raise SettingsError(
+            f"--target {target} takes weights of {most} bits at most, and --uniform says {widest}: give {most} or fewer"
+        )
     if widest == BASELINE_BITS and saturates():
         reporter.warn(
             "this processor lacks VNNI: 8-bit weights saturate in onnxruntime's kernels, so that the model computes "
-            "something else here; it is checked as other processors compute it; use --target x86-avx2"
+            "something else here; it is checked node by node; for one that is right here, too, use --target x86-avx2, "
+            "or --uniform 7/… where bits are uniform"
         )
     # what may be missing is missed before weights are rounded
     # any images will do for the check, so those that cannot be read are left out

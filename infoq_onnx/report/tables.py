@@ -186,6 +186,12 @@ def kernels_line(found: Sequence[Kernel]) -> str:
 
 def verification_line(checked: Verification) -> str:
     """Say in one line how well a file matches its simulation."""
+    if checked.saturated:
+        return (
+            f"checked node by node on {checked.images} calibration images against the simulation: logits differ by "
+            f"{100 * checked.relative_rms_unfused:.2g} % of their spread in the mean; with this processor's kernels, "
+            f"which saturate, by {100 * checked.relative_rms:.2g} %, top-1 agreement {100 * checked.agreement:.1f} %"
+        )
     return (
         f"checked on {checked.images} calibration images against the simulation: largest logit difference "
         f"{checked.max_difference:.3g} ({100 * checked.relative_rms:.2g} % of the logits' spread in the mean), "

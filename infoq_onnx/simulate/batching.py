@@ -47,7 +47,8 @@ def run_batches(
     filled up with.
     """
     for batch in dataset.batches(size):
-        results = session.run(list(outputs), {graph.input: padded(batch, graph.batch)})
+        # of none onnxruntime would give all
+        results = session.run(list(outputs), {graph.input: padded(batch, graph.batch)}) if outputs else []
         named = zip(outputs, results, strict=True)
         yield batch, [result[: len(batch)] if name in graph.batched else result for name, result in named]
 

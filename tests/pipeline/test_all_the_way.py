@@ -21,7 +21,7 @@ from infoq_onnx.files import sha256_of
 from infoq_onnx.pipeline import allocate, analyze, compress, evaluate, inspect
 from infoq_onnx.pipeline.allocating import FORMATS
 from infoq_onnx.schema import Allocation, from_json
-from tests.networks import SMALL, auxiliary_net, mlp, residual_convnet
+from tests.networks import SMALL, Builder, auxiliary_net, mlp, residual_convnet
 from tests.pipeline.cases import QUICK, Case, Listener, data_for, refused, saved
 from tests.prepared import kernels_are_exact
 
@@ -54,6 +54,17 @@ def test_all_the_way(name: str, criterion: str, tmp_path: Path) -> None:
     assert found.file_bytes == done.file_bytes
     assert found.reference_top1 == analysis.model.float_top1
     assert found.agreement is not None
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "gptq"])
+def test_one_layer_alone(rounding: str, tmp_path: Path) -> None:
+    """Nothing but the input is read by a layer."""
+    b = Builder()
+    network = b.model(b.gemm("x", "fc", 20, 4), (20,), (4,))
+    model, calib = saved(network, tmp_path / "float.onnx"), data_for(network, tmp_path / "calib.npz")
+    folder = analyze(model, calib, output=tmp_path / "a.infoq", **{**QUICK, "trial_rounding": rounding})
+    done = allocate(folder, bounds={"compression": "8"}, rounding=rounding, output=tmp_path / "small.onnx")
+    assert set(done.allocation.weight_bits) == {"fc"}
 
 
 @pytest.mark.parametrize("rounding", ["nearest", "gptq"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import sys
 from pathlib import Path
@@ -18,6 +19,8 @@ from infoq_onnx.errors import InfeasibleBudgetError, MissingDependencyError, Mod
 from infoq_onnx.graph.ort import run_session
 from infoq_onnx.graph.session import open_session
 from infoq_onnx.pipeline import allocate, analyze, lint
+from infoq_onnx.report.tables import verification_line
+from infoq_onnx.schema import Verification
 from tests.networks import residual_convnet
 from tests.pipeline.cases import Case, Listener, data_for, refused, saved
 from tests.prepared import images
@@ -177,6 +180,14 @@ def test_8_bit_weights_are_warned_of_where_they_saturate(
         listener = Listener()
         done(residual, tmp_path / "m.onnx", uniform_bits=(bits, 8), reporter=listener)
         assert any("x86-avx2" in warning for warning in listener.warnings) == warned
+
+
+def test_what_is_said_of_a_check_where_kernels_saturate() -> None:
+    checked = Verification(48, 3.0, 0.25, 0.9375, 0.0004, 0.0, 1.0)
+    assert "node by node" not in verification_line(checked)
+    line = verification_line(dataclasses.replace(checked, saturated=True))
+    for part in ("node by node on 48", "0.04 %", "saturate, by 25 %", "93.8 %"):
+        assert part in line
 
 
 def test_without_repair_a_second_budget_rounds_nothing(
