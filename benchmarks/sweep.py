@@ -325,7 +325,8 @@ def main() -> None:
         ),
         "",
         *(
-            f"{model}: `infoq-onnx analyze` with `{' '.join(CASES[model].options)}`, otherwise as by default.  "
+            f"{model}: `analyze` with `--preprocess {CASES[model].preprocessing} --samples {CASES[model].samples}`, "
+            "otherwise as by default.  "
             for model in arguments.models
         ),
     ]
