@@ -171,7 +171,8 @@ def test_what_a_process_takes_is_seen(tmp_path: Path, place: Path) -> None:
         assert dict(processes.run(range(2)))
     # an interpreter with numpy, and not the sum of them
     assert 2**24 < peak_of_children() < 2**33
-    assert 2**24 < resident() <= peak()
+    # the kernel brings what it counts up to date some pages at a time
+    assert 2**24 < resident() < 1.05 * peak()
 
 
 def test_a_first_task_that_kills_its_process(tmp_path: Path, place: Path) -> None:
