@@ -32,12 +32,13 @@ def main() -> None:
     figure, axes = plt.subplots(1, 2, figsize=(8, 3.4), sharey=True, layout="constrained")
     tensors = (analysis.observers[-2].tensor, analysis.observers[-1].tensor)
     for axis, tensor, what in zip(axes, tensors, ("pooled features", "logits"), strict=True):
-        seen = [trial for trial in trials if tensor in trial.deltas]
-        lost = [abs(trial.deltas[tensor].ly or 0.0) for trial in seen]
-        drops = [100 * trial.top1_drop for trial in seen]
+        pairs = [(trial, trial.deltas[tensor]) for trial in trials if tensor in trial.deltas]
+        seen = [(trial, delta) for trial, delta in pairs if delta.ly is not None]
+        lost = [abs(delta.ly) for _, delta in seen]
+        drops = [100 * trial.top1_drop for trial, _ in seen]
         r = pearson(lost, drops)
         print(f"{what} ({tensor}): r = {r:.3f} over {len(seen)} layers")
-        axis.errorbar(lost, drops, xerr=[trial.deltas[tensor].ly_se for trial in seen], fmt="o", markersize=4)
+        axis.errorbar(lost, drops, xerr=[delta.ly_se for _, delta in seen], fmt="o", markersize=4)
         axis.set_xlabel(f"|ΔSMI(L;Y)| at the {what}, nats")
         axis.set_title(f"r = {r:.2f}, {len(seen)} layers", fontsize=9)
         axis.grid(alpha=0.3)

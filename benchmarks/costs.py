@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import onnx
+from clock import Clock
 from page import page_parser, versions
 
 from infoq_onnx import analyze, read_analysis
@@ -37,24 +37,19 @@ FIGURE = Path(__file__).resolve().parents[1] / "docs" / "figures" / "costs.svg"
 
 
 @dataclass
-class Clock:
-    """A reporter that notes when how many trials were done."""
+class Counted(Clock):
+    """One that notes, too, when how many trials were done."""
 
     seen: list[tuple[int, float]] = field(default_factory=list)
 
-    def progress(self, stage: str, detail: str, done: int, total: int, share: float | None = None) -> None:  # noqa: ARG002
+    def progress(self, stage: str, detail: str, done: int, total: int, share: float | None = None) -> None:
+        super().progress(stage, detail, done, total, share)
         if stage == "trials":
-            self.seen.append((done, time.monotonic()))
+            self.seen.append((done, self.last[stage]))
 
-    def note(self, text: str) -> None:
-        """Say nothing."""
-
-    def warn(self, text: str) -> None:
-        """Say nothing."""
-
-    def seconds(self, start: int = 0) -> float:
+    def seconds_behind(self, count: int) -> float:
         """From when so many trials were done until all were."""
-        return self.seen[-1][1] - next(when for done, when in self.seen if done >= start)
+        return self.seen[-1][1] - next(when for done, when in self.seen if done >= count)
 
 
 class Bench:
@@ -63,18 +58,18 @@ class Bench:
     def __init__(self, shared: Path, folder: Path) -> None:
         self.shared, self.folder, self.count = shared, folder, 0
 
-    def run(self, model: Path, calib: Path, preprocessing: str | None, **options: Any) -> tuple[Analysis, Clock]:
+    def run(self, model: Path, calib: Path, preprocessing: str | None, **options: Any) -> tuple[Analysis, Counted]:
         self.count += 1
-        clock = Clock()
+        clock = Counted()
         chosen = {**BASE, "preprocessing": preprocessing, "workers": 1, **options}
         found = analyze(model, calib, output=self.folder / f"{self.count}.infoq", reporter=clock, **chosen)
         return read_analysis(found), clock
 
-    def cifar10(self, **options: Any) -> tuple[Analysis, Clock]:
+    def cifar10(self, **options: Any) -> tuple[Analysis, Counted]:
         calib = self.shared / "data" / "cifar10" / "calib"
         return self.run(self.shared / "models" / "cifar10_resnet20.onnx", calib, "imagenet", **options)
 
-    def chain(self, layers: int) -> Clock:
+    def chain(self, layers: int) -> Counted:
         from tests.networks import Builder
 
         b = Builder()
@@ -89,18 +84,18 @@ class Bench:
     def measured(self) -> Iterator[tuple[str, list[int], list[float]]]:
         """What is varied, the amounts, and the seconds of each."""
         self.cifar10(samples=64)  # compiles
-        yield "images", list(IMAGES), [self.cifar10(samples=count)[1].seconds() for count in IMAGES]
-        yield "widths", [len(b) - 1 for b in WIDTHS], [self.cifar10(bits=b)[1].seconds() for b in WIDTHS]
-        times = [self.cifar10(projections=count)[1].seconds() for count in PROJECTIONS]
+        yield "images", list(IMAGES), [self.cifar10(samples=count)[1].seconds("trials") for count in IMAGES]
+        yield "widths", [len(b) - 1 for b in WIDTHS], [self.cifar10(bits=b)[1].seconds("trials") for b in WIDTHS]
+        times = [self.cifar10(projections=count)[1].seconds("trials") for count in PROJECTIONS]
         yield "projections", list(PROJECTIONS), times
         observers: dict[int, float] = {}
         for threshold in THRESHOLDS:
             found, clock = self.cifar10(threshold=threshold, bits=(4, 5, 6, 7, 8))
             # the first width of every unit is seen by all candidates
             first = len(found.trials) // 4
-            observers[sum(o.selected_xl or o.selected_ly for o in found.observers)] = clock.seconds(first)
+            observers[sum(o.selected_xl or o.selected_ly for o in found.observers)] = clock.seconds_behind(first)
         yield "observers", sorted(observers), [observers[count] for count in sorted(observers)]
-        yield "layers", list(LAYERS), [self.chain(layers).seconds() for layers in LAYERS]
+        yield "layers", list(LAYERS), [self.chain(layers).seconds("trials") for layers in LAYERS]
 
 
 def main() -> None:

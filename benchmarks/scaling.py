@@ -70,7 +70,7 @@ def main() -> None:
     observed = Graph(add_projections(graph.model, graph, tensors, settings.projections, settings.seed))
     low, rest = stages(settings)
     tried = units(network)
-    tasks = [Task(unit, tuple(widths), (), ()) for unit in tried for widths in (low, rest)]
+    tasks = [Task(unit, tuple(widths)) for unit in tried for widths in (low, rest)]
     batch = images(network.input_shape, batch_size(graph))
     front = Front(graph, network, dataset_of(batch))
     all_images = dataclasses.replace(dataset_of(batch), indices=np.zeros(count, np.int64))

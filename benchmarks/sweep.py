@@ -23,6 +23,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import sklearn.feature_selection._mutual_info as reference
+from clock import Clock
 from page import models_parser, versions
 
 from infoq_onnx import analyze
@@ -148,7 +149,7 @@ class Plain:
             fed = grid_of_group(unit, self.table.activations[unit][trial.bits])
         # onnxruntime fuses no nodes across an output, as it fuses none across a cut: sums are taken in the same order
         before = self.network.layers[: self.front.position(unit)]
-        kept = [tensor for layer in before for tensor in self.stream.read_behind(layer)]
+        kept = [tensor for layer in before for tensor in self.stream.kept_behind(layer)]
         shown = [tensor for tensor in dict.fromkeys((*kept, *cut(graph, [unit]))) if tensor != graph.input]
         # a constant weight's products are summed in another order than those of one that is fed
         inputs = [graph.input, *(name for name in fed if name in graph.initializers)]
@@ -172,25 +173,6 @@ def _noises(seed: int) -> list[np.random.SeedSequence]:
     return [streams[2], streams[3], streams[2]]
 
 
-@dataclass
-class Clock:
-    """A reporter that notes when the trials began, and when they were last heard of."""
-
-    begun: float | None = None
-    last: float = 0.0
-
-    def progress(self, stage: str, detail: str, done: int, total: int, share: float | None = None) -> None:  # noqa: ARG002
-        if stage == "trials":
-            self.last = time.monotonic()
-            self.begun = self.begun or self.last
-
-    def note(self, text: str) -> None:
-        print(text, flush=True)
-
-    def warn(self, text: str) -> None:
-        print(text, flush=True)
-
-
 def analysis(shared: Path, work: Path, model: str) -> tuple[Path, float, float]:
     """Analyze with the tool, once; return the folder, and the seconds that its trials, and the whole, took."""
     case, folder, kept = CASES[model], work / f"{model}.infoq", work / f"{model}.seconds.json"
@@ -208,7 +190,7 @@ def analysis(shared: Path, work: Path, model: str) -> tuple[Path, float, float]:
             reporter=clock,
         )
         whole = time.monotonic() - start
-        kept.write_text(json.dumps([clock.last - (clock.begun or start), whole]))
+        kept.write_text(json.dumps([clock.seconds("trials"), whole]))
     trials, whole = json.loads(kept.read_text())
     return folder, trials, whole
 

@@ -19,12 +19,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import GeneratorType
 from typing import Any
 
 import onnx
+from clock import Clock
 from page import models_parser, versions
 
 import infoq_onnx.sensitivity.sweep as sweeping
@@ -49,25 +49,6 @@ TIMED = (
     (_Eye, "xl", "estimates"),
     (_Eye, "ly", "estimates"),
 )
-
-
-@dataclass
-class Clock:
-    """A reporter that notes when each stage began, and when it was last heard of."""
-
-    begun: dict[str, float] = field(default_factory=dict)
-    last: dict[str, float] = field(default_factory=dict)
-
-    def progress(self, stage: str, detail: str, done: int, total: int, share: float | None = None) -> None:  # noqa: ARG002
-        now = time.monotonic()
-        self.begun.setdefault(stage, now)
-        self.last[stage] = now
-
-    def note(self, text: str) -> None:
-        print(text, flush=True)
-
-    def warn(self, text: str) -> None:
-        print(text, flush=True)
 
 
 def timed_runner(folder: Path, state: tuple[Problem, Baseline, int, Spill | None]) -> Callable[[Task], list[Trial]]:
@@ -180,7 +161,7 @@ def measured(shared: Path, work: Path, model: str) -> dict[str, Any]:
         "read": begun["ranges"] - start,
         "ranges": begun["rounding"] - begun["ranges"],
         "rounding": begun["trials"] - begun["rounding"],
-        "trials": clock.last["trials"] - begun["trials"],
+        "trials": clock.seconds("trials"),
         "spent": spent,
         "processes": len(processes),
         "peak": memory.most,

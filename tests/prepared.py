@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,11 @@ import onnx
 
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.data.sources import Source
-from infoq_onnx.emit.targets import saturates
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.network import find_network
 from infoq_onnx.graph.normalize import normalize
 from infoq_onnx.quantize.table import GridTable
-from infoq_onnx.schema import BASELINE_BITS, BITS, Network
+from infoq_onnx.schema import BITS, Network
 from infoq_onnx.simulate.calibrate import calibrate
 from infoq_onnx.simulate.placement import Placement, place
 
@@ -102,8 +100,3 @@ def is_one_line(error: BaseException, *parts: str) -> bool:
     """Whether a message is what users may see: one line that names every part."""
     text = str(error)
     return "\n" not in text and bool(text) and all(part in text for part in parts)
-
-
-def kernels_are_exact(weight_bits: Iterable[int]) -> bool:
-    """Whether integer kernels compute what they should: on x86 without VNNI they saturate with weights of 8 bits."""
-    return BASELINE_BITS not in set(weight_bits) or not saturates()

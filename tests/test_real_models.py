@@ -11,6 +11,7 @@ from infoq_onnx.allocation.costs import uniform
 from infoq_onnx.analyses import read_analysis
 from infoq_onnx.emit.qdq import qdq_model
 from infoq_onnx.emit.storage import STORAGES
+from infoq_onnx.emit.targets import saturates
 from infoq_onnx.emit.verify import verify
 from infoq_onnx.graph.session import open_session
 from infoq_onnx.inputs import load_samples, prepare
@@ -18,7 +19,6 @@ from infoq_onnx.pipeline import allocate, analyze, evaluate
 from infoq_onnx.simulate.batching import batch_size, logits_of
 from infoq_onnx.simulate.calibrate import calibrate
 from infoq_onnx.simulate.simulation import layer_codes, simulation
-from tests.prepared import kernels_are_exact
 
 pytestmark = pytest.mark.slow
 EXPORTS = ("cifar10_resnet20", "cifar10_resnet20_dynamo")
@@ -89,7 +89,7 @@ def test_models_of_many_kinds_are_emitted_as_simulated(
     path.write_bytes(
         qdq_model(graph, network, placement, table, *bits, codes, STORAGES["packed"], {}).SerializeToString()
     )
-    exact = kernels_are_exact((8,))
+    exact = not saturates((8,))
     verify(path, graph, dataset, reference, name, saturates=not exact)
     size = batch_size(graph)
     sessions = (open_session(graph.model), open_session(path, optimize=exact))

@@ -7,6 +7,7 @@ nothing can overflow, as 255 · 64 · 2 = 32640.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from infoq_onnx.schema import BASELINE_BITS
@@ -17,7 +18,12 @@ TARGETS: dict[str, int] = {"any": BASELINE_BITS, "x86-avx2": 7}
 _CPUINFO = Path("/proc/cpuinfo")
 
 
-def saturates(cpuinfo: Path = _CPUINFO) -> bool:
+def saturates(weight_bits: Iterable[int]) -> bool:
+    """Whether this processor's integer kernels may saturate with weights of such bits."""
+    return max(weight_bits, default=0) > TARGETS["x86-avx2"] and lacks_vnni()
+
+
+def lacks_vnni(cpuinfo: Path = _CPUINFO) -> bool:
     """Whether this processor is an x86 without VNNI; False where that cannot be told."""
     try:
         text = cpuinfo.read_text(encoding="utf-8", errors="replace")

@@ -206,7 +206,7 @@ class Distributed(Generic[T, R]):
             while waiting or self._running:
                 with _held_back():
                     slots = self._slots()
-                    while waiting and self._has_room(machine := self._least_busy(slots), slots):
+                    for machine in self._places(slots)[: len(waiting)]:
                         index = waiting.popleft()
                         self._running[self._submit(tasks[index], machine)] = _InHand(index, machine)
                     done, _ = self._ray.wait(list(self._running), timeout=_GLANCE)
@@ -272,17 +272,19 @@ class Distributed(Generic[T, R]):
         slots = {node["NodeID"]: int(node["Resources"].get("CPU", 0)) // self._cluster.threads for node in alive}
         return {machine: count for machine, count in slots.items() if count > 0}
 
-    def _least_busy(self, slots: Mapping[str, int]) -> str | None:
-        """Find the machine with the fewest tasks in hand for its slots; None where there is none."""
-        busy = Counter(task.machine for task in self._running.values())
-        return min(slots, key=lambda machine: busy[machine] / slots[machine], default=None)
+    def _places(self, slots: Mapping[str, int]) -> list[str | None]:
+        """List the machines that may be given a task now, each as often as it has room, the least busy first.
 
-    def _has_room(self, machine: str | None, slots: Mapping[str, int]) -> bool:
-        """Whether to hand out one more task, to this machine, or to none: a cluster may start some where one waits."""
-        if self._cluster.at_once is not None and len(self._running) >= self._cluster.at_once:
-            return False
-        in_hand = sum(task.machine == machine for task in self._running.values())
-        return in_hand < (1 if machine is None else _AHEAD * slots[machine])
+        None is whichever takes it: where there is no machine, a cluster may start one because a task waits.
+        """
+        in_hand = Counter(task.machine for task in self._running.values())
+        levels = [
+            (place / count, machine)
+            for machine, count in slots.items()
+            for place in range(in_hand[machine], _AHEAD * count)
+        ]
+        places = [machine for _, machine in sorted(levels)] if slots else [None] * (not self._running)
+        return places if self._cluster.at_once is None else places[: max(0, self._cluster.at_once - len(self._running))]
 
     def _drop_lost(self, slots: Mapping[str, int]) -> list[_InHand]:
         """Forget tasks whose machine is gone, and return them."""

@@ -199,7 +199,7 @@ def allocate(
         raise SettingsError(
             f"--target {target} takes weights of {most} bits at most, and --uniform says {widest}: give {most} or fewer"
         )
-    if widest == BASELINE_BITS and saturates():
+    if saturates(allocation.weight_bits.values()):
         reporter.warn(
             "this processor lacks VNNI: 8-bit weights saturate in onnxruntime's kernels, so that the model computes "
             "something else here; it is checked node by node; for one that is right here, too, use --target x86-avx2, "

@@ -23,7 +23,7 @@ from infoq_onnx.files import replacing, write_text
 from infoq_onnx.inputs import PreparedModel
 from infoq_onnx.quantize.levels import SHIFTED_BITS
 from infoq_onnx.quantize.table import GridTable
-from infoq_onnx.schema import BASELINE_BITS, Allocation, Preprocessing, Verification, to_json
+from infoq_onnx.schema import Allocation, Preprocessing, Verification, to_json
 from infoq_onnx.simulate.simulation import LayerCodes, layer_codes, simulation
 
 
@@ -82,7 +82,13 @@ class Emission:
             if self.format == "qonnx":
                 verification = verify_qonnx(model, self.prepared.graph, dataset, reference, str(path))
             else:
-                beyond = BASELINE_BITS in allocation.weight_bits.values() and saturates()
-                verification = verify(onnx_file, self.prepared.graph, dataset, reference, str(path), saturates=beyond)
+                verification = verify(
+                    onnx_file,
+                    self.prepared.graph,
+                    dataset,
+                    reference,
+                    str(path),
+                    saturates=saturates(allocation.weight_bits.values()),
+                )
             write_text(path.with_suffix(".json"), to_json(allocation))
         return verification

@@ -71,7 +71,7 @@ def plan(
     graph, network = prepared.graph, prepared.network
     low, rest = stages(settings)
     tried = units(network, weight_only=settings.weight_only)
-    tasks = [Task(unit, tuple(widths), (), ()) for unit in tried for widths in (low, rest) if widths]
+    tasks = [Task(unit, tuple(widths)) for unit in tried for widths in (low, rest) if widths]
     # estimates are timed by themselves
     front = Front(graph, network, dataset)
     work = sum(work_of(graph, network, front, tasks, estimates=False))

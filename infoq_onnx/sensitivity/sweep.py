@@ -79,7 +79,7 @@ def sweep(problem: Problem, journal: Journal, progress: Progress, resources: Res
     # what lies in front of units is carried along from one to the next
     ordered = sorted(tried, key=lambda unit: bench.front.position(unit.tensor))
 
-    def missing(stage: str, bits: Sequence[int], xl: Sequence[str], ly: Sequence[str]) -> list[Task]:
+    def missing(stage: str, bits: Sequence[int], xl: Sequence[str] = (), ly: Sequence[str] = ()) -> list[Task]:
         wanted = [
             (unit, [b for b in bits if (unit.name, unit.kind, b, stage) not in journal.trials]) for unit in ordered
         ]
@@ -88,8 +88,8 @@ def sweep(problem: Problem, journal: Journal, progress: Progress, resources: Res
     def work(tasks: Sequence[Task]) -> list[float]:
         return work_of(problem.graph, network, bench.front, tasks)
 
-    whole = sum(work([Task(unit, tuple(bits), (), ()) for unit in tried for bits in (low, rest) if bits]))
-    later = sum(work(missing("score", rest, (), ())))
+    whole = sum(work([Task(unit, tuple(bits)) for unit in tried for bits in (low, rest) if bits]))
+    later = sum(work(missing("score", rest)))
 
     def run_stage(executor: Executor[Task, list[Trial]], stage: str, tasks: list[Task], later: float) -> None:
         costs = work(tasks)

@@ -86,9 +86,9 @@ class Task:
 
     unit: Unit
     bits: tuple[int, ...]
-    xl: tuple[str, ...]
+    xl: tuple[str, ...] = ()
     """Candidates whose SMI(X_E; L) is wanted."""
-    ly: tuple[str, ...]
+    ly: tuple[str, ...] = ()
     """Candidates whose SMI(L; Y) is wanted."""
 
 

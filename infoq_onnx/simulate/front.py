@@ -59,7 +59,7 @@ class Front:
     @cached_property
     def _kept_bytes(self) -> list[int]:
         """What is carried behind each layer; 0 where that is too much."""
-        return [self._stream.kept_bytes(layer) for layer in self._layers]
+        return [self._stream.bytes_of(self._stream.kept_behind(layer)) for layer in self._layers]
 
     def batches(self, unit: str, tensors: Sequence[str]) -> Iterator[tuple[int, dict[str, npt.NDArray[np.float32]]]]:
         """Yield the images of each batch with what some tensors hold, as `Stream.run` does.

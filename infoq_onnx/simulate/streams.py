@@ -78,13 +78,12 @@ class Stream:
 
     def advance(self, layer: Layer) -> None:
         """Keep what is read behind a layer, if that fits memory; else go on from where the stream was."""
-        tensors = self.read_behind(layer)
-        needed = self.kept_bytes(layer)
-        if not needed:
+        tensors = self.kept_behind(layer)
+        if not tensors:
             return
         # what is kept already stays; the rest is written where it will lie, so that nothing is there twice
         before = self._kept or {}
-        filed = self._spill.folder if self._spill is not None and needed > self._spill.above else None
+        filed = self._spill.folder if self._spill is not None and self.bytes_of(tensors) > self._spill.above else None
         kept = {name: before[name] if name in before else self._room(name, filed) for name in tensors}
         computed = [name for name in tensors if name not in before]
         start = 0
@@ -94,21 +93,20 @@ class Stream:
             start += len(parts[0])
         self._kept = kept
 
-    def kept_bytes(self, layer: Layer) -> int:
-        """Count what is kept behind a layer, of all images; 0 where nothing is."""
-        tensors = self.read_behind(layer)
-        if not all(self._storable(name) for name in tensors):
-            return 0
-        # whatever memory there is: what is computed anew, onnxruntime may round otherwise
-        needed = 4 * sum(math.prod(self.graph.shapes[name]) for name in tensors) * self.images
-        return needed if needed <= _KEPT_BYTES else 0
-
-    def read_behind(self, layer: Layer) -> list[str]:
-        """Find the tensors that are there when a layer has been run, and are read by later nodes."""
+    def kept_behind(self, layer: Layer) -> list[str]:
+        """Find what is kept behind a layer: all that is there then and is read by later nodes, or, too large, nothing."""
         cut = self._index[layer.name]
         written = {self.graph.input, *(name for node in self.graph.nodes[: cut + 1] for name in node.output)}
         later = dict.fromkeys(name for node in self.graph.nodes[cut + 1 :] for name in reads(node))
-        return [name for name in later if name in written]
+        tensors = [name for name in later if name in written]
+        if not all(self._storable(name) for name in tensors):
+            return []
+        # whatever memory there is: what is computed anew, onnxruntime may round otherwise
+        return tensors if self.bytes_of(tensors) <= _KEPT_BYTES else []
+
+    def bytes_of(self, tensors: Sequence[str]) -> int:
+        """Count what some tensors take, of all images."""
+        return 4 * sum(math.prod(self.graph.shapes[name]) for name in tensors) * self.images
 
     def _room(self, name: str, folder: Path | None) -> Float32 | Filed:
         """Make room for a tensor of all images."""

@@ -14,7 +14,7 @@ import pytest
 
 from infoq_onnx.analyses import CODES, read_analysis
 from infoq_onnx.emit.storage import STORAGES
-from infoq_onnx.emit.targets import saturates
+from infoq_onnx.emit.targets import lacks_vnni
 from infoq_onnx.errors import InfeasibleBudgetError, MissingDependencyError, ModelError, SettingsError
 from infoq_onnx.graph.ort import run_session
 from infoq_onnx.graph.session import open_session
@@ -169,13 +169,13 @@ def test_which_processors_saturate(content: str | None, expected: bool, tmp_path
     path = tmp_path / "cpuinfo"
     if content is not None:
         path.write_text(content)
-    assert saturates(path) is expected
+    assert lacks_vnni(path) is expected
 
 
 def test_8_bit_weights_are_warned_of_where_they_saturate(
     residual: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("infoq_onnx.pipeline.allocating.saturates", lambda: True)
+    monkeypatch.setattr("infoq_onnx.emit.targets.lacks_vnni", lambda: True)
     for bits, warned in ((8, True), (6, False)):
         listener = Listener()
         done(residual, tmp_path / "m.onnx", uniform_bits=(bits, 8), reporter=listener)

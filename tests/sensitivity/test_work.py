@@ -15,7 +15,7 @@ def test_what_lies_behind_runs_once_a_width() -> None:
     of = small("residual")
     macs = {layer.name: layer.macs for layer in of.network.layers}
     total = sum(macs.values())
-    tasks = {unit.name: Task(unit, (2, 3, 4), (), ()) for unit in units(of.network)}
+    tasks = {unit.name: Task(unit, (2, 3, 4)) for unit in units(of.network)}
     work = dict(
         zip(
             tasks,
