@@ -283,7 +283,9 @@ class Distributed(Generic[T, R]):
             for machine, count in slots.items()
             for place in range(in_hand[machine], _AHEAD * count)
         ]
-        places = [machine for _, machine in sorted(levels)] if slots else [None] * (not self._running)
+        places: list[str | None] = [machine for _, machine in sorted(levels)]
+        if not slots and not self._running:
+            places = [None]
         return places if self._cluster.at_once is None else places[: max(0, self._cluster.at_once - len(self._running))]
 
     def _drop_lost(self, slots: Mapping[str, int]) -> list[_InHand]:
