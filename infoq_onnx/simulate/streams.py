@@ -94,7 +94,7 @@ class Stream:
         self._kept = kept
 
     def kept_behind(self, layer: Layer) -> list[str]:
-        """Find what is kept behind a layer: all that is there then and is read by later nodes, or, too large, nothing."""
+        """Find what is kept behind a layer: what is there then and is read by later nodes; too large, nothing."""
         cut = self._index[layer.name]
         written = {self.graph.input, *(name for node in self.graph.nodes[: cut + 1] for name in node.output)}
         later = dict.fromkeys(name for node in self.graph.nodes[cut + 1 :] for name in reads(node))
