@@ -82,6 +82,8 @@ def plan(
     observed = Graph(add_projections(graph.model, graph, tensors, settings.projections, settings.seed))
     with running_on(settings.provider):
         rate = _images_a_second(observed, graph, dataset, probe_seconds)
+    each = estimate_seconds(len(dataset), settings)
+    # what has been tried by now takes about what a trial does
     took = peak()
     # with --memory it goes to files
     carried = 0 if allowed is not None else front.most_bytes()
@@ -97,7 +99,7 @@ def plan(
         passes=passes,
         workers=count,
         images_a_second=rate,
-        seconds=passes * len(dataset) / rate + looks * estimate_seconds(len(dataset), settings),
+        seconds=passes * len(dataset) / rate + looks * each,
         bytes=float(took + carried if count == 1 else took + count * (took + carried)),
     )
 
