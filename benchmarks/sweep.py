@@ -297,8 +297,9 @@ def main() -> None:
         "trials of `infoq-onnx analyze`, and of the whole of it, to which the plain way has no counterpart: decoding,",
         "ranges, rounding at every width. Same: trials whose logits are equal to the last place. The others were fused",
         "otherwise by onnxruntime: sums are taken in another order where a residual Add lies behind a cut; as",
-        "neighbours are counted, one more or less among the samples shows. Floor: what lies behind the units, at the",
-        "rate of integer kernels or of float ones on the whole network, and the estimates.",
+        "neighbours are counted, one more or less among the samples shows. scikit-learn searches trees: its shortcut",
+        "for classes smaller than twice k loses half of the digits. Floor: what lies behind the units, at the rate of",
+        "integer kernels or of float ones on the whole network, and the estimates.",
         "",
         "| model | images | trials | done plainly | candidates | plain, s | trials, s | ratio | analyze, s | ratio "
         "| same | largest difference of an SMI among these, nats | among others | of a KL | floor, s | trials to floor "
