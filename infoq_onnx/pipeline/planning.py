@@ -83,7 +83,7 @@ def plan(
     with running_on(settings.provider):
         rate = _images_a_second(observed, graph, dataset, probe_seconds)
     each = estimate_seconds(len(dataset), settings)
-    # what has been tried by now takes about what a trial does
+    # the network and both estimates have run by now, as they do in a trial
     took = peak()
     # with --memory it goes to files
     carried = 0 if allowed is not None else front.most_bytes()
