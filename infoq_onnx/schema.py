@@ -21,6 +21,9 @@ BITS: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8)
 
 BASELINE_BITS = 8
 
+EXACT_BITS = 7
+"""The most bits of a weight whose products always fit 16 bits in pairs (see `quantize.saturation`)."""
+
 Kind = Literal["weight", "activation"]
 
 Rounding = Literal["nearest", "gptq"]
@@ -324,6 +327,8 @@ class Allocation:
     score: float
     optimal: bool
     """The solver proved that no allocation scores lower within the bounds; False for a uniform one."""
+    target: str = "any"
+    """The processor it is meant for, a key of `emit.targets.TARGETS`."""
     samples: int = 0
     """Images that gptq rounded with …"""
     samples_sha256: str = ""
@@ -344,6 +349,8 @@ class Kernel:
     integer: bool
     reason: str
     """What keeps it in float; empty for an integer kernel."""
+    saturates: bool = False
+    """Whether sums may saturate on x86 processors without VNNI."""
 
 
 @dataclass(frozen=True)
@@ -374,8 +381,8 @@ class Verification:
     """… and its share of images with the same top-1 class."""
     kernels: tuple[Kernel, ...] = ()
     """What onnxruntime runs in place of each layer."""
-    saturated: bool = False
-    """Whether this processor's integer kernels saturate with the model's weights, and were not held against it."""
+    emulated: bool = False
+    """Whether this processor's integer kernels saturate with the model's weights, and those of others were emulated."""
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from infoq_onnx.allocation.bounds import Pins, parse_pins
 from infoq_onnx.allocation.costs import costs, uniform
 from infoq_onnx.allocation.monotone import monotone
 from infoq_onnx.allocation.solve import solve
 from infoq_onnx.errors import SettingsError
-from infoq_onnx.schema import BASELINE_BITS, SCHEMA_VERSION, Allocation, Analysis, Bound
+from infoq_onnx.schema import BASELINE_BITS, EXACT_BITS, SCHEMA_VERSION, Allocation, Analysis, Bound
 
 
 def budget_label(bounds: Sequence[Bound], uniform_bits: tuple[int, int] | None, weight_only: bool) -> str:
@@ -21,8 +21,10 @@ def budget_label(bounds: Sequence[Bound], uniform_bits: tuple[int, int] | None, 
     return "-".join([*parts, *(["weight_only"] if weight_only else [])])
 
 
-def decide_uniform(found: Analysis, uniform_bits: tuple[int, int], weight_only: bool) -> Allocation:
-    """Give every unit the same bits.
+def decide_uniform(
+    found: Analysis, uniform_bits: tuple[int, int], weight_only: bool, saturating: Collection[str] = ()
+) -> Allocation:
+    """Give every unit the same bits, but at 8/8 the weights of `saturating` layers 7.
 
     Raises
     ------
@@ -37,6 +39,8 @@ def decide_uniform(found: Analysis, uniform_bits: tuple[int, int], weight_only: 
                 f"{', '.join(map(str, found.settings.bits))}"
             )
     bits = uniform(found.network, weights, activations)
+    if weights == activations == BASELINE_BITS:
+        bits = ({layer: EXACT_BITS if layer in saturating else width for layer, width in bits[0].items()}, bits[1])
     return Allocation(
         schema=SCHEMA_VERSION,
         model_sha256=found.model.sha256,
@@ -64,6 +68,7 @@ def decide(
     criterion: str,
     bits: Sequence[int] | None,
     widest_weight: int = BASELINE_BITS,
+    saturating: Collection[str] = (),
 ) -> Allocation:
     """Solve the integer program for the scores of an analysis.
 
@@ -74,6 +79,7 @@ def decide(
     criterion : whose scores
     bits : widths to choose among; None for all that were analysed
     widest_weight : no weight gets more bits than this
+    saturating : layers whose weights get 7 bits in place of 8
 
     Returns
     -------
@@ -111,6 +117,7 @@ def decide(
         alpha=alpha,
         weight_only=weight_only,
         widest_weight=widest_weight,
+        saturating=saturating,
     )
     return Allocation(
         schema=SCHEMA_VERSION,

@@ -7,7 +7,7 @@ limit. Shared activations are one variable, so a layer never gets two input widt
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from infoq_onnx.allocation.bounds import Pins
 from infoq_onnx.allocation.costs import Unit, largest_total, terms, units
 from infoq_onnx.errors import AnalysisError, SettingsError
-from infoq_onnx.schema import BASELINE_BITS, Bound, Network
+from infoq_onnx.schema import BASELINE_BITS, EXACT_BITS, Bound, Network
 
 Scores = Mapping[str, Mapping[int, float]]
 
@@ -63,6 +63,7 @@ def build_program(
     alpha: float,
     weight_only: bool,
     widest_weight: int = BASELINE_BITS,
+    saturating: Collection[str] = (),
 ) -> Program:
     """Turn a network, its scores and its bounds into arrays; variables are in the order of `costs.units`.
 
@@ -83,6 +84,8 @@ def build_program(
         Keep all activations at 8 bits.
     widest_weight : int
         No weight gets more bits than this.
+    saturating : collection of str
+        Layers whose weights get 7 bits in place of 8, but where a pin puts their activations below 8.
 
     Raises
     ------
@@ -95,9 +98,19 @@ def build_program(
     if not 0 <= alpha < math.inf:
         raise SettingsError(f"--alpha {alpha}: the factor on activation scores must be zero or more, and finite")
     choices, scores = [], []
+    below = {unit.name for unit, width in pins.bits.items() if unit.kind == "activation" and width < BASELINE_BITS}
+    narrowed = {layer.name for layer in network.layers if layer.name in saturating and layer.groups[0] not in below}
     for unit in units(network):
         known = (weight_scores if unit.kind == "weight" else activation_scores).get(unit.name, {})
-        by_bits = _allowed(unit, known, bits, pins, weight_only, widest_weight)
+        by_bits = _allowed(
+            unit,
+            known,
+            bits,
+            pins,
+            weight_only,
+            widest_weight,
+            narrowed=unit.kind == "weight" and unit.name in narrowed,
+        )
         for width, score in by_bits.items():
             if not math.isfinite(score):
                 raise AnalysisError(f"the {unit.kind} score of {unit.name} at {width} bits is {score}; analyze again")
@@ -117,9 +130,16 @@ def build_program(
 
 
 def _allowed(
-    unit: Unit, scores: Mapping[int, float], bits: Sequence[int], pins: Pins, weight_only: bool, widest_weight: int
+    unit: Unit,
+    scores: Mapping[int, float],
+    bits: Sequence[int],
+    pins: Pins,
+    weight_only: bool,
+    widest_weight: int,
+    *,
+    narrowed: bool,
 ) -> dict[int, float]:
-    """Score of every width that the unit may take, widths ascending."""
+    """Score of every width that the unit may take, widths ascending; if `narrowed`, 7 bits stand in for 8."""
     widest = widest_weight if unit.kind == "weight" else BASELINE_BITS
     scores = {BASELINE_BITS: 0.0, **scores} if scores else {}
     pinned = pins.bits.get(unit)
@@ -129,6 +149,10 @@ def _allowed(
         pinned = BASELINE_BITS
     if pinned is None and not scores:
         pinned = BASELINE_BITS
+    if narrowed:
+        scores = _without_baseline(scores)
+        pinned = EXACT_BITS if pinned == BASELINE_BITS else pinned
+        bits = [min(width, EXACT_BITS) for width in bits]
     if pinned is not None and pinned > widest:
         raise SettingsError(f"weight of {unit.name} is kept at {pinned} bits, but the target takes {widest} at most")
     if pinned is not None:
@@ -138,6 +162,19 @@ def _allowed(
         measured = ", ".join(map(str, sorted(scores)))
         raise SettingsError(f"{unit.kind} of {unit.name} was measured at {measured} bits: allow one of these")
     return allowed
+
+
+def _without_baseline(scores: Mapping[int, float]) -> dict[int, float]:
+    """Put 7 bits in the place of 8.
+
+    Where 7 bits were not tried, the score of the next fewer stands in, a quarter of it for each bit between: what the
+    squared error of rounding falls by.
+    """
+    known = {width: score for width, score in scores.items() if width < BASELINE_BITS}
+    if scores and EXACT_BITS not in known:
+        below = max(known, default=EXACT_BITS)
+        known[EXACT_BITS] = known.get(below, 0.0) / 4 ** (EXACT_BITS - below)
+    return known
 
 
 def bits_of(program: Program, picks: Sequence[int]) -> tuple[int, ...]:

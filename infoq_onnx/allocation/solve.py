@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from infoq_onnx.allocation.bounds import SUFFIXES, Pins, option
@@ -39,6 +39,7 @@ def solve(
     alpha: float = 1.0,
     weight_only: bool = False,
     widest_weight: int = BASELINE_BITS,
+    saturating: Collection[str] = (),
     solver: str = "highs",
     time_limit: float | None = TIME_LIMIT,
 ) -> Solution:
@@ -63,6 +64,8 @@ def solve(
         Keep all activations at 8 bits.
     widest_weight : int
         No weight gets more bits than this.
+    saturating : collection of str
+        See `program.build_program`.
     solver : str
         A key of `solvers.SOLVERS`.
     time_limit : float or None
@@ -90,6 +93,7 @@ def solve(
         alpha=alpha,
         weight_only=weight_only,
         widest_weight=widest_weight,
+        saturating=saturating,
     )
     variables = units(network)
     narrowest = dict(zip(variables, bits_of(program, [0] * len(variables)), strict=True))

@@ -81,10 +81,11 @@ Examples: infoq-onnx allocate --bitops uniform:4/4
 )
 @click.option(
     "--target",
-    type=click.Choice(["any", "x86-avx2"]),
+    type=click.Choice(["any", "x86-avx2", "x86-vnni", "arm64"]),
     default="any",
     show_default=True,
-    help="x86-avx2 keeps weights at 7 bits: without VNNI, products of 8-bit weights saturate.",
+    help="What the model is to run on. On x86 without VNNI sums of 8-bit products may saturate: any and x86-avx2 give "
+    "layers where they could 7-bit weights in place of 8-bit ones; x86-vnni and arm64 do not.",
 )
 @click.option(
     "--memory",

@@ -14,10 +14,22 @@ from infoq_onnx.cli.options import FilePath
     epilog="Example: infoq-onnx lint small.onnx --strict",
 )
 @click.argument("model", type=FilePath())
-@click.option("--strict", is_flag=True, help="Exit with 1 if a layer is left in float, or there is none.")
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Exit with 1 if a layer is left in float, or may saturate on the target, or there is no layer.",
+)
+@click.option(
+    "--target",
+    type=click.Choice(["any", "x86-avx2", "x86-vnni", "arm64"]),
+    default="any",
+    show_default=True,
+    help="What the model is to run on; on x86-vnni and arm64 nothing saturates.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def lint(model: Path, strict: bool, as_json: bool) -> None:
-    """Show what onnxruntime runs in place of every layer of MODEL, and what keeps a layer in float.
+def lint(model: Path, strict: bool, target: str, as_json: bool) -> None:
+    """Show what onnxruntime runs in place of every layer of MODEL, what keeps a layer in float, and where sums may
+    saturate.
 
     MODEL may be any ONNX model with QuantizeLinear and DequantizeLinear, whoever made it.
     """
@@ -26,11 +38,11 @@ def lint(model: Path, strict: bool, as_json: bool) -> None:
     from infoq_onnx.report import tables
     from infoq_onnx.schema import to_json
 
-    found = pipeline.lint(model)
+    found = pipeline.lint(model, target)
     if as_json:
         show(to_json(found))
     else:
         show(tables.kernels(found.kernels))
         show(tables.kernels_line(found.kernels))
-    if strict and not (found.kernels and all(kernel.integer for kernel in found.kernels)):
+    if strict and not (found.kernels and all(kernel.integer and not kernel.saturates for kernel in found.kernels)):
         raise SystemExit(1)

@@ -1,5 +1,7 @@
 """Which layers of a quantized model onnxruntime runs as integer kernels, and what keeps the others in float.
 
+Of those that do, which may saturate where there is no VNNI.
+
 What runs is read from the graph that onnxruntime makes of the model when it loads it. Why a layer stayed in float is
 found in the model itself, by going through what an integer kernel needs.
 """
@@ -14,6 +16,7 @@ import onnx
 import onnxruntime as ort
 from onnx import NodeProto, TensorProto, inliner
 
+from infoq_onnx.emit.saturation import SaturationView
 from infoq_onnx.graph.editing import consumers_of, initializers_of, input_at, producers_of
 from infoq_onnx.graph.operators import CONVOLUTIONS
 from infoq_onnx.graph.session import session_options
@@ -53,18 +56,19 @@ def find_kernels(model: onnx.ModelProto) -> tuple[Kernel, ...]:
     for index, node in enumerate(marked.graph.node):
         # onnxruntime keeps the names of the layers that it turns into integer kernels, or appends to them
         node.name = f"node_{index}"
-    running = {re.split(r"_token_|/", node.name)[0]: node.op_type for node in _optimized(marked).graph.node}
-    view = _View(marked.graph)
+    optimized = _optimized(marked).graph
+    running = {re.split(r"_token_|/", node.name)[0]: node for node in optimized.node}
+    view, sums = _View(marked.graph), SaturationView(optimized)
     kernels = []
     for index, node in enumerate(marked.graph.node):
-        if node.op_type in _INTEGER:
-            # quantized in the operator format: there is nothing left to fuse
-            kernels.append(Kernel(names[index] or node.output[0], node.op_type, node.op_type, True, ""))
-        if node.op_type in _LAYERS and not node.domain:
+        # in the operator format there is nothing left to fuse
+        fused = node.op_type in _INTEGER
+        if fused or (node.op_type in _LAYERS and not node.domain):
             # what lost its name is a float kernel that took up what stood behind it
-            runs = running.get(node.name, node.op_type)
-            integer = runs in _INTEGER
-            kernels.append(Kernel(names[index] or node.output[0], node.op_type, runs, integer, view.reason(node, runs)))
+            found = running.get(node.name, node)
+            runs = node.op_type if fused else found.op_type
+            name, reason = names[index] or node.output[0], view.reason(node, runs)
+            kernels.append(Kernel(name, node.op_type, runs, runs in _INTEGER, reason, sums.saturates(found)))
     return tuple(kernels)
 
 

@@ -17,7 +17,7 @@ from infoq_onnx.analyses import CHECKSUMS, CODES, find_analysis, read_analysis
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.emit.qonnx import require_qonnx
 from infoq_onnx.emit.storage import STORAGES
-from infoq_onnx.emit.targets import TARGETS, saturates
+from infoq_onnx.emit.targets import TARGETS, meeting_at_8_bits, require_target, saturating_layers
 from infoq_onnx.errors import AnalysisError, OutputError, SettingsError
 from infoq_onnx.execute.resources import Resources
 from infoq_onnx.files import require_writable, sha256_of, write_checksums
@@ -36,6 +36,7 @@ from infoq_onnx.quantize.codes import CodeTable, load_codes, save_codes
 from infoq_onnx.quantize.table import GridTable, load_table
 from infoq_onnx.schema import (
     BASELINE_BITS,
+    EXACT_BITS,
     Allocation,
     Bound,
     Compressed,
@@ -93,7 +94,8 @@ def allocate(
     storage : "packed" (None): every weight in exactly its bits, and an absolute bound on the size holds for the whole
         file; "native": ONNX's narrow integers; "int8": one byte a weight
     file_format : "qdq" for onnxruntime; "qonnx" for FINN and Brevitas, with float weights and no storage to choose
-    target : "x86-avx2" keeps weights at 7 bits, which processors without VNNI need
+    target : "any", or "x86-avx2": layers that would saturate on x86 processors without VNNI get weights of 7 bits in
+        place of 8; "x86-vnni" and "arm64" have no such limit
     memory : bytes such as "2GiB" that this may take, about: images and activations that would take much of it are read
         again or go to a file
     model, calib, classes : where they are now, when they moved since the analysis
@@ -117,8 +119,7 @@ def allocate(
         raise SettingsError(f"--storage {storage}: choose {' or '.join(STORAGES)}")
     if rounding not in get_args(Rounding):
         raise SettingsError(f"--rounding {rounding}: choose {' or '.join(get_args(Rounding))}")
-    if target not in TARGETS:
-        raise SettingsError(f"--target {target}: choose {' or '.join(TARGETS)}")
+    require_target(target)
     if file_format not in FORMATS:
         raise SettingsError(f"--format {file_format}: choose {' or '.join(FORMATS)}")
     if file_format == "qonnx":
@@ -155,6 +156,9 @@ def allocate(
     require_writable(path)
     table = _grids(folder / "ranges.npz", prepared, found.settings.bits)
     prepared = dataclasses.replace(prepared, graph=equalized(prepared.graph, network, table.factors))
+    saturating: frozenset[str] = frozenset()
+    if TARGETS[target] and file_format == "qdq":
+        saturating = saturating_layers(prepared.graph, network, table)
 
     @functools.cache
     def images() -> Dataset:
@@ -172,17 +176,17 @@ def allocate(
     emission = Emission(prepared, table, storage, label, found.calibration.preprocessing, file_format)
 
     def decided(within: tuple[Bound, ...], widest_weight: int = BASELINE_BITS) -> Allocation:
-        widest = min(widest_weight, TARGETS[target])
         allocation = (
-            decide_uniform(found, uniform_bits, weight_only)
+            decide_uniform(found, uniform_bits, weight_only, saturating)
             if uniform_bits is not None
-            else decide(found, within, pins, weight_only, alpha, criterion, bits, widest)
+            else decide(found, within, pins, weight_only, alpha, criterion, bits, widest_weight, saturating)
         )
         return dataclasses.replace(
             allocation,
             analysis_sha256=analysis_sha256,
             rounding=rounding,
             repair=rounding == "gptq" and repair,
+            target=target,
             samples=seen[0] if rounding == "gptq" else 0,
             samples_sha256=seen[1] if rounding == "gptq" else "",
         )
@@ -193,17 +197,10 @@ def allocate(
         allocation = within_file(emission, parsed, found.settings.bits, decided)
     else:
         allocation = decided(parsed)
-    widest = max(allocation.weight_bits.values(), default=0)
-    if widest > TARGETS[target]:
-        most = TARGETS[target]
-        raise SettingsError(
-            f"--target {target} takes weights of {most} bits at most, and --uniform says {widest}: give {most} or fewer"
-        )
-    if saturates(allocation.weight_bits.values()):
-        reporter.warn(
-            "this processor lacks VNNI: 8-bit weights saturate in onnxruntime's kernels, so that the model computes "
-            "something else here; it is checked node by node; for one that is right here, too, use --target x86-avx2, "
-            "or --uniform 7/… where bits are uniform"
+    if narrowed := sum(allocation.weight_bits[layer] == EXACT_BITS for layer in saturating):
+        reporter.note(
+            f"weights of {narrowed} of {len(allocation.weight_bits)} layers get 7 bits: with 8 their sums may saturate "
+            "on x86 processors without VNNI; --target x86-vnni or arm64 lifts this limit"
         )
     # what may be missing is missed before weights are rounded
     # any images will do for the check, so those that cannot be read are left out
@@ -216,15 +213,19 @@ def allocate(
             f"analyze with --trial-rounding {rounding} for bits that suit it better"
         )
     bits_chosen = (allocation.weight_bits, allocation.activation_bits)
+    exact = meeting_at_8_bits(prepared.graph, network, *bits_chosen) if TARGETS[target] and file_format == "qdq" else ()
     spill = None if share is None else Spill(path.parent, share)
     if rounding == "gptq" and repair:
-        codes = reconstruct(prepared.graph, network, prepared.placement, table, *bits_chosen, images(), progress, spill)
+        codes = reconstruct(
+            prepared.graph, network, prepared.placement, table, *bits_chosen, images(), progress, spill, exact
+        )
     else:
         rounded = None
         if rounding == "gptq":
             kept = folder / CODES if samples is None else None
-            rounded = _rounded_alone(kept, prepared, found.settings.bits, images, progress, spill)
-        codes = layer_codes(prepared.graph, network, table, *bits_chosen, rounded)
+            widths = sorted({*found.settings.bits, *allocation.weight_bits.values()})
+            rounded = _rounded_alone(kept, prepared, widths, images, progress, spill)
+        codes = layer_codes(prepared.graph, network, table, *bits_chosen, rounded, exact)
     verification = emission.write(allocation, codes, dataset, path)
     for bound in allocation.bounds:
         if is_absolute(bound) and path.stat().st_size > bound.limit:
@@ -253,9 +254,13 @@ def _rounded_alone(
     spill: Spill | None,
 ) -> CodeTable:
     """Every layer's codes by itself, at every width: as `kept`, or made, and kept there for the next budget."""
-    if kept is not None and kept.exists():
-        return load_codes(kept)
-    table = round_alone(prepared.graph, prepared.network, images(), bits, progress, spill)
+    table = load_codes(kept) if kept is not None and kept.exists() else {}
+    known = {width for widths in table.values() for width in widths}
+    if table and known.issuperset(bits):
+        return table
+    missing = sorted(set(bits) - known)
+    for layer, widths in round_alone(prepared.graph, prepared.network, images(), missing, progress, spill).items():
+        table[layer] = {**table.get(layer, {}), **widths}
     if kept is not None:
         with contextlib.suppress(OutputError):
             # a folder that cannot be written only costs time
@@ -271,7 +276,7 @@ def _grids(path: Path, prepared: PreparedModel, bits: Sequence[int]) -> GridTabl
     complete = (
         all(BASELINE_BITS in table.activations.get(tensor, ()) for tensor in prepared.placement.storage)
         and all(set(bits) <= set(table.activations.get(group.name, ())) for group in prepared.network.groups)
-        and all(set(bits) <= set(table.weights.get(layer, ())) for layer in layers)
+        and all({*bits, EXACT_BITS, BASELINE_BITS} <= set(table.weights.get(layer, ())) for layer in layers)
     )
     if not complete:
         raise AnalysisError(f"{path} was made by another version, and lacks grids that are needed; run analyze again")

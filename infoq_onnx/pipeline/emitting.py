@@ -16,7 +16,7 @@ from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.emit.qdq import qdq_model
 from infoq_onnx.emit.qonnx import qonnx_model, verify_qonnx
 from infoq_onnx.emit.storage import STORAGES
-from infoq_onnx.emit.targets import saturates
+from infoq_onnx.emit.targets import TARGETS
 from infoq_onnx.emit.verify import verify
 from infoq_onnx.evaluation import PREPROCESSING_KEY
 from infoq_onnx.files import replacing, write_text
@@ -82,13 +82,7 @@ class Emission:
             if self.format == "qonnx":
                 verification = verify_qonnx(model, self.prepared.graph, dataset, reference, str(path))
             else:
-                verification = verify(
-                    onnx_file,
-                    self.prepared.graph,
-                    dataset,
-                    reference,
-                    str(path),
-                    saturates=saturates(allocation.weight_bits.values()),
-                )
+                exact = TARGETS[allocation.target]
+                verification = verify(onnx_file, self.prepared.graph, dataset, reference, str(path), exact=exact)
             write_text(path.with_suffix(".json"), to_json(allocation))
         return verification

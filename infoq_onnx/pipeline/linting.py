@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import onnxruntime
 
 from infoq_onnx.emit.kernels import find_kernels
+from infoq_onnx.emit.targets import TARGETS, require_target
 from infoq_onnx.errors import ModelError
 from infoq_onnx.graph.load import QONNX, QONNX_DOMAIN, read_any
 from infoq_onnx.graph.ort import ORT_ERRORS, first_line
 from infoq_onnx.schema import Lint
 
 
-def lint(model: Path | str) -> Lint:
+def lint(model: Path | str, target: str = "any") -> Lint:
     """Say of every layer of a model, whoever quantized it, what onnxruntime runs in its place.
+
+    Parameters
+    ----------
+    model : an ONNX file
+    target : what it is to run on, a key of `emit.targets.TARGETS`; where its kernels do not saturate, none is said to
 
     Raises
     ------
+    SettingsError
+        There is no such target.
     ModelError
         No such file, or not a model that onnxruntime loads.
     """
+    require_target(target)
     path = Path(model)
     loaded = read_any(path)
     if any(node.domain == QONNX_DOMAIN for node in loaded.graph.node):
         raise ModelError(f"{path} {QONNX}")
     try:
-        return Lint(onnxruntime.__version__, find_kernels(loaded))
+        kernels = find_kernels(loaded)
     except ORT_ERRORS as error:
         raise ModelError(f"{path}: onnxruntime cannot load it ({first_line(error)})") from error
+    if not TARGETS[target]:
+        kernels = tuple(dataclasses.replace(kernel, saturates=False) for kernel in kernels)
+    return Lint(onnxruntime.__version__, kernels)

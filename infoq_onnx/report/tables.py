@@ -168,10 +168,11 @@ def totals(result: Compressed) -> Table:
 def kernels(found: Sequence[Kernel]) -> Table:
     """Table of the layers of a model with what runs in their place."""
     table = Table(title="what onnxruntime runs")
-    for name in ("layer", "operator", "runs as", "why in float"):
+    for name in ("layer", "operator", "runs as", "saturates on", "why in float"):
         table.add_column(name, overflow="fold")
     for kernel in found:
-        table.add_row(kernel.layer, kernel.op_type, kernel.runs, kernel.reason)
+        saturates = "x86 without VNNI" if kernel.saturates else ""
+        table.add_row(kernel.layer, kernel.op_type, kernel.runs, saturates, kernel.reason)
     return table
 
 
@@ -181,21 +182,22 @@ def kernels_line(found: Sequence[Kernel]) -> str:
         return "the model has no convolution and no matrix product"
     left = [kernel for kernel in found if not kernel.integer]
     text = f"{len(found) - len(left)} of {len(found)} layers run as integer kernels"
-    return f"{text}; {left[0].layer} does not: {left[0].reason}" if left else text
+    text = f"{text}; {left[0].layer} does not: {left[0].reason}" if left else text
+    if saturating := sum(kernel.saturates for kernel in found):
+        text += (
+            f"; {saturating} of them may saturate on x86 processors without VNNI, and compute something else there: "
+            "8-bit weights need activations or weights of 7 bits"
+        )
+    return text
 
 
 def verification_line(checked: Verification) -> str:
     """Say in one line how well a file matches its simulation."""
-    if checked.saturated:
-        return (
-            f"checked node by node on {checked.images} calibration images against the simulation: logits differ by "
-            f"{100 * checked.relative_rms_unfused:.2g} % of their spread in the mean; with this processor's kernels, "
-            f"which saturate, by {100 * checked.relative_rms:.2g} %, top-1 agreement {100 * checked.agreement:.1f} %"
-        )
+    kernels = ", with emulated kernels (this processor's saturate)" if checked.emulated else ""
     return (
         f"checked on {checked.images} calibration images against the simulation: largest logit difference "
         f"{checked.max_difference:.3g} ({100 * checked.relative_rms:.2g} % of the logits' spread in the mean), "
-        f"top-1 agreement {100 * checked.agreement:.1f} %"
+        f"top-1 agreement {100 * checked.agreement:.1f} %{kernels}"
     )
 
 

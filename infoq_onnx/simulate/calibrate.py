@@ -15,7 +15,7 @@ from infoq_onnx.quantize.grid import clips_alike
 from infoq_onnx.quantize.ranges import Histogram, activation_quantizer
 from infoq_onnx.quantize.table import GridTable
 from infoq_onnx.quantize.weights import weight_scales
-from infoq_onnx.schema import BASELINE_BITS, Network, Quantizer
+from infoq_onnx.schema import BASELINE_BITS, EXACT_BITS, Network, Quantizer
 from infoq_onnx.simulate.batching import batch_size, run_batches
 from infoq_onnx.simulate.insert import Quantizers
 from infoq_onnx.simulate.massive import is_stretched, least_harm
@@ -39,7 +39,7 @@ def calibrate(
     Returns
     -------
     GridTable
-        Storage tensors at 8 bits; groups at every width in `bits`; weights at every width in `bits` and 8.
+        Storage tensors at 8 bits; groups at every width in `bits`; weights at every width in `bits`, and at 7 and 8.
     """
     widths = sorted({*bits, BASELINE_BITS})
     groups = [group.name for group in network.groups]
@@ -64,7 +64,10 @@ def calibrate(
     for layer in network.layers:
         if layer.weight is not None and layer.channel_axis is not None:
             weight = graph.constant(layer.weight)
-            weights[layer.name] = {b: weight_scales(weight, b, layer.channel_axis) for b in widths}
+            # 7 bits stand in for 8 where these would saturate (see `emit.targets`)
+            weights[layer.name] = {
+                b: weight_scales(weight, b, layer.channel_axis) for b in sorted({*widths, EXACT_BITS})
+            }
     return GridTable(grids, weights)
 
 

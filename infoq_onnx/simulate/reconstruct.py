@@ -8,7 +8,7 @@ lost before it, activations included. Where its output goes straight into a resi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import onnx
 
@@ -23,7 +23,7 @@ from infoq_onnx.simulate.forms import form_of, target_of
 from infoq_onnx.simulate.gather import gather
 from infoq_onnx.simulate.insert import insert_quantizers
 from infoq_onnx.simulate.placement import Placement
-from infoq_onnx.simulate.simulation import LayerCodes, layer_codes, with_bias
+from infoq_onnx.simulate.simulation import LayerCodes, fitting, layer_codes, with_bias
 from infoq_onnx.simulate.spill import Spill
 from infoq_onnx.simulate.streams import Stream
 
@@ -38,6 +38,7 @@ def reconstruct(
     dataset: Dataset,
     progress: Callable[[str, int, int], None],
     spill: Spill | None = None,
+    exact: Collection[str] = (),
 ) -> dict[str, LayerCodes]:
     """Round every layer in topological order, each to mend what was lost before it.
 
@@ -48,6 +49,7 @@ def reconstruct(
     dataset : calibration images
     progress : called as progress(layer, layers done, layers in all)
     spill : where activations go that would take too much memory
+    exact : layers whose products must fit 16 bits in pairs, see `simulation.fitting`
 
     Returns
     -------
@@ -72,7 +74,10 @@ def reconstruct(
             rounded = round_layer(
                 form.rows(), seen.moments, weight_bits[layer.name], has_bias=has_bias, clipped=seen.clipped
             )
-            codes[layer.name] = with_bias(layer, form.rounded(rounded), table, activation_bits)
+            held = form.rounded(rounded)
+            if layer.name in exact:
+                held = fitting(layer, held)
+            codes[layer.name] = with_bias(layer, held, table, activation_bits)
         student.fix(layer, codes[layer.name])
         reference.advance(layer)
         student.advance(layer)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from infoq_onnx.quantize.grid import (
     quantize_bias,
     quantize_weight,
 )
+from infoq_onnx.quantize.saturation import unsaturated
 from infoq_onnx.quantize.table import GridTable
 from infoq_onnx.schema import Layer, Network
 from infoq_onnx.simulate.calibrate import quantizers_of
@@ -56,6 +57,7 @@ def layer_codes(
     weight_bits: Mapping[str, int],
     activation_bits: Mapping[str, int],
     rounded: CodeTable | None = None,
+    exact: Collection[str] = (),
 ) -> dict[str, LayerCodes]:
     """Codes of every layer's weight and bias, by layer.
 
@@ -64,6 +66,7 @@ def layer_codes(
     graph, network, table : the network and its grids
     weight_bits, activation_bits : bits of every layer's weights and of every group
     rounded : weights by layer and bits; a layer that is not in it gets its nearest codes
+    exact : layers whose products must fit 16 bits in pairs, see `fitting`
     """
     codes = {}
     for layer in network.layers:
@@ -76,8 +79,20 @@ def layer_codes(
             scales = table.weights[layer.name][bits]
             weight = quantize_weight(graph.constant(layer.weight), scales, bits, layer.channel_axis)
             held = RoundedWeight(weight, scales, None if layer.bias is None else graph.constant(layer.bias))
+        if layer.name in exact:
+            held = fitting(layer, held)
         codes[layer.name] = with_bias(layer, held, table, activation_bits)
     return codes
+
+
+def fitting(layer: Layer, held: RoundedWeight) -> RoundedWeight:
+    """Make products of 8-bit codes fit 16 bits in pairs, as processors without VNNI need it.
+
+    The layer is one whose nearest codes do fit. Rounding that knows its inputs may have gone beyond them by a step or
+    two here and there.
+    """
+    codes = unsaturated(held.codes, int(layer.channel_axis or 0), convolution=layer.op_type == "Conv")
+    return replace(held, codes=codes)
 
 
 def with_bias(layer: Layer, held: RoundedWeight, table: GridTable, activation_bits: Mapping[str, int]) -> LayerCodes:
