@@ -11,6 +11,7 @@ from onnx import numpy_helper
 
 from infoq_onnx.emit.qdq import qdq_model
 from infoq_onnx.emit.storage import STORAGES
+from infoq_onnx.emit.targets import lacks_vnni
 from infoq_onnx.emit.verify import MAX_RELATIVE_RMS, compare, nudged, verify
 from infoq_onnx.errors import VerificationError
 from infoq_onnx.schema import Verification
@@ -27,10 +28,10 @@ def emitted(name: str) -> onnx.ModelProto:
     return qdq_model(of.graph, of.network, of.placement, of.table, *bits, codes, STORAGES["int8"], {})
 
 
-def verified(name: str, path: Path, *, saturates: bool = False) -> Verification:
+def verified(name: str, path: Path, *, exact: bool = False) -> Verification:
     of = small(name)
     model = simulation(of.graph, of.network, of.placement, of.table, *of.mixed(seed=0))
-    return verify(path, of.graph, of.dataset, model, "shown.onnx", saturates=saturates)
+    return verify(path, of.graph, of.dataset, model, "shown.onnx", exact=exact)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -54,21 +55,40 @@ def test_a_wrong_weight_is_noticed(name: str, tmp_path: Path) -> None:
     assert is_one_line(caught.value, "shown.onnx", "48 images", "no file was left")
 
 
-def test_kernels_that_saturate_are_not_held_against_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "model.onnx"
-    model = emitted("residual")
+def saturating(path: Path) -> Path:
+    """Write a model with 8-bit weights everywhere, some of which saturate."""
+    of = small("residual")
+    bits = of.uniform(8, 8)
+    codes = layer_codes(of.graph, of.network, of.table, *bits)
+    model = qdq_model(of.graph, of.network, of.placement, of.table, *bits, codes, STORAGES["int8"], {})
     onnx.save(model, path)
-    # as if they computed something else
-    for limit in ("MAX_RELATIVE_RMS", "NOISE_FACTOR"):
-        monkeypatch.setattr(f"infoq_onnx.emit.verify.{limit}", -1.0)
-    with pytest.raises(VerificationError):
-        verified("residual", path)
-    assert verified("residual", path, saturates=True).relative_rms_unfused < 1e-6
-    stored = next(tensor for tensor in model.graph.initializer if tensor.name == "b2_w/codes")
-    stored.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(stored), stored.name))
-    onnx.save(model, path)
-    with pytest.raises(VerificationError):
-        verified("residual", path, saturates=True)
+    return path
+
+
+def test_a_file_that_may_saturate_is_refused_where_it_must_be_exact(tmp_path: Path) -> None:
+    path = saturating(tmp_path / "model.onnx")
+    of = small("residual")
+    reference = simulation(of.graph, of.network, of.placement, of.table, *of.uniform(8, 8))
+    with pytest.raises(VerificationError) as caught:
+        verify(path, of.graph, of.dataset, reference, "shown.onnx")
+    assert is_one_line(caught.value, "shown.onnx", "may saturate", "without VNNI", "no file was left")
+    onnx.save(emitted("residual"), path)
+    assert not any(kernel.saturates for kernel in verified("residual", path, exact=True).kernels)
+
+
+def test_kernels_of_other_processors_are_emulated_where_these_saturate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = saturating(tmp_path / "model.onnx")
+    of = small("residual")
+    reference = simulation(of.graph, of.network, of.placement, of.table, *of.uniform(8, 8))
+    for lacks in (True, False):
+        if lacks or not lacks_vnni():
+            monkeypatch.setattr("infoq_onnx.emit.verify.lacks_vnni", lambda lacks=lacks: lacks)
+            found = verify(path, of.graph, of.dataset, reference, "shown.onnx", exact=False)
+            assert found.emulated is lacks
+            assert found.relative_rms < 5e-3
+            assert found.agreement == 1.0
 
 
 def test_wrong_logits_are_noticed_even_where_no_prediction_changes(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from infoq_onnx.analyses import read_analysis
 from infoq_onnx.data.choose import choose
 from infoq_onnx.data.sources import open_source
 from infoq_onnx.demo import demo_calibration_path, demo_model_path, demo_test_path
-from infoq_onnx.emit.targets import saturates
 from infoq_onnx.errors import (
     SettingsError,
 )
@@ -43,11 +42,12 @@ def test_all_the_way(name: str, criterion: str, tmp_path: Path) -> None:
     done = allocate(folder, bounds={"bitops": "uniform:4/4"}, criterion=criterion, output=tmp_path / "small.onnx")
     assert done.allocation.costs.bitops <= done.allocation.bounds[0].limit
     assert done.allocation.optimal
-    assert set(done.allocation.weight_bits.values()) | set(done.allocation.activation_bits.values()) <= {2, 4, 8}
+    # 7 stand in for 8 where these would saturate
+    assert set(done.allocation.weight_bits.values()) | set(done.allocation.activation_bits.values()) <= {2, 4, 7, 8}
     assert done.verification.relative_rms_unfused < 0.01
-    if not saturates(done.allocation.weight_bits.values()):
-        assert done.verification.agreement >= 0.97
-        assert done.verification.relative_rms < 0.01
+    assert done.verification.agreement >= 0.97
+    assert done.verification.relative_rms < 0.01
+    assert not any(kernel.saturates for kernel in done.verification.kernels)
 
     found = evaluate(done.model_path, calib, against=model)
     assert found.images == 32

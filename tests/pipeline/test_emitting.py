@@ -145,14 +145,61 @@ def test_a_missing_qonnx_is_missed_before_weights_are_rounded(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_processors_without_vnni_get_7_bits(residual: Case, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"bounds": {"bitops": "uniform:8/8"}, "target": "x86-avx2"}
+def kernels_of(path: Path) -> dict[str, bool]:
+    """Whether a layer of a file saturates, by layer."""
+    return {kernel.layer: kernel.saturates for kernel in lint(path).kernels}
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "gptq"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"bounds": {"bitops": "uniform:8/8"}},
+        {"bounds": {"compression": "4"}, "weight_only": True, "pins": ("first=8/8", "last=8")},
+        {"bounds": {"size": "1MB"}, "bits": (8,)},
+        {"uniform_bits": (8, 8)},
+    ],
+    ids=["bitops", "pins", "size", "uniform"],
+)
+def test_7_bits_stand_in_for_8_where_these_would_saturate(
+    options: dict[str, Any], rounding: str, residual: Case, tmp_path: Path
+) -> None:
+    """The analysis tried 2, 4 and 8 bits."""
+    listener = Listener()
+    found = done(residual, tmp_path / "any.onnx", rounding=rounding, reporter=listener, **options)
+    lifted = done(residual, tmp_path / "vnni.onnx", rounding=rounding, target="x86-vnni", **options)
+    assert set(lifted.allocation.weight_bits.values()) == {8}
+    assert set(found.allocation.activation_bits.values()) == {8}
+    saturating = {layer for layer, saturates in kernels_of(lifted.model_path).items() if saturates}
+    assert saturating
+    assert {layer for layer, bits in found.allocation.weight_bits.items() if bits == 7} >= saturating
+    assert not any(kernels_of(found.model_path).values())
+    assert found.allocation.target == "any"
+    assert found.allocation.costs.weight_bytes < lifted.allocation.costs.weight_bytes
+    assert [note for note in listener.notes if "7 bits" in note and "--target x86-vnni" in note]
+    # what stands beside 7-bit activations, or fewer, keeps its bits
+    assert set(done(residual, tmp_path / "a.onnx", uniform_bits=(8, 4)).allocation.weight_bits.values()) == {8}
+
+
+def test_a_pinned_layer_keeps_8_bits_where_its_input_is_pinned_below(residual: Case, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"bounds": {"compression": "4"}, "pins": ("first=8/4",)}
     found = done(residual, tmp_path / "m.onnx", **options)
-    assert max(found.allocation.weight_bits.values()) <= 7
-    assert max(found.allocation.activation_bits.values()) == 8
-    for wrong in ({**options, "pins": ("first=8",)}, {"uniform_bits": (8, 8), "target": "x86-avx2"}):
-        refused(SettingsError, "8", "target", call=lambda wrong=wrong: done(residual, tmp_path / "n.onnx", **wrong))
-    assert not (tmp_path / "n.onnx").exists()
+    first = found.network.layers[0]
+    assert (found.allocation.weight_bits[first.name], found.allocation.activation_bits[first.groups[0]]) == (8, 4)
+    assert not any(kernels_of(found.model_path).values())
+
+
+def test_qonnx_is_not_limited_by_processors(residual: Case, tmp_path: Path) -> None:
+    found = done(residual, tmp_path / "m.onnx", uniform_bits=(8, 8), file_format="qonnx")
+    assert set(found.allocation.weight_bits.values()) == {8}
+
+
+def test_an_unknown_target_is_refused(residual: Case, tmp_path: Path) -> None:
+    for call in (
+        lambda: done(residual, tmp_path / "m.onnx", uniform_bits=(8, 8), target="riscv"),
+        lambda: lint(residual.model, target="riscv"),
+    ):
+        refused(SettingsError, "--target riscv", "x86-vnni", call=call)
 
 
 @pytest.mark.parametrize(
@@ -172,21 +219,11 @@ def test_which_processors_saturate(content: str | None, expected: bool, tmp_path
     assert lacks_vnni(path) is expected
 
 
-def test_8_bit_weights_are_warned_of_where_they_saturate(
-    residual: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("infoq_onnx.emit.targets.lacks_vnni", lambda: True)
-    for bits, warned in ((8, True), (6, False)):
-        listener = Listener()
-        done(residual, tmp_path / "m.onnx", uniform_bits=(bits, 8), reporter=listener)
-        assert any("x86-avx2" in warning for warning in listener.warnings) == warned
-
-
-def test_what_is_said_of_a_check_where_kernels_saturate() -> None:
+def test_what_is_said_of_a_check_with_emulated_kernels() -> None:
     checked = Verification(48, 3.0, 0.25, 0.9375, 0.0004, 0.0, 1.0)
-    assert "node by node" not in verification_line(checked)
-    line = verification_line(dataclasses.replace(checked, saturated=True))
-    for part in ("node by node on 48", "0.04 %", "saturate, by 25 %", "93.8 %"):
+    assert "emulated" not in verification_line(checked)
+    line = verification_line(dataclasses.replace(checked, emulated=True))
+    for part in ("checked on 48", "25 %", "93.8 %", "emulated kernels"):
         assert part in line
 
 
