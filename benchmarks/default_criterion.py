@@ -57,6 +57,24 @@ CASES = {
 }
 
 
+def analysis_of(shared: Path, work: Path, model: str) -> Path:
+    """Return a model's analysis, made where it is missing."""
+    case, folder = CASES[model], work / f"{model}.infoq"
+    if not (folder / "analysis.json").exists():
+        images = shared / "data" / case.images
+        classes = images / "classes.txt"
+        analyze(
+            shared / "models" / f"{model}.onnx",
+            images / "calib",
+            classes=classes if classes.exists() else None,
+            preprocessing=case.preprocessing,
+            samples=case.samples,
+            projections=case.projections,
+            output=folder,
+        )
+    return folder
+
+
 class Bench:
     """Analyses and figures in a folder."""
 
@@ -68,22 +86,6 @@ class Bench:
     def keep(self, key: str, value: Any) -> None:
         self.figures[key] = value
         self._path.write_text(json.dumps(self.figures, indent=1, sort_keys=True))
-
-    def analysis(self, model: str) -> Path:
-        case, folder = CASES[model], self.work / f"{model}.infoq"
-        if not (folder / "analysis.json").exists():
-            images = self.shared / "data" / case.images
-            classes = images / "classes.txt"
-            analyze(
-                self.shared / "models" / f"{model}.onnx",
-                images / "calib",
-                classes=classes if classes.exists() else None,
-                preprocessing=case.preprocessing,
-                samples=case.samples,
-                projections=case.projections,
-                output=folder,
-            )
-        return folder
 
     def others(self, prepared: PreparedModel, model: str) -> tuple[Dataset, npt.NDArray[np.bool_]]:
         """All calibration images up to some, and which of them the analysis has not seen."""
@@ -101,7 +103,7 @@ class Bench:
         keys = {(budget, criterion): f"{model} {budget} {criterion}" for budget in BUDGETS for criterion in CRITERIA}
         if all(key in self.figures for key in keys.values()):
             return
-        folder = self.analysis(model)
+        folder = analysis_of(self.shared, self.work, model)
         prepared = prepare(self.shared / "models" / f"{model}.onnx")
         dataset, fresh = self.others(prepared, model)
         size = batch_size(prepared.graph)

@@ -286,3 +286,33 @@ def test_settings_that_make_no_sense(resnet18: Network, scores: tuple) -> None:
         solve(resnet18, {"conv1": {4: 0.1}}, {}, bounds, Pins(), bits=(2, 3))
     with pytest.raises(AnalysisError, match="weight score of conv1 at 4 bits is nan"):
         solve(resnet18, {"conv1": {4: float("nan")}}, {}, bounds, Pins())
+
+
+def test_7_bits_stand_in_for_8_in_layers_that_would_saturate() -> None:
+    layers = [make_layer(name, (f"{name}.in",), macs=10, parameters=10) for name in ("one", "two", "free")]
+    network = make_network(layers, {f"{layer.name}.in": 10 for layer in layers})
+    weights = {layer.name: {2: 1.0, 6: 0.1, 7: 0.04} for layer in layers}
+    activations = {group.name: {2: 2.0, 6: 1.0, 7: 0.5} for group in network.groups}
+
+    def solved(pins: tuple[str, ...] = (), **options: object) -> Solution:
+        parsed = parse_pins(pins, network)
+        return solve(network, weights, activations, (), parsed, saturating={"one", "two"}, **options)  # type: ignore[arg-type]
+
+    found = solved()
+    assert found.weight_bits == {"one": 7, "two": 7, "free": 8}
+    assert set(found.activation_bits.values()) == {8}
+    assert found.score == pytest.approx(0.08)
+    # a pin at 8 bits means the widest there is; beside activations that are pinned below 8 bits it is 8
+    assert solved(("one=8", "two=8/6")).weight_bits == {"one": 7, "two": 8, "free": 8}
+    assert solved(bits=(2, 8)).weight_bits == {"one": 7, "two": 7, "free": 8}
+    assert solved(bits=(2, 6)).weight_bits == {"one": 6, "two": 6, "free": 6}
+    assert solved(weight_only=True).weight_bits == {"one": 7, "two": 7, "free": 8}
+
+
+def test_7_bits_that_were_not_tried_score_a_quarter_a_bit_of_fewer() -> None:
+    layers = [make_layer("one", ("in",), macs=10, parameters=10)]
+    network = make_network(layers, {"in": 10})
+    for scores, expected in (({5: 0.16, 2: 1.0}, 0.01), ({6: 0.16}, 0.04), ({7: 0.3, 6: 0.4}, 0.3), ({}, 0.0)):
+        found = solve(network, {"one": scores}, {"in": {4: 1.0}}, (), Pins({}, ()), saturating={"one"})
+        assert found.weight_bits == {"one": 7}
+        assert found.score == pytest.approx(expected)

@@ -409,7 +409,6 @@ SITUATIONS: dict[str, Callable[[Place], None]] = {
     "a budget and --uniform": nothing,
     "--uniform and a pin": nothing,
     "uniform bits that were not analysed": nothing,
-    "uniform bits that the target does not take": nothing,
     "images for rounding that looks at none": nothing,
     "a budget of 0": nothing,
     "a negative budget": nothing,
