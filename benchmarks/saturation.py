@@ -90,8 +90,8 @@ def main() -> None:
         f"{arguments.date}; {versions('infoq-onnx', 'onnxruntime', 'numpy')}; made by "
         f"`python benchmarks/saturation.py SHARED WORK {' '.join(arguments.models)}`.",
         "Top-1 on the test images, which nothing was tuned on, of the files that `allocate` writes for two targets,",
-        "with its defaults otherwise. In float: quantizers are computed one by one. Without VNNI: the integer kernels of",
-        "a processor that lacks it"
+        "with its defaults otherwise. In float: quantizers computed one by one. Without VNNI: with the kernels of a",
+        "processor that lacks it"
         + (", by hiding it from the process (benchmarks/without_vnni.c)." if library else ", as the one this ran on."),
     ]
     for model in arguments.models:

@@ -26,10 +26,6 @@ from infoq_onnx.simulate.calibrate import quantizers_of
 from infoq_onnx.simulate.insert import insert_quantizers
 from infoq_onnx.simulate.placement import Placement
 
-_INTEGER_BIAS = frozenset({"Conv", "Gemm", "MatMul"})
-"""Operators whose bias is on the grid of an int32. Where shapes let it, onnxruntime makes a Gemm of a MatMul and
-the Add behind it, and then its bias an integer; elsewhere the same values are added in float."""
-
 
 @dataclass(frozen=True)
 class LayerCodes:
@@ -38,15 +34,14 @@ class LayerCodes:
     weight: npt.NDArray[np.int8]
     scales: npt.NDArray[np.float32]
     bias: npt.NDArray[np.int32] | None
-    """None where there is none, or where it stays in float."""
+    """None where there is none."""
     bias_scales: npt.NDArray[np.float32] | None
-    float_bias: npt.NDArray[np.float32] | None = None
-    """One of an operator whose bias no integer kernel takes (ConvTranspose)."""
+    """Of the shape of `bias`."""
 
     def bias_values(self) -> npt.NDArray[np.float32] | None:
         """Return what is added to the outputs, [C]; None where nothing is, or what the float network adds."""
         if self.bias is None or self.bias_scales is None:
-            return self.float_bias
+            return None
         return dequantize_bias(self.bias, self.bias_scales)
 
 
@@ -96,12 +91,18 @@ def fitting(layer: Layer, held: RoundedWeight) -> RoundedWeight:
 
 
 def with_bias(layer: Layer, held: RoundedWeight, table: GridTable, activation_bits: Mapping[str, int]) -> LayerCodes:
-    """Join a rounded weight with its bias, which is an integer in units of the layer's input and weight scales."""
-    if held.bias is None or layer.op_type not in _INTEGER_BIAS:
-        bias = None if held.bias is None else held.bias.astype(np.float32)
-        return LayerCodes(held.codes, held.scales, None, None, bias)
+    """Join a rounded weight with its bias, which is an integer in units of the layer's input and weight scales.
+
+    onnxruntime makes such an integer of every bias when it loads a file: of a Conv's and a Gemm's for their integer
+    kernels, of a MatMul's where its shapes let it be a Gemm, and of a ConvTranspose's, which it then computes in float.
+    Where it does not, the same values are added in float.
+    """
+    if held.bias is None:
+        return LayerCodes(held.codes, held.scales, None, None)
     group = layer.groups[0]
     units = bias_scales(table.activations[group][activation_bits[group]].scale, held.scales)
+    # a ConvTranspose in groups has a scale for each output of a group, and a bias for each of all groups
+    units = np.tile(units, len(held.bias) // len(units))
     return LayerCodes(held.codes, held.scales, quantize_bias(held.bias, units), units)
 
 
