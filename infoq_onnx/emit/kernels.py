@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -18,9 +19,10 @@ from onnx import NodeProto, TensorProto, inliner
 
 from infoq_onnx.emit.saturation import SaturationView
 from infoq_onnx.graph.editing import consumers_of, initializers_of, input_at, producers_of
+from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.operators import CONVOLUTIONS
 from infoq_onnx.graph.session import session_options
-from infoq_onnx.schema import Kernel
+from infoq_onnx.schema import Kernel, Network
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _INTEGER = frozenset(
@@ -72,6 +74,26 @@ def find_kernels(model: onnx.ModelProto) -> tuple[Kernel, ...]:
     return tuple(kernels)
 
 
+def left_in_float(graph: Graph, network: Network, kernels: Sequence[Kernel]) -> tuple[Kernel, ...]:
+    """Find the layers of an emitted file that run in float although onnxruntime has an integer kernel for them.
+
+    It has none for ConvTranspose, for a MatMul with its constant on the left, and for a Conv that gives an output of
+    the graph, which nothing quantizes.
+
+    Parameters
+    ----------
+    graph, network : what the file was made of
+    kernels : what onnxruntime runs, from `find_kernels`
+    """
+    possible = set()
+    for layer in network.layers:
+        left = layer.weight is not None and graph.producer[layer.output].input[0] == layer.weight
+        ends = layer.op_type == "Conv" and layer.output in graph.outputs
+        if layer.op_type != "ConvTranspose" and not left and not ends:
+            possible.add(layer.name)
+    return tuple(kernel for kernel in kernels if kernel.layer in possible and not kernel.integer)
+
+
 def _optimized(model: onnx.ModelProto) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimized.onnx"
@@ -96,6 +118,11 @@ class _View:
         if runs in _INTEGER:
             return ""
         data, weight = input_at(node, 0), input_at(node, 1)
+        if (added := self._fused_row(node, runs)) is not None:
+            return (
+                f"onnxruntime makes a float Gemm of it and of the Add behind it (MatMulAddFusion): give the constant "
+                f"{added} two axes, [1, N] instead of [N]"
+            )
         for tensor, what in ((data, "input"), (weight, "weight")):
             found = self._not_quantized(tensor, what)
             if found:
@@ -123,6 +150,16 @@ class _View:
         if bias and self._code_type(bias) == TensorProto.INT32:
             return "the bias may not be in units of input scale × weight scale"
         return f"onnxruntime {ort.__version__} has no integer kernel for this; it runs {runs}"
+
+    def _fused_row(self, node: NodeProto, runs: str) -> str | None:
+        """Name the constant [N] for which onnxruntime fused a MatMul with the Add behind it."""
+        if node.op_type != "MatMul" or runs != "Gemm":
+            return None
+        for reader in self._consumers.get(node.output[0], []):
+            for name in reader.input:
+                if reader.op_type == "Add" and name in self._initializers and len(self._initializers[name].dims) == 1:
+                    return str(name)
+        return None
 
     def _not_quantized(self, tensor: str, what: str) -> str:
         node = self._producer.get(tensor)

@@ -6,7 +6,8 @@ It has the quantizers of the simulation, in the same places. What differs is how
 - biases of convolutions are float values on the grid of the int32 that integer kernels add, those of Gemm such codes
   behind a DequantizeLinear;
 - a Relu or Clip in front of a quantizer that clips at the same values is left out, since onnxruntime keeps the
-  convolution in front of a standing Clip in float.
+  convolution in front of a standing Clip in float;
+- what an Add puts behind a MatMul has two axes, since onnxruntime would make a float Gemm of both.
 
 Activations below 8 bits are QuantizeLinear → Clip on uint8 → DequantizeLinear, which stays on the integer path.
 """
@@ -68,6 +69,7 @@ def qdq_model(
         stamp_ir_version(model)
     _drop_redundant_clips(model, graph, placement, quantizers)
     _store_codes(model, network, codes, weight_bits, storage)
+    _keep_sums_apart(model, network)
     for node in model.graph.node:
         if (node.op_type in _QUANTIZER or node.domain == DOMAIN) and node.name == node.output[0]:
             # says nothing that the output does not say, a hundred times in a small file
@@ -133,6 +135,26 @@ def _store_codes(
     if functions:
         model.functions.extend(functions[name] for name in sorted(functions))
         model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+
+
+def _keep_sums_apart(model: onnx.ModelProto, network: Network) -> None:
+    """Give rows that an Add puts behind a MatMul a second axis, [1, C], in place.
+
+    Where all shapes are known, as with a fixed batch, onnxruntime makes a float Gemm of a MatMul and an Add of [C]
+    (MatMulAddFusion), before it looks for integer kernels. It leaves other shapes alone.
+    """
+    products = {layer.output for layer in network.layers if layer.op_type == "MatMul"}
+    rows = {tensor.name: tensor for tensor in model.graph.initializer if len(tensor.dims) == 1}
+    lifted: dict[str, str] = {}
+    for node in model.graph.node:
+        if node.op_type != "Add" or products.isdisjoint(node.input):
+            continue
+        for index, name in enumerate(node.input):
+            if name in rows:
+                if name not in lifted:
+                    values = numpy_helper.to_array(rows[name])
+                    lifted[name] = _constant(model, f"{name}/row", values[None])
+                node.input[index] = lifted[name]
 
 
 def _constant(model: onnx.ModelProto, name: str, values: npt.NDArray[np.generic]) -> str:

@@ -15,6 +15,7 @@ from infoq_onnx.allocation.costs import Metric, float_costs
 from infoq_onnx.allocation.decide import budget_label, decide, decide_uniform
 from infoq_onnx.analyses import CHECKSUMS, CODES, find_analysis, read_analysis
 from infoq_onnx.data.dataset import Dataset
+from infoq_onnx.emit.kernels import left_in_float
 from infoq_onnx.emit.qonnx import require_qonnx
 from infoq_onnx.emit.storage import STORAGES
 from infoq_onnx.emit.targets import TARGETS, meeting_at_8_bits, require_target, saturating_layers
@@ -227,6 +228,10 @@ def allocate(
             rounded = _rounded_alone(kept, prepared, widths, images, progress, spill)
         codes = layer_codes(prepared.graph, network, table, *bits_chosen, rounded, exact)
     verification = emission.write(allocation, codes, dataset, path)
+    for kernel in left_in_float(prepared.graph, network, verification.kernels):
+        reporter.warn(
+            f"{kernel.layer} runs in float ({kernel.runs}), though it could be an integer kernel: {kernel.reason}"
+        )
     for bound in allocation.bounds:
         if is_absolute(bound) and path.stat().st_size > bound.limit:
             reporter.warn(

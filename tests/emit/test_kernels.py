@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 
 import numpy as np
@@ -9,9 +10,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from infoq_onnx.emit.kernels import find_kernels
+from infoq_onnx.emit.kernels import find_kernels, left_in_float
 from infoq_onnx.emit.qdq import qdq_model
 from infoq_onnx.emit.storage import STORAGES
+from infoq_onnx.schema import Kernel
 from infoq_onnx.simulate.simulation import layer_codes
 from tests.networks import SMALL
 from tests.prepared import small
@@ -163,3 +165,37 @@ def test_a_model_without_layers() -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
     assert find_kernels(model) == ()
+
+
+def linear_with_a_fixed_batch(rank: int) -> onnx.ModelProto:
+    """Somebody's MatMul and Add of [N] in a graph whose shapes are all known; [1, N] with `rank` 2."""
+    b = Quantized()
+    weight = b.dequantized("w", b.random.integers(-60, 60, (6, 8)).astype(np.int8), np.full(8, 0.01, np.float32))
+    b.nodes[-1].attribute[0].i = 1
+    product = b.op("MatMul", [b.quantize("x", "in"), weight], "product")
+    y = b.op("Add", [product, b.constant("row", np.ones((1, 8) if rank == 2 else 8))], "sum")
+    return b.model(b.op("Tanh", [y], "end"), (3, 6), (3, 8), batch=1)
+
+
+def test_a_sum_that_makes_a_product_a_float_gemm_is_blamed() -> None:
+    (found,) = find_kernels(linear_with_a_fixed_batch(1))
+    assert (found.integer, found.runs) == (False, "Gemm")
+    assert "MatMulAddFusion" in found.reason
+    assert "row" in found.reason
+    assert find_kernels(linear_with_a_fixed_batch(2))[0].integer
+
+
+def test_what_could_be_an_integer_kernel_and_is_none_is_found() -> None:
+    of = small("attention")
+    kernels = [
+        Kernel(layer.name, layer.op_type, layer.op_type, integer=False, reason="why") for layer in of.network.layers
+    ]
+    assert [kernel.layer for kernel in left_in_float(of.graph, of.network, kernels)] == [
+        layer.name for layer in of.network.layers
+    ]
+    integer = [dataclasses.replace(kernel, integer=True) for kernel in kernels]
+    assert left_in_float(of.graph, of.network, integer) == ()
+    # there is no integer ConvTranspose
+    of = small("batchnorm")
+    kernels = [Kernel(layer.name, layer.op_type, layer.op_type, False, "why") for layer in of.network.layers]
+    assert {kernel.op_type for kernel in left_in_float(of.graph, of.network, kernels)} == {"Conv", "Gemm"}

@@ -9,12 +9,14 @@ from __future__ import annotations
 import onnx
 import pytest
 
+from infoq_onnx.emit.kernels import find_kernels
 from infoq_onnx.emit.qdq import qdq_model
 from infoq_onnx.emit.storage import STORAGES
 from infoq_onnx.emit.targets import meeting_at_8_bits
 from infoq_onnx.graph.session import open_session
 from infoq_onnx.simulate.batching import batch_size, logits_of
 from infoq_onnx.simulate.simulation import layer_codes, simulation
+from tests.architectures import ARCHITECTURES
 from tests.networks import Builder
 from tests.prepared import ready, spread_of
 
@@ -102,10 +104,20 @@ def test_convolutions(op_type: str, rank: int, group: int, bias: bool, bits: tup
 @pytest.mark.parametrize("bias", ["none", "row", "matrix", "scalar"])
 @pytest.mark.parametrize("op_type", ["Gemm", "MatMul"])
 def test_products(op_type: str, bias: str, behind: str, batch: int | None) -> None:
-    assert_computes_what_was_simulated(product(op_type, bias, behind, batch), (4, 4))
+    emitted = assert_computes_what_was_simulated(product(op_type, bias, behind, batch), (4, 4))
+    assert all(kernel.integer for kernel in find_kernels(emitted))
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_layer_is_an_integer_kernel_whatever_the_batch(name: str, batch: int | None) -> None:
+    found = find_kernels(assert_computes_what_was_simulated(ARCHITECTURES[name](batch), (4, 8)))
+    assert len(found) > 5
+    assert {kernel.layer: kernel.reason for kernel in found if not kernel.integer} == {}
 
 
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("bits", [(4, 4), (8, 8)])
 def test_products_of_activations(bits: tuple[int, int], batch: int | None) -> None:
-    assert_computes_what_was_simulated(attention(batch), bits)
+    emitted = assert_computes_what_was_simulated(attention(batch), bits)
+    assert all(kernel.integer for kernel in find_kernels(emitted))

@@ -124,11 +124,10 @@ def test_codes_are_within_their_bits(name: str) -> None:
         assert low <= held.weight.min() <= held.weight.max() <= high
         assert layer.channel_axis is not None
         assert held.scales.shape == (layer.weight_shape[layer.channel_axis],)
-        # biases of operators without an integer kernel, or added by an Add, stay in float
-        assert (held.bias is not None) == (layer.bias is not None and layer.op_type in ("Conv", "Gemm", "MatMul"))
+        assert (held.bias is not None) == (layer.bias is not None)
         if held.bias is not None and held.bias_scales is not None:
             assert held.bias.dtype == np.int32
-            assert held.bias.shape == held.bias_scales.shape == held.scales.shape
+            assert held.bias.shape == held.bias_scales.shape
 
 
 def test_biases_are_in_units_of_the_input_grid_that_was_chosen() -> None:
@@ -171,13 +170,16 @@ def test_rounded_weights_take_the_place_of_nearest_codes(name: str) -> None:
             assert held.bias.dtype == np.int32
 
 
-def test_biases_that_no_integer_kernel_takes_stay_in_float() -> None:
+def test_a_transposed_convolution_in_groups_has_a_bias_for_each_output_of_each_group() -> None:
     of = small("batchnorm")
     layer = next(layer for layer in of.network.layers if layer.op_type == "ConvTranspose")
-    held = RoundedWeight(np.ones(layer.weight_shape, np.int8), np.ones(6, np.float32), np.ones(6))
-    codes = with_bias(layer, held, of.table, of.uniform(4, 4)[1])
-    assert codes.bias is codes.bias_scales is None
-    np.testing.assert_array_equal(codes.weight, held.codes)
+    scales = np.array([0.5, 1.0, 2.0], np.float32)
+    held = RoundedWeight(np.ones(layer.weight_shape, np.int8), scales, np.arange(6.0))
+    bits = of.uniform(4, 4)[1]
+    codes = with_bias(layer, held, of.table, bits)
+    scale = np.float32(of.table.activations[layer.groups[0]][4].scale)
+    np.testing.assert_array_equal(codes.bias_scales, np.tile(scales, 2) * scale)
+    np.testing.assert_array_equal(codes.bias, np.rint(np.arange(6.0) / (np.tile(scales, 2) * scale)))
 
 
 @pytest.mark.parametrize("name", ["residual", "depthwise", "concat"])
