@@ -20,6 +20,7 @@ from infoq_onnx.errors import AnalysisError, DataError, ModelError, SettingsErro
 from infoq_onnx.graph.editing import expose
 from infoq_onnx.graph.external import model_sha256
 from infoq_onnx.graph.graph import Graph
+from infoq_onnx.graph.inference import require_inference
 from infoq_onnx.graph.load import load_model
 from infoq_onnx.graph.network import find_network
 from infoq_onnx.graph.normalize import normalize
@@ -60,7 +61,10 @@ def prepare(model: Path | str) -> PreparedModel:
     path = Path(model)
     loaded = load_model(path)
     try:
-        graph = Graph(normalize(loaded))
+        normal = normalize(loaded)
+        # what was computed from constants is a constant now
+        require_inference(normal)
+        graph = Graph(normal)
         network = find_network(graph)
         placement = place(graph, network)
     except ModelError as error:

@@ -14,6 +14,7 @@ from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper
 
 from infoq_onnx.errors import ModelError
 from infoq_onnx.graph.editing import opset_of, stamp_ir_version, subgraphs, to_array, walk
+from infoq_onnx.graph.inference import require_inference
 from infoq_onnx.graph.ort import ORT_ERRORS, first_line
 from infoq_onnx.graph.session import open_session
 
@@ -77,6 +78,10 @@ def load_model(path: Path) -> ModelProto:
     _check_ends(path, model.graph)
     _check_float(path, model)
     _load_external_data(path, model)
+    try:
+        require_inference(model)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
     _check_finite(path, model.graph)
     stamp_ir_version(model)
     _check_valid(path, model)

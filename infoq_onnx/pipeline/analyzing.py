@@ -61,6 +61,7 @@ from infoq_onnx.simulate.batching import batch_size, logits_of
 from infoq_onnx.simulate.calibrate import calibrate
 from infoq_onnx.simulate.equalize import Factors, equalized, find_factors
 from infoq_onnx.simulate.forms import form_of
+from infoq_onnx.simulate.repeatability import require_repeatable
 from infoq_onnx.simulate.spill import Spill
 from infoq_onnx.simulate.split import find_splits
 
@@ -189,6 +190,10 @@ def set_up(
     dataset = load_samples(prepared, calib, classes, preprocessing, samples, settings.seed, cache_bytes)
     if len(dataset) < MIN_SAMPLES:
         raise DataError(f"{calib} has {len(dataset)} usable samples: give at least {MIN_SAMPLES}")
+    try:
+        require_repeatable(prepared.graph, prepared.path, dataset)
+    except ModelError as error:
+        raise ModelError(f"{prepared.path}: {error}") from error
     report_skipped(dataset, reporter)
     return prepared, dataset, dataclasses.replace(settings, samples=len(dataset))
 

@@ -105,6 +105,26 @@ def nan_weights(place: Place) -> None:
     onnx.save(model, place.folder / "nan.onnx")
 
 
+def changed(name: str, *operators: str, **attributes: object) -> Callable[[Place], None]:
+    """Make an MLP with other operators behind its first layer."""
+
+    def make(place: Place) -> None:
+        b = Builder()
+        y = b.gemm("x", "fc1", 12, 16)
+        for operator in operators:
+            node = {"Dropout": "drop", "BatchNormalization": "norm", "RandomNormalLike": "noise"}.get(operator, "seen")
+            inputs = [y]
+            if operator == "Dropout":
+                inputs += [b.constant("ratio", 0.5), b.constant("training", True, np.bool_)]
+            if operator == "BatchNormalization":
+                inputs += [b.constant(f"norm{index}", np.ones(16)) for index in range(4)]
+            outputs = ["norm_out", "mean", "variance"] if operator == "BatchNormalization" else None
+            y = b.op(operator, inputs, node, outputs, **attributes)
+        onnx.save(b.model(b.gemm(y, "fc2", 16, 4), (12,), (4,)), place.folder / name)
+
+    return make
+
+
 def retyped(kind: int, name: str) -> Callable[[Place], None]:
     def make(place: Place) -> None:
         ends = [helper.make_tensor_value_info(end, kind, ["batch", 4]) for end in ("x", "logits")]
@@ -356,6 +376,10 @@ SITUATIONS: dict[str, Callable[[Place], None]] = {
     "its input is float64": retyped(TensorProto.DOUBLE, "double.onnx"),
     "its image size is free": free_size,
     "it gives more than one score a class": segmentation,
+    "it was exported in training mode": changed("trained.onnx", "Dropout"),
+    "it normalises by the statistics of a batch": changed("norm.onnx", "BatchNormalization", training_mode=1),
+    "it draws random numbers": changed("noisy.onnx", "RandomNormalLike"),
+    "it looks at other images of the batch": changed("across.onnx", "Softmax", axis=0),
     "it is quantized already": quantized,
     "there is no such folder": nothing,
     "the folder is empty": empty_folder,
