@@ -119,6 +119,6 @@ def analyze(model: Path, as_json: bool, dry_run: bool, **options: Any) -> None:
         return
     for table in tables.analysis(analysis):
         show(table)
-    other = "" if analysis.scores.get("infoq") else " --criterion kl"
+    show(tables.criterion_line(analysis))
     budget = "--compression 8 --weight-only" if analysis.settings.weight_only else "--bitops uniform:4/4"
-    show(f"{folder} is ready for: infoq-onnx allocate {shlex.quote(str(folder))} {budget}{other}")
+    show(f"{folder} is ready for: infoq-onnx allocate {shlex.quote(str(folder))} {budget}")

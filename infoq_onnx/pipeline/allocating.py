@@ -37,6 +37,7 @@ from infoq_onnx.quantize.codes import CodeTable, load_codes, save_codes
 from infoq_onnx.quantize.table import GridTable, load_table
 from infoq_onnx.schema import (
     BASELINE_BITS,
+    DEFAULT_CRITERION,
     EXACT_BITS,
     Allocation,
     Bound,
@@ -61,7 +62,7 @@ def allocate(
     uniform_bits: tuple[int, int] | None = None,
     weight_only: bool = False,
     alpha: float = 1.0,
-    criterion: str = "infoq",
+    criterion: str = DEFAULT_CRITERION,
     bits: Sequence[int] | None = None,
     pins: Sequence[str] = (),
     rounding: str = "gptq",
@@ -86,7 +87,8 @@ def allocate(
     uniform_bits : (weights, activations): the same bits everywhere, instead of solving anything
     weight_only : leave activations at 8 bits
     alpha : factor on activation scores
-    criterion : whose scores to use
+    criterion : whose scores to use: "kl", how far the predictions diverge, or "infoq", the information that is lost, as
+        the paper has it
     bits : widths to choose among; None for all that were analysed
     pins : e.g. "first=8/8", "conv1=4", "last=/8"
     rounding : "nearest", or "gptq", where later weights of a layer make up for the errors of earlier ones

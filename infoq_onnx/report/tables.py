@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from infoq_onnx.schema import DEFAULT_CRITERION
+
 if TYPE_CHECKING:
     from infoq_onnx.schema import Analysis, Compressed, DemoRow, Evaluation, Kernel, Network, Plan, Verification
 
@@ -111,6 +113,18 @@ def analysis(found: Analysis) -> list[Table]:
     return [observers, *(_scores(found, name) for name in sorted(found.scores))]
 
 
+def criterion_line(found: Analysis) -> str:
+    """Say whose scores `allocate` goes by, and why."""
+    text = (
+        f"allocate goes by {DEFAULT_CRITERION}, how far predictions diverge: bits that it chose kept more than InfoQ's "
+        "on the networks we measured"
+    )
+    if not found.scores.get("infoq"):
+        return f"{text}; here no observer tells enough for InfoQ's scores"
+    few = "; few images share a class here, which makes those noisy" if found.calibration.targets == "groups" else ""
+    return f"{text}{few}; --criterion infoq takes InfoQ's, as published"
+
+
 def _scores(found: Analysis, criterion: str) -> Table:
     bits = [b for b in found.settings.bits if b != max(found.settings.bits)]
     table = Table(title=f"scores by {criterion}: higher is more sensitive")
@@ -152,7 +166,8 @@ def allocation(result: Compressed) -> Table:
 def totals(result: Compressed) -> Table:
     """Table of the costs before and after."""
     before, after = result.before, result.allocation.costs
-    table = Table(title="totals" if result.allocation.bounds else "totals (uniform bits)")
+    bits = f"bits by criterion {result.allocation.criterion}" if result.allocation.bounds else "uniform bits"
+    table = Table(title=f"totals ({bits})")
     table.add_column("")
     table.add_column("float", justify="right")
     table.add_column("quantized", justify="right")
