@@ -200,7 +200,7 @@ def without(*names: str) -> Iterator[None]:
         "own levels": lambda: mock.patch.object(rounding, "SHIFTED_BITS", 0),
         "means behind": lambda: mock.patch.object(reconstruction, "bounds_behind", return_value=None),
         "means in front": lambda: mock.patch.object(reconstruction, "_feels_shifts", return_value=True),
-        "choice of damping": lambda: mock.patch.object(fit, "_CANDIDATES", (fit.DAMPING,)),
+        "choice of damping": lambda: mock.patch.object(fit, "CANDIDATES", (fit.DAMPING,)),
         "sums": lambda: mock.patch.object(reconstruction, "_shortcut", return_value=None),
         "weights of tokens": lambda: mock.patch.object(gather, "_normalizer", return_value=None),
     }

@@ -25,7 +25,7 @@ EXACT_BITS = 7
 """The most bits of a weight whose products always fit 16 bits in pairs (see `quantize.saturation`)."""
 
 DEFAULT_CRITERION = "kl"
-"""Whose scores bits are chosen by: it kept more than InfoQ's on four networks (docs/benchmarks/default_criterion.md)."""
+"""Whose scores bits are chosen by: it kept more than InfoQ's (docs/benchmarks/default_criterion.md)."""
 
 Kind = Literal["weight", "activation"]
 

@@ -303,8 +303,8 @@ def _analyze_into(
     for name, found in analysis.scores.items():
         if not found:
             reporter.warn(
-                f"{name} scores nothing, as its observers hold no information: for --criterion {name} give more images or "
-                "other labels"
+                f"{name} scores nothing, as its observers hold no information: for --criterion {name} give more images "
+                "or other labels"
             )
     try:
         # an interrupted replacement must not leave the ranges of one analysis beside the scores of another

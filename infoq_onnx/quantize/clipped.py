@@ -8,7 +8,7 @@ is rounded later can mend that, unless it is depthwise: there the shift is felt 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,11 @@ class Clipped:
     """What a residual Add adds in front of the activation [G, p, R]."""
     low: float
     high: float
+
+    def of(self, rows: slice) -> Clipped:
+        """Return some rows of it."""
+        added = None if self.added is None else self.added[:, :, rows]
+        return replace(self, targets=self.targets[:, :, rows], added=added)
 
 
 def bias_behind(clipped: Clipped, weight: Array, bias: Array) -> Array:

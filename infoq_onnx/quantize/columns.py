@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 Float32 = npt.NDArray[np.float32]
+T = TypeVar("T", bound=np.generic)
 Positions = npt.NDArray[np.int64] | None
 
 
@@ -81,10 +82,9 @@ def matrix_columns(values: Float32, positions: Positions = None) -> Float32:
     return np.ascontiguousarray(flat.reshape(1, -1, values.shape[-1]))
 
 
-def to_rows(weight: npt.NDArray[np.generic], axis: int, groups: int) -> npt.NDArray[np.float64]:
-    """Weight with output channels along `axis` as float64 rows [G, R, d]."""
-    rows = np.moveaxis(weight, axis, 0).reshape(groups, weight.shape[axis] // groups, -1)
-    return rows.astype(np.float64)
+def to_rows(weight: npt.NDArray[T], axis: int, groups: int) -> npt.NDArray[T]:
+    """Weight with output channels along `axis` as rows [G, R, d], a view where possible."""
+    return np.moveaxis(weight, axis, 0).reshape(groups, weight.shape[axis] // groups, -1)
 
 
 def from_rows(rows: npt.NDArray[np.generic], shape: Sequence[int], axis: int) -> npt.NDArray[np.generic]:

@@ -18,7 +18,7 @@ from infoq_onnx.quantize.levels import Levels
 
 Array = npt.NDArray[np.float64]
 
-_SWEEPS = 20
+SWEEPS = 20
 """At most so many visits of every code; most rows come to rest after a few."""
 
 
@@ -52,7 +52,7 @@ def _descend(
     for row in prange(groups * rows):
         g, r = row // rows, row % rows
         goal, code, made, low = target[g, r], codes[g, r], product[g, r], lowest[g, r]
-        for _ in range(_SWEEPS):
+        for _ in range(SWEEPS):
             # wᵀHq and qᵀHq
             cross, square = 0.0, 0.0
             for j in range(width):

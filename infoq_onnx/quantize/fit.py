@@ -18,7 +18,7 @@ Array = npt.NDArray[np.float64]
 
 DAMPING = 0.01
 """λ where there is nothing to choose it by."""
-_CANDIDATES = (0.001, 0.01, 0.1, 1.0, 10.0)
+CANDIDATES = (0.001, 0.01, 0.1, 1.0, 10.0)
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,14 @@ def _cross_validated(weight: Array, moments: Moments, centred: bool) -> float:
     if halves is None:
         return DAMPING
     errors = []
-    for damping in _CANDIDATES:
+    for damping in CANDIDATES:
         error = 0.0
         for known, unknown in (halves, halves[::-1]):
             fitted = _solved(weight, known, damping)
             # E|t − W'x|² but for E|t|², which no candidate changes
             error += float(np.sum((fitted @ unknown.second - 2 * unknown.cross) * fitted))
         errors.append(error)
-    return _CANDIDATES[int(np.argmin(errors))]
+    return CANDIDATES[int(np.argmin(errors))]
 
 
 def _solved(weight: Array, statistics: Statistics, damping: float) -> Array:

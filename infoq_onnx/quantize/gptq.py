@@ -32,6 +32,30 @@ def factorize(hessian: Array) -> Factor:
     return Factor(order, np.linalg.cholesky(np.linalg.inv(sorted_hessian)).transpose(0, 2, 1))
 
 
+def round_block(left: Array, upper: Array, levels: Levels) -> tuple[Array, Array]:
+    """Round columns that follow one another.
+
+    Parameters
+    ----------
+    left : what is left of them to be rounded, [G, R, b]; it is changed
+    upper : their part of U, [G, b, b]
+    levels : of the rows [G, R]
+
+    Returns
+    -------
+    codes, errors : array [G, R, b]
+        Codes in steps; errors as shares of U's diagonal, to be spread on later columns.
+    """
+    codes, errors = np.empty_like(left), np.empty_like(left)
+    for column in range(left.shape[2]):
+        value = left[:, :, column]
+        codes[:, :, column] = levels.nearest(value)
+        error = (value - codes[:, :, column] * levels.scales) / upper[:, column, column, None]
+        left[:, :, column:] -= error[:, :, None] * upper[:, None, column, column:]
+        errors[:, :, column] = error
+    return codes, errors
+
+
 def gptq(weight: Array, factor: Factor, levels: Levels) -> Array:
     """Codes [G, R, d], in steps, by error-compensating rounding.
 
@@ -44,20 +68,15 @@ def gptq(weight: Array, factor: Factor, levels: Levels) -> Array:
     factor : of H [G, d, d]
     levels : of the rows [G, R]
     """
-    groups, rows, width = weight.shape
+    width = weight.shape[2]
     order, upper = factor.order, factor.upper
     left = np.take_along_axis(weight, order[:, None, :], 2)
     codes = np.empty_like(left)
     for start in range(0, width, _BLOCK):
         stop = min(start + _BLOCK, width)
-        errors = np.empty((groups, rows, stop - start))
-        for column in range(start, stop):
-            value = left[:, :, column]
-            codes[:, :, column] = levels.nearest(value)
-            error = (value - codes[:, :, column] * levels.scales) / upper[:, column, column, None]
-            left[:, :, column:stop] -= error[:, :, None] * upper[:, None, column, column:stop]
-            errors[:, :, column - start] = error
-        left[:, :, stop:] -= errors @ upper[:, start:stop, stop:]
+        block = slice(start, stop)
+        codes[:, :, block], errors = round_block(left[:, :, block], upper[:, block, block], levels)
+        left[:, :, stop:] -= errors @ upper[:, block, stop:]
     result = np.empty_like(codes)
     np.put_along_axis(result, np.broadcast_to(order[:, None, :], codes.shape), codes, 2)
     return result

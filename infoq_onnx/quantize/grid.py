@@ -14,6 +14,9 @@ from infoq_onnx.schema import Quantizer
 
 FloatArray = npt.NDArray[np.floating]
 
+_CHUNK = 2**23
+"""Weights that are rounded at once."""
+
 
 def weight_code_limits(bits: int) -> tuple[int, int]:
     """Smallest and largest weight code at a bit-width.
@@ -48,8 +51,15 @@ def quantize_weight(weight: FloatArray, scales: FloatArray, bits: int, axis: int
     int8 array of weight's shape
     """
     low, high = weight_code_limits(bits)
-    ratio = weight.astype(np.float64) / per_channel(scales.astype(np.float64), weight.ndim, axis)
-    return np.clip(np.rint(ratio), low, high).astype(np.int8)
+    codes = np.empty(weight.shape, dtype=np.int8)
+    # some channels at a time, as float64 takes eight times what codes take
+    step = max(1, _CHUNK * len(scales) // max(1, weight.size))
+    rows, found = np.moveaxis(weight, axis, 0), np.moveaxis(codes, axis, 0)
+    for start in range(0, len(scales), step):
+        part = slice(start, start + step)
+        ratio = rows[part].astype(np.float64) / per_channel(scales[part].astype(np.float64), weight.ndim, 0)
+        found[part] = np.clip(np.rint(ratio), low, high)
+    return codes
 
 
 def dequantize_weight(codes: npt.NDArray[np.int8], scales: FloatArray, axis: int) -> npt.NDArray[np.float32]:

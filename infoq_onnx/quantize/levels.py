@@ -27,6 +27,8 @@ processors without VNNI multiply exactly, and of so many levels one more or less
 _FRACTIONS = np.linspace(0.05, 1.0, 77)
 """Clipping points tried, as a share of the largest magnitude in the row."""
 _POLISH_STEPS = 8
+_CHUNK = 2**23
+"""Weights that are looked at at once."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Levels:
         return np.clip(np.rint(values / self.scales - self.lowest), 0, self.count - 1) + self.lowest
 
 
-def search_levels(weight: Array, importance: Array, bits: int, *, shifted: bool) -> Levels:
+def search_levels(weight: npt.NDArray[np.floating], importance: Array, bits: int, *, shifted: bool) -> Levels:
     """Levels with the least squared error of nearest codes.
 
     For a row w and its codes q(s) the error Σ h (w − s·q(s))² is piecewise quadratic in the scale s with many minima,
@@ -66,9 +68,14 @@ def search_levels(weight: Array, importance: Array, bits: int, *, shifted: bool)
     low, high = weight_code_limits(bits)
     count = high - low + 1
     lowest = np.arange(0.5 - count, 0.75, 0.5) if shifted else np.array([float(low)])
-    scales, found = _search(
-        np.ascontiguousarray(weight), np.ascontiguousarray(importance), _FRACTIONS, lowest, float(low), float(count)
-    )
+    scales, found = np.empty(weight.shape[:2]), np.empty(weight.shape[:2])
+    step = max(1, _CHUNK // max(1, weight.shape[0] * weight.shape[2]))
+    for start in range(0, weight.shape[1], step):
+        rows = slice(start, start + step)
+        part = np.ascontiguousarray(weight[:, rows], dtype=np.float64)
+        scales[:, rows], found[:, rows] = _search(
+            part, np.ascontiguousarray(importance), _FRACTIONS, lowest, float(low), float(count)
+        )
     return Levels(usable_scales(scales), found, count)
 
 

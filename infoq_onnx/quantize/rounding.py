@@ -22,8 +22,9 @@ from infoq_onnx.quantize.clipped import Clipped, bias_behind
 from infoq_onnx.quantize.descent import descend
 from infoq_onnx.quantize.fit import fit
 from infoq_onnx.quantize.gptq import factorize, gptq
-from infoq_onnx.quantize.levels import SHIFTED_BITS, search_levels, usable_scales
+from infoq_onnx.quantize.levels import SHIFTED_BITS, Levels, search_levels, usable_scales
 from infoq_onnx.quantize.moments import Moments
+from infoq_onnx.quantize.wide import Columns, WideLayer
 
 Array = npt.NDArray[np.float64]
 
@@ -41,8 +42,8 @@ class Rounded:
 
 
 def round_layer(
-    weight: Array,
-    moments: Moments,
+    weight: npt.NDArray[np.floating],
+    moments: Moments | Columns,
     bits: int,
     *,
     has_bias: bool,
@@ -55,8 +56,8 @@ def round_layer(
 
 
 def round_widths(
-    weight: Array,
-    moments: Moments,
+    weight: npt.NDArray[np.floating],
+    moments: Moments | Columns,
     widths: Sequence[int],
     *,
     has_bias: bool,
@@ -68,7 +69,7 @@ def round_widths(
     Parameters
     ----------
     weight : float weights [G, R, d]
-    moments : of its quantized input and its target
+    moments : of its quantized input and its target, or where it is wide, these themselves (see `quantize.wide`)
     widths : each 2 … 8
     has_bias : whether there is a bias to be set
     exact_input : see `quantize.fit`
@@ -79,25 +80,61 @@ def round_widths(
     dict
         By bit-width.
     """
-    fitted = fit(weight, moments, centred=has_bias, exact_input=exact_input)
-    factor = factorize(fitted.hessian)
-    diagonal = np.einsum("gii->gi", fitted.hessian)
-    found = {}
-    for bits in widths:
-        shifted = bits <= SHIFTED_BITS
-        levels = search_levels(fitted.weight, diagonal, bits, shifted=shifted)
-        steps = gptq(fitted.weight, factor, levels)
-        steps, levels = descend(fitted.weight, fitted.hessian, steps, levels)
+    layer: _Layer | WideLayer
+    if isinstance(moments, Columns):
+        layer = WideLayer(weight, moments, centred=has_bias, exact_input=exact_input)
+    else:
+        layer = _Layer(weight.astype(np.float64), moments, centred=has_bias, exact_input=exact_input)
+    return {bits: _rounded(layer, weight.shape, moments, bits, has_bias, clipped) for bits in widths}
+
+
+class _Layer:
+    """A layer whose moments fit memory: all of its rows at once."""
+
+    def __init__(self, weight: Array, moments: Moments, *, centred: bool, exact_input: bool) -> None:
+        self._fit = fit(weight, moments, centred=centred, exact_input=exact_input)
+        self._factor = factorize(self._fit.hessian)
+        self.diagonal: Array = np.einsum("gii->gi", self._fit.hessian)
+
+    def chunks(self) -> list[slice]:
+        return [slice(None)]
+
+    def fitted(self, rows: slice) -> Array:
+        return self._fit.weight[:, rows]
+
+    def round(self, fitted: Array, levels: Levels) -> Array:
+        return gptq(fitted, self._factor, levels)
+
+    def descend(self, fitted: Array, codes: Array, levels: Levels) -> tuple[Array, Levels]:
+        return descend(fitted, self._fit.hessian, codes, levels)
+
+
+def _rounded(
+    layer: _Layer | WideLayer,
+    shape: tuple[int, ...],
+    moments: Moments | Columns,
+    bits: int,
+    has_bias: bool,
+    clipped: Clipped | None,
+) -> Rounded:
+    """Round a layer of weights [G, R, d], some rows at a time."""
+    shifted = bits <= SHIFTED_BITS
+    # half steps, where a row's levels may lie between whole ones
+    share = 2 if shifted else 1
+    found = np.empty(shape, dtype=np.int8)
+    all_scales = np.empty(shape[:2], dtype=np.float32)
+    all_biases = np.empty(shape[:2]) if has_bias else None
+    for rows in layer.chunks():
+        fitted = layer.fitted(rows)
+        levels = search_levels(fitted, layer.diagonal, bits, shifted=shifted)
+        steps = layer.round(fitted, levels)
+        steps, levels = layer.descend(fitted, steps, levels)
         scales = usable_scales(levels.scales)
-        # half steps, where a row's levels may lie between whole ones
-        share = 2 if shifted else 1
         codes, scales = steps * share, scales / share
-        bias: Array | None = None
-        if has_bias:
+        found[:, rows], all_scales[:, rows] = codes, scales
+        if all_biases is not None:
             input_mean, target_mean = moments.means()
             values = codes * scales[:, :, None]
-            bias = target_mean - np.einsum("grd,gd->gr", values, input_mean)
-            if clipped is not None:
-                bias = bias_behind(clipped, values, bias)
-        found[bits] = Rounded(codes.astype(np.int8), scales.astype(np.float32), bias)
-    return found
+            bias = target_mean[:, rows] - np.einsum("grd,gd->gr", values, input_mean)
+            all_biases[:, rows] = bias if clipped is None else bias_behind(clipped.of(rows), values, bias)
+    return Rounded(found, all_scales, all_biases)

@@ -36,9 +36,15 @@ class Form:
     windows: Windows | None
     """None for a matrix product."""
 
-    def rows(self) -> npt.NDArray[np.float64]:
-        """Weights [G, R, d]."""
+    def rows(self) -> Float32:
+        """Weights [G, R, d]; a view where possible."""
         return to_rows(self.weight, self.channel_axis, self.groups)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """G, R and d."""
+        outputs = self.weight.shape[self.channel_axis]
+        return self.groups, outputs // self.groups, self.weight.size // outputs
 
     def rounded(self, rows: Rounded) -> RoundedWeight:
         """Rounded rows in the shape of the layer's weight."""

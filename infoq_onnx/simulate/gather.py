@@ -13,6 +13,7 @@ from infoq_onnx.graph.editing import attribute
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.quantize.clipped import Clipped
 from infoq_onnx.quantize.moments import Moments
+from infoq_onnx.quantize.wide import Columns, is_wide, most_positions
 from infoq_onnx.schema import Layer
 from infoq_onnx.simulate.forms import Form, target_of
 from infoq_onnx.simulate.streams import Stream
@@ -38,8 +39,8 @@ _CLIPPED_BYTES = 128 * 2**20
 class Gathered:
     """What the images say of a layer."""
 
-    moments: Moments
-    """Of its input in one network and its output in another."""
+    moments: Moments | Columns
+    """Of its input in one network and its output in another, or where it is wide, these themselves."""
     clipped: Clipped | None
     """Some positions of both, where the output is clipped behind the layer."""
 
@@ -70,13 +71,15 @@ def gather(
         side = 1 - list(shortcut.input).index(result)
         wanted.append(student.node[shortcut.name].input[side])
     normalizer = _normalizer(reference.graph, target) if form.windows is None else None
-    groups, rows, width = form.rows().shape
-    moments = Moments(groups, width, rows)
+    groups, rows, width = form.shape
     positions = math.prod(layer.output_shape) // (groups * rows)
     # where the leading axis is not the batch, positions of one image lie apart
     batched = target in reference.graph.batched and all(name in student.graph.batched for name in wanted)
-    enough = -(-max(_POSITIONS, _POSITIONS_A_WEIGHT * width) // reference.images)
+    wide = is_wide(groups, width)
+    wanted_positions = most_positions(width) if wide else max(_POSITIONS, _POSITIONS_A_WEIGHT * width)
+    enough = -(-wanted_positions // reference.images)
     taken = min(positions, enough) if batched else positions
+    moments = Columns(width, rows, taken * reference.images) if wide else Moments(groups, width, rows)
     size = int(np.clip(_COLUMN_BYTES // (4 * groups * width * taken), 1, reference.size))
     draw, pick = np.random.default_rng(0), np.random.default_rng(1)
     kept = min(_CLIPPED_POSITIONS, _CLIPPED_BYTES // (4 * groups * (width + 2 * rows)))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infoq_onnx.quantize.descent import _SWEEPS, descend
+from infoq_onnx.quantize.descent import SWEEPS, descend
 from infoq_onnx.quantize.gptq import factorize, gptq
 from infoq_onnx.quantize.levels import Levels
 from infoq_onnx.schema import BITS
@@ -62,7 +62,7 @@ def last_places(weight: Array, hessian: Array) -> Array:
 def descended(row: Array, hessian: Array, code: Array, scale: float, every: Array) -> tuple[Array, float]:
     """Give each code in turn the value with the least error among all there are, until none changes."""
     code = code.copy()
-    for _ in range(_SWEEPS):
+    for _ in range(SWEEPS):
         scale = best_scale(row, hessian, code) or scale
         before = code.copy()
         for j in range(len(row)):

@@ -9,7 +9,7 @@ from infoq_onnx.quantize import fit as module
 from infoq_onnx.quantize.fit import DAMPING, fit
 from tests.quantize.layers import Array, Float32, diagonal, inputs, moments_of, normal, outputs
 
-CANDIDATES = module._CANDIDATES
+CANDIDATES = module.CANDIDATES
 
 
 def noisy(columns: Float32, weight: Array, noise: float, seed: int = 3) -> Float32:
@@ -34,7 +34,7 @@ def ridge(columns: Float32, targets: Float32, weight: Array, damping: float, *, 
 
 @pytest.mark.parametrize("centred", [True, False])
 def test_without_damping_it_is_least_squares(centred: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_CANDIDATES", (1e-9,))
+    monkeypatch.setattr(module, "CANDIDATES", (1e-9,))
     x = inputs(300, 8, 2, correlation=0.6) + np.float32(1)
     t = noisy(x, normal(2, 4, 8), 1.0) + np.float32(2)
     found = fit(normal(2, 4, 8, seed=9), moments_of(x, t, batches=3), centred=centred)
@@ -49,7 +49,7 @@ def test_without_damping_it_is_least_squares(centred: bool, monkeypatch: pytest.
 def test_damping_is_ridge_regression_towards_the_weights(
     damping: float, centred: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_CANDIDATES", (damping,))
+    monkeypatch.setattr(module, "CANDIDATES", (damping,))
     x = inputs(50, 8, 2, correlation=0.6) + np.float32(1)
     weight, t = normal(2, 4, 8, seed=9), noisy(x, normal(2, 4, 8), 0.5)
     found = fit(weight, moments_of(x, t, batches=3), centred=centred)
@@ -60,7 +60,7 @@ def test_damping_is_ridge_regression_towards_the_weights(
 
 
 def test_endless_damping_keeps_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_CANDIDATES", (1e9,))
+    monkeypatch.setattr(module, "CANDIDATES", (1e9,))
     x, weight = inputs(50, 8), normal(1, 4, 8)
     found = fit(weight, moments_of(x, noisy(x, -weight, 1.0)), centred=False)
     np.testing.assert_allclose(found.weight, weight, atol=1e-6)
@@ -163,7 +163,7 @@ def fits(count: int, width: int, noise: float, monkeypatch: pytest.MonkeyPatch) 
     truth = weight + 0.3 * normal(1, 10, width, seed=11) / np.sqrt(width)
     moments = moments_of(x, noisy(x, truth, noise), batches=4)
     chosen = fit(weight, moments, centred=True)
-    monkeypatch.setattr(module, "_CANDIDATES", (DAMPING,))
+    monkeypatch.setattr(module, "CANDIDATES", (DAMPING,))
     fixed = fit(weight, moments, centred=True)
     assert fixed.damping == DAMPING
     return chosen.damping, fresh_error(chosen.weight, truth), fresh_error(fixed.weight, truth)
