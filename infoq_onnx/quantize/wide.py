@@ -120,8 +120,8 @@ class WideLayer:
         if not exact_input:
             left = targets.astype(np.float64)
             for start in range(0, width, _BLOCK):
-                part = slice(start, start + _BLOCK)
-                left -= inputs[:, part].astype(np.float64) @ self._weight[:, part].astype(np.float64).T
+                here = slice(start, start + _BLOCK)
+                left -= inputs[:, here].astype(np.float64) @ self._weight[:, here].astype(np.float64).T
             damping = _cross_validated(gram, left, weights, halves, width, centred)
             scaled, wanted = _scaled(gram, weights), np.sqrt(weights / weights.sum())[:, None] * left
             solved = scipy.linalg.solve(
