@@ -110,7 +110,7 @@ def main() -> None:
             for target in TARGETS:
                 key = f"{model} {budget} {target}"
                 if key not in figures:
-                    path = work / "saturation.onnx"
+                    path = work / "model.onnx"
                     given = allocate(analysis_of(shared, work, model), target=target, output=path, **options)
                     widths = list(given.allocation.weight_bits.values())
                     figures[key] = {

@@ -16,7 +16,6 @@ import json
 import os
 import shutil
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +25,7 @@ from typing import Any
 import onnx
 from clock import Clock
 from page import models_parser, versions
+from taken import Memory
 
 import infoq_onnx.sensitivity.sweep as sweeping
 from infoq_onnx import analyze, read_analysis
@@ -81,41 +81,6 @@ def timed_runner(folder: Path, state: tuple[Problem, Baseline, int, Spill | None
         return trials
 
     return noted
-
-
-def family() -> Iterator[int]:
-    """Ids of this process, and of all that it or those it started have started."""
-    parents = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-    for pid in parents:
-        ancestor = pid
-        while ancestor in parents and ancestor != os.getpid():
-            ancestor = parents[ancestor]
-        if ancestor == os.getpid():
-            yield pid
-
-
-class Memory(threading.Thread):
-    """Looks ten times a second at what all processes have resident; what they share counts once for each."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.most, self.over = 0, threading.Event()
-
-    def run(self) -> None:
-        while not self.over.wait(0.1):
-            now = 0
-            for pid in family():
-                try:
-                    now += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-                except (OSError, IndexError):
-                    continue
-            self.most = max(self.most, now * os.sysconf("SC_PAGE_SIZE"))
 
 
 def files(shared: Path, work: Path, model: str) -> dict[str, Any]:

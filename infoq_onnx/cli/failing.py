@@ -1,4 +1,4 @@
-"""How commands fail: one line on stderr and an exit code, for every error of `infoq_onnx.errors` and wrong usage."""
+"""How commands fail: one line on stderr and an exit code, for every error of `infoq_onnx.errors`, and wrong usage."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ from infoq_onnx.errors import InfoQError
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
+
+_LESS_MEMORY = {
+    "--memory": "say with --memory how much there is",
+    "--samples": "give fewer --samples",
+    "--workers": "give fewer --workers",
+}
+"""Options that make a command take less."""
 
 
 class InfoQGroup(click.Group):
@@ -25,6 +32,8 @@ class InfoQGroup(click.Group):
             return super().invoke(ctx)
         except InfoQError as error:
             _fail(ctx, str(error), error.exit_code)
+        except MemoryError as error:
+            _fail(ctx, _out_of_memory(error, self.commands[str(ctx.invoked_subcommand)]), 1)
         except click.UsageError as error:
             used = (error.ctx or ctx).command_path
             _fail(ctx, f"{error.format_message().rstrip('.')}; see {used} --help", error.exit_code)
@@ -35,6 +44,15 @@ class InfoQGroup(click.Group):
             goes_on = "; the same command goes on where it was" if ctx.invoked_subcommand == "analyze" else ""
             click.echo(f"stopped{goes_on}", err=True)
             ctx.exit(INTERRUPTED)
+
+
+def _out_of_memory(error: MemoryError, command: click.Command) -> str:
+    """Say what was asked for, where that is known, and which options of the command make it less."""
+    known = {option for parameter in command.params for option in parameter.opts}
+    ways = [way for option, way in _LESS_MEMORY.items() if option in known]
+    advice = ", ".join([*ways, f"{'or ' * bool(ways)}use a machine that has more"])
+    what = f" ({' '.join(str(error).split())})" if str(error) else ""
+    return f"there is not enough memory{what}; {advice}"
 
 
 def _fail(ctx: click.Context, message: str, code: int) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import onnx
-from onnx import NodeProto, ValueInfoProto, helper
+from onnx import NodeProto, ValueInfoProto, helper, numpy_helper
 
 from infoq_onnx.graph.editing import expose, reads
 from infoq_onnx.graph.graph import Graph
@@ -13,7 +15,12 @@ from infoq_onnx.graph.graph import Graph
 __all__ = ["cut", "expose", "extract"]
 
 
-def extract(graph: Graph, inputs: Sequence[str], outputs: Sequence[str]) -> onnx.ModelProto:
+def extract(
+    graph: Graph,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    constants: Mapping[str, npt.NDArray[np.generic]] | None = None,
+) -> onnx.ModelProto:
     """Build the model that computes `outputs` from `inputs`.
 
     Parameters
@@ -25,6 +32,8 @@ def extract(graph: Graph, inputs: Sequence[str], outputs: Sequence[str]) -> onnx
         order, whether the outputs depend on them or not. The batch axis of activations is free when the graph's is.
     outputs : sequence of str
         Activation tensors to compute, in this order; one that is among `inputs` is passed through.
+    constants : mapping of str to ndarray, optional
+        Other values for some initializers.
 
     Returns
     -------
@@ -39,6 +48,7 @@ def extract(graph: Graph, inputs: Sequence[str], outputs: Sequence[str]) -> onnx
     fed = [name for name in inputs if name not in graph.initializers]
     if unknown := [name for name in (*fed, *outputs) if name not in graph.shapes]:
         raise ValueError(f"{unknown[0]!r} is not a tensor of the graph")
+    others = constants or {}
     nodes = _between(graph, set(inputs), outputs)
     used = dict.fromkeys(name for node in nodes for name in reads(node))
     part = helper.make_graph(
@@ -46,7 +56,11 @@ def extract(graph: Graph, inputs: Sequence[str], outputs: Sequence[str]) -> onnx
         graph.model.graph.name,
         [_declared(graph, name) for name in inputs],
         [graph.value_info(name) for name in outputs],
-        [graph.initializers[name] for name in used if name in graph.initializers and name not in inputs],
+        [
+            numpy_helper.from_array(others[name], name) if name in others else graph.initializers[name]
+            for name in used
+            if name in graph.initializers and name not in inputs
+        ],
     )
     return helper.make_model(part, opset_imports=graph.model.opset_import, ir_version=graph.model.ir_version)
 

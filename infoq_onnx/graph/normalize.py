@@ -86,7 +86,10 @@ def normalize(model: onnx.ModelProto) -> onnx.ModelProto:
         raise ModelError(
             f"the normalised graph is not valid: {first_line(error)}; please report this with the model"
         ) from error
-    return normal
+    # constants that passes have replaced, protobuf keeps until the message goes
+    kept = onnx.ModelProto()
+    kept.CopyFrom(normal)
+    return kept
 
 
 def _apply(passes: tuple[Pass, ...], model: onnx.ModelProto) -> int:

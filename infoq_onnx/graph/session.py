@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnxruntime as ort
@@ -18,6 +21,11 @@ ort.set_default_logger_severity(4)
 
 _CPU = "CPUExecutionProvider"
 _SUFFIX = "ExecutionProvider"
+
+_LARGE = 2**26
+"""Bytes from which on a model is opened from a file."""
+
+_NO_MEMORY = re.compile(r"failed to allocate memory for requested buffer of size \d+|bad.alloc\w*", re.IGNORECASE)
 
 _threads: int | None = None
 """Of each session; None for as many as there are processors."""
@@ -44,6 +52,8 @@ def open_session(
     ------
     SettingsError
         onnxruntime has the provider in use, and cannot start it.
+    MemoryError
+        There is not enough memory for the model, or, when it is run, for what it computes.
     """
     options = session_options()
     if not optimize:
@@ -52,14 +62,54 @@ def open_session(
         options.add_session_config_entry("session.disable_prepacking", "1")
     if not integer_kernels:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
-    source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
-    session = ort.InferenceSession(source, options, providers=list(dict.fromkeys([_provider, _CPU])))
+    with _source(model) as source, _telling_of_memory():
+        session = Session(source, options, providers=list(dict.fromkeys([_provider, _CPU])))
     # onnxruntime falls back to the CPU without a word
     if _provider not in session.get_providers():
         raise SettingsError(
             f"--provider {_provider.removesuffix(_SUFFIX)}: onnxruntime cannot start it; check its driver and libraries"
         )
     return session
+
+
+class Session(ort.InferenceSession):  # type: ignore[misc]
+    """One whose runs that lack memory end in a MemoryError."""
+
+    def run(self, *arguments: Any, **named: Any) -> Any:
+        """Run the model, see onnxruntime."""
+        with _telling_of_memory():
+            return super().run(*arguments, **named)
+
+
+@contextlib.contextmanager
+def _telling_of_memory() -> Iterator[None]:
+    """Raise MemoryError for what onnxruntime raises where memory is short, which has no type of its own."""
+    try:
+        yield
+    except Exception as error:
+        found = _NO_MEMORY.search(str(error))
+        if found is None:
+            raise
+        raise MemoryError(f"onnxruntime: {found[0]}") from error
+
+
+@contextlib.contextmanager
+def _source(model: onnx.ModelProto | bytes | Path) -> Iterator[bytes | Path]:
+    """What onnxruntime opens: a session keeps the bytes that it was made of, so those of a large model go to a file."""
+    content = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
+    if isinstance(content, Path) or len(content) < _LARGE:
+        yield content
+        return
+    with tempfile.TemporaryDirectory(prefix="infoq-onnx-") as folder:
+        path = Path(folder) / "model.onnx"
+        try:
+            path.write_bytes(content)
+        except OSError:
+            # no room: rather more memory than no session
+            yield content
+            return
+        del content
+        yield path
 
 
 def run_on(name: str) -> None:

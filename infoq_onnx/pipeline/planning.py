@@ -27,6 +27,7 @@ from infoq_onnx.sensitivity.trials import Task, units
 from infoq_onnx.sensitivity.work import work_of, workers_for
 from infoq_onnx.simulate.batching import batch_size, padded
 from infoq_onnx.simulate.front import Front
+from infoq_onnx.simulate.gather import most_bytes
 
 PROBE_SECONDS = 10.0
 
@@ -93,6 +94,9 @@ def plan(
     looks = len(low) * sum(tensor in reached[unit] for unit in tried for tensor in tensors)
     # each process carries what lies in front of units along once a stage
     passes = (work + count * sum(map(bool, (low, rest))) * front.macs_to_carry()) / whole
+    # layers are rounded one after the other, in one process, before any trial
+    rounding = most_bytes(graph, network, len(dataset)) if settings.trial_rounding == "gptq" else 0
+    trials = took + carried if count == 1 else took + count * (took + carried)
     return Plan(
         images=len(dataset),
         trials=trial_count(network, settings),
@@ -100,7 +104,7 @@ def plan(
         workers=count,
         images_a_second=rate,
         seconds=passes * len(dataset) / rate + looks * each,
-        bytes=float(took + carried if count == 1 else took + count * (took + carried)),
+        bytes=float(max(took + carried + rounding, trials)),
     )
 
 

@@ -24,7 +24,7 @@ from infoq_onnx.quantize.fit import fit
 from infoq_onnx.quantize.gptq import factorize, gptq
 from infoq_onnx.quantize.levels import SHIFTED_BITS, Levels, search_levels, usable_scales
 from infoq_onnx.quantize.moments import Moments
-from infoq_onnx.quantize.wide import Columns, WideLayer
+from infoq_onnx.quantize.wide import CHUNK_BYTES, Columns, WideLayer, is_wide, most_positions
 
 Array = npt.NDArray[np.float64]
 
@@ -86,6 +86,19 @@ def round_widths(
     else:
         layer = _Layer(weight.astype(np.float64), moments, centred=has_bias, exact_input=exact_input)
     return {bits: _rounded(layer, weight.shape, moments, bits, has_bias, clipped) for bits in widths}
+
+
+def bytes_to_round(groups: int, rows: int, width: int, positions: int) -> int:
+    """About how many bytes gathering and rounding a layer [G, R, d] takes that sees so many positions.
+
+    Full moments are there twice as sums of halves, and then of all images and of each half for cross-validation, beside
+    the factors and what is solved: some eight times [G, d, d + R] in float64. Of a wide layer its inputs are there as
+    they came, centred and weighted, some four times in float32, beside a handful of chunks of rows.
+    """
+    if is_wide(groups, width):
+        kept = min(positions, most_positions(width))
+        return 4 * 4 * kept * (width + rows) + 4 * 8 * kept**2 + 6 * min(CHUNK_BYTES, 8 * rows * width)
+    return 8 * 8 * groups * width * (width + rows)
 
 
 class _Layer:

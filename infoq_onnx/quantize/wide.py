@@ -37,7 +37,7 @@ WIDE = 4608
 """Layers of more inputs than this are wide: those of a 3×3 convolution of 512 channels."""
 _COLUMN_BYTES = 256 * 2**20
 """What the inputs of all positions may take."""
-_CHUNK_BYTES = 64 * 2**20
+CHUNK_BYTES = 64 * 2**20
 """What some rows of float64 weights may take."""
 _BLOCK = 512
 """Columns that GPTQ rounds before it spreads their errors."""
@@ -138,7 +138,7 @@ class WideLayer:
 
     def chunks(self) -> Iterator[slice]:
         """Rows that are rounded at a time."""
-        step = max(1, _CHUNK_BYTES // (8 * self._weight.shape[1]))
+        step = max(1, CHUNK_BYTES // (8 * self._weight.shape[1]))
         for start in range(0, len(self._weight), step):
             yield slice(start, start + step)
 

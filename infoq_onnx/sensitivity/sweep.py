@@ -19,6 +19,7 @@ from infoq_onnx.execute.processes import Processes
 from infoq_onnx.execute.resources import Resources
 from infoq_onnx.execute.serial import Serial
 from infoq_onnx.graph.session import processors
+from infoq_onnx.memory import peak, resident
 from infoq_onnx.schema import BASELINE_BITS, Network, Observer, SweepSettings, Trial
 from infoq_onnx.sensitivity.journal import Journal, Key
 from infoq_onnx.sensitivity.observers import SELECTION_BITS, select
@@ -106,6 +107,9 @@ def sweep(problem: Problem, journal: Journal, progress: Progress, resources: Res
     left = later + sum(work(tasks))
     progress("", len(journal.trials), total, 1 - left / whole)
     workers = resources.workers or workers_for(left * len(problem.dataset))
+    if resources.memory is not None and resident() + peak() > resources.memory:
+        # another process would come to take about as much as this one has taken
+        workers = 1
     with contextlib.ExitStack() as stack:
         executor: Executor[Task, list[Trial]]
         sent = dataclasses.replace(problem, dataset=problem.dataset.alone())

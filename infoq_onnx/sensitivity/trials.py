@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
 from infoq_onnx import jit
 from infoq_onnx.data.dataset import Dataset
@@ -44,7 +43,7 @@ from infoq_onnx.simulate.divergence import kl_divergence
 from infoq_onnx.simulate.front import Front
 from infoq_onnx.simulate.insert import grid_of_group
 from infoq_onnx.simulate.rerun import Rerun, Variant
-from infoq_onnx.simulate.simulation import set_initializers
+from infoq_onnx.simulate.simulation import with_initializers
 from infoq_onnx.simulate.spill import Spill
 
 Array = npt.NDArray[np.float64]
@@ -119,10 +118,11 @@ class Bench:
         self.problem = problem
         self.candidates = candidates(problem.graph, problem.network)
         self._eye = _Eye(problem)
-        model = onnx.ModelProto()
-        model.CopyFrom(problem.graph.model)
+        values: dict[str, npt.NDArray[np.generic]] = {}
         for unit in units(problem.network, weight_only=True):
-            set_initializers(model, _variant(problem, unit, BASELINE_BITS))
+            values.update(_variant(problem, unit, BASELINE_BITS))
+        model = with_initializers(problem.graph.model, values)
+        del values
         settings = problem.settings
         self.front = Front(Graph(model), problem.network, problem.dataset, spill)
         self._observed = Graph(

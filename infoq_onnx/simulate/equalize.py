@@ -26,7 +26,7 @@ from infoq_onnx.graph.operators import clip_bounds, clips_at_zero, fills_with_ze
 from infoq_onnx.quantize.grid import per_channel
 from infoq_onnx.schema import Layer, Network
 from infoq_onnx.simulate.reach import reach
-from infoq_onnx.simulate.simulation import set_initializers
+from infoq_onnx.simulate.simulation import with_initializers
 
 Float32 = npt.NDArray[np.float32]
 Factors = dict[str, Float32]
@@ -94,10 +94,9 @@ def equalized(graph: Graph, network: Network, factors: Mapping[str, Float32]) ->
             if pair.first.bias is not None:
                 multiply(pair.first.bias, factor, 0)
             multiply(str(pair.second.weight), np.float32(1) / factor, 0)
-    model = onnx.ModelProto()
-    model.CopyFrom(graph.model)
-    set_initializers(model, changed)
-    return Graph(model)
+    if not changed:
+        return graph
+    return Graph(with_initializers(graph.model, changed))
 
 
 def pairs(graph: Graph, network: Network) -> list[Pair]:

@@ -13,9 +13,10 @@ from infoq_onnx.graph.editing import attribute
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.quantize.clipped import Clipped
 from infoq_onnx.quantize.moments import Moments
+from infoq_onnx.quantize.rounding import bytes_to_round
 from infoq_onnx.quantize.wide import Columns, is_wide, most_positions
-from infoq_onnx.schema import Layer
-from infoq_onnx.simulate.forms import Form, target_of
+from infoq_onnx.schema import Layer, Network
+from infoq_onnx.simulate.forms import Form, form_of, target_of
 from infoq_onnx.simulate.streams import Stream
 
 Float32 = npt.NDArray[np.float32]
@@ -76,8 +77,7 @@ def gather(
     # where the leading axis is not the batch, positions of one image lie apart
     batched = target in reference.graph.batched and all(name in student.graph.batched for name in wanted)
     wide = is_wide(groups, width)
-    wanted_positions = most_positions(width) if wide else max(_POSITIONS, _POSITIONS_A_WEIGHT * width)
-    enough = -(-wanted_positions // reference.images)
+    enough = -(-_wanted_positions(groups, width) // reference.images)
     taken = min(positions, enough) if batched else positions
     moments = Columns(width, rows, taken * reference.images) if wide else Moments(groups, width, rows)
     size = int(np.clip(_COLUMN_BYTES // (4 * groups * width * taken), 1, reference.size))
@@ -109,6 +109,25 @@ def gather(
         return Gathered(moments, None)
     joined = [np.concatenate(part, axis=1) for part in zip(*parts, strict=True)]
     return Gathered(moments, Clipped(joined[0], joined[1], joined[2] if shortcut is not None else None, *bounds))
+
+
+def _wanted_positions(groups: int, width: int) -> int:
+    """Output positions that are enough for a layer [G, R, d], of all images together."""
+    return most_positions(width) if is_wide(groups, width) else max(_POSITIONS, _POSITIONS_A_WEIGHT * width)
+
+
+def most_bytes(graph: Graph, network: Network, images: int) -> int:
+    """About how many bytes gathering and rounding the layer takes at most that takes most."""
+    most = 0
+    for layer in network.layers:
+        form = form_of(graph, layer)
+        if form is not None:
+            groups, rows, width = form.shape
+            positions = images * math.prod(layer.output_shape) // (groups * rows)
+            taken = min(positions, _wanted_positions(groups, width))
+            columns = min(_COLUMN_BYTES, 4 * groups * width * taken)
+            most = max(most, columns + bytes_to_round(groups, rows, width, taken))
+    return most
 
 
 def _normalizer(graph: Graph, target: str) -> onnx.NodeProto | None:

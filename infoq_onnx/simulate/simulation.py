@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -139,8 +140,34 @@ def simulation(
             bias = held.bias_values()
             if layer.bias is not None and bias is not None:
                 values[layer.bias] = bias
-    set_initializers(model, values)
-    return model
+    return with_initializers(model, values)
+
+
+def with_initializers(model: onnx.ModelProto, values: Mapping[str, npt.NDArray[np.generic]]) -> onnx.ModelProto:
+    """Copy a model with other values for some initializers; large ones had better be replaced so than in place.
+
+    What is overwritten in a message, protobuf keeps until the whole message goes.
+    """
+    copy = onnx.ModelProto()
+    for field, value in model.ListFields():
+        if field.name != "graph":
+            _put(copy, field.name, value)
+    for field, value in model.graph.ListFields():
+        if field.name != "initializer":
+            _put(copy.graph, field.name, value)
+    for one in model.graph.initializer:
+        copy.graph.initializer.append(
+            numpy_helper.from_array(values[one.name], one.name) if one.name in values else one
+        )
+    return copy
+
+
+def _put(message: Any, name: str, value: Any) -> None:
+    """Set a field of a message, whatever kind it is of."""
+    if isinstance(value, str | bytes | int | float):
+        setattr(message, name, value)
+    else:
+        getattr(message, name).MergeFrom(value)
 
 
 def set_initializers(model: onnx.ModelProto, values: Mapping[str, npt.NDArray[np.generic]]) -> None:

@@ -17,7 +17,7 @@ from infoq_onnx.graph.session import open_session
 from infoq_onnx.quantize.grid import dequantize_weight
 from infoq_onnx.schema import Layer
 from infoq_onnx.simulate.batching import batch_size, padded
-from infoq_onnx.simulate.simulation import LayerCodes, set_initializers
+from infoq_onnx.simulate.simulation import LayerCodes
 from infoq_onnx.simulate.spill import Filed, Spill
 
 Float32 = npt.NDArray[np.float32]
@@ -68,8 +68,7 @@ class Stream:
             count = len(next(iter(feeds.values())))
             computed = [tensor for tensor in tensors if tensor not in feeds]
             if session is None and computed:
-                part = extract(self.graph, list(feeds), computed)
-                set_initializers(part, self._fixed)
+                part = extract(self.graph, list(feeds), computed, self._fixed)
                 session = open_session(part, integer_kernels=self._integer)
             values = {name: padded(value, fixed) for name, value in feeds.items()}
             if session is not None:

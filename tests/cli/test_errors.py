@@ -28,6 +28,7 @@ from infoq_onnx.analyses import CHECKSUMS
 from infoq_onnx.cli import main
 from infoq_onnx.emit import verify
 from infoq_onnx.files import write_checksums
+from infoq_onnx.simulate import reconstruct
 from tests.cli.process import run_process
 from tests.execute.workers import ends
 from tests.networks import Builder, mlp, residual_convnet
@@ -103,6 +104,15 @@ def nan_weights(place: Place) -> None:
     weights[0, 0] = np.nan
     model.graph.initializer[2].CopyFrom(numpy_helper.from_array(weights, model.graph.initializer[2].name))
     onnx.save(model, place.folder / "nan.onnx")
+
+
+def vast(place: Place) -> None:
+    b = Builder()
+    y = b.gemm("x", "fc1", 12, 16)
+    columns = b.op("Unsqueeze", [y, b.constant("axis", np.array([1]), np.int64)], "columns")
+    many = b.op("Expand", [columns, b.constant("shape", np.array([1, 2**40, 16]), np.int64)], "many")
+    y = b.op("ReduceMean", [many], "mean", axes=[1], keepdims=0)
+    onnx.save(b.model(b.gemm(y, "fc2", 16, 4), (12,), (4,)), place.folder / "vast.onnx")
 
 
 def changed(name: str, *operators: str, **attributes: object) -> Callable[[Place], None]:
@@ -336,6 +346,13 @@ def folder_named_as_output(place: Place) -> None:
     (place.folder / "out.onnx").mkdir()
 
 
+def memory_ends(place: Place) -> None:
+    def round_layer(*_: object, **__: object) -> None:
+        np.empty((2**50, 1))
+
+    place.monkeypatch.setattr(reconstruct, "round_layer", round_layer)
+
+
 def full_disk(place: Place) -> None:
     def fail(model: onnx.ModelProto, path: Path) -> None:
         Path(path).write_bytes(model.SerializeToString()[:100])
@@ -371,6 +388,8 @@ SITUATIONS: dict[str, Callable[[Place], None]] = {
     "nothing in it can be quantized": relu_only,
     "it has two inputs": two_inputs,
     "its weights are NaN": nan_weights,
+    "it computes more than memory holds": vast,
+    "memory ends while weights are rounded": memory_ends,
     "it computes NaN": overflowing,
     "its input is float16": retyped(TensorProto.FLOAT16, "half.onnx"),
     "its input is float64": retyped(TensorProto.DOUBLE, "double.onnx"),
@@ -476,6 +495,7 @@ SHELL = (
 AFTER_WORK = (
     "what it computes exceeds float32 when it is squared",
     "processes that run trials are killed",
+    "memory ends while weights are rounded",
 )
 """Situations that are noticed when progress has been told."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 import pytest
 from click.testing import CliRunner
 
@@ -13,6 +14,7 @@ from infoq_onnx.errors import SettingsError
 from infoq_onnx.pipeline import plan
 from infoq_onnx.report import tables
 from infoq_onnx.schema import Plan, from_json
+from tests.networks import Builder
 from tests.pipeline.cases import Case, refused
 
 
@@ -30,6 +32,17 @@ def test_trials_are_those_of_the_analysis(case: Case) -> None:
     assert half.trials == found.trials // 2
     both = plan(case.model, case.calib, bits=(2, 4, 8), projections=3, probe_seconds=0.05, workers=2)
     assert both.bytes > 2 * found.bytes * 0.9
+
+
+def test_what_rounding_takes_is_counted(case: Case, tmp_path: Path) -> None:
+    b = Builder()
+    y = b.relu(b.gemm("x", "fc1", 12, 2048), "relu")
+    onnx.save(b.model(b.gemm(y, "fc2", 2048, 4), (12,), (4,)), tmp_path / "m.onnx")
+    options = {"bits": (2, 8), "projections": 2, "probe_seconds": 0.05}
+    rounded = plan(tmp_path / "m.onnx", case.calib, **options)
+    nearest = plan(tmp_path / "m.onnx", case.calib, trial_rounding="nearest", **options)
+    # moments of 2048 inputs, eight times
+    assert rounded.bytes - nearest.bytes > 0.9 * 64 * 2048**2
 
 
 def test_wrong_settings_are_told_as_by_analyze(case: Case) -> None:

@@ -67,7 +67,7 @@ def test_codes_are_the_same(count: int, has_bias: bool, exact_input: bool, monke
 def test_rows_in_chunks_are_rounded_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, _, columns, _ = problem(50, 9, 30)
     whole = round_widths(weight, columns, (4,), has_bias=True)[4]
-    monkeypatch.setattr(wide, "_CHUNK_BYTES", 2 * 8 * 50)
+    monkeypatch.setattr(wide, "CHUNK_BYTES", 2 * 8 * 50)
     parts = round_widths(weight, columns, (4,), has_bias=True)[4]
     np.testing.assert_array_equal(parts.codes, whole.codes)
     np.testing.assert_allclose(parts.scales, whole.scales, rtol=1e-6)
