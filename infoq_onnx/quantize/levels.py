@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import prange
 
-from infoq_onnx.jit import compiled_parallel
+from infoq_onnx.jit import compiled, compiled_parallel
 from infoq_onnx.quantize.grid import weight_code_limits
 
 Array = npt.NDArray[np.float64]
@@ -29,6 +29,10 @@ _FRACTIONS = np.linspace(0.05, 1.0, 77)
 _POLISH_STEPS = 8
 _CHUNK = 2**23
 """Weights that are looked at at once."""
+_SEARCHED = 4608
+"""Of a row with more weights so many, about, say which levels are worth trying on all …"""
+_CLEARLY = 1.1
+"""… which those are not whose error there is so many times the least."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +73,13 @@ def search_levels(weight: npt.NDArray[np.floating], importance: Array, bits: int
     count = high - low + 1
     lowest = np.arange(0.5 - count, 0.75, 0.5) if shifted else np.array([float(low)])
     scales, found = np.empty(weight.shape[:2]), np.empty(weight.shape[:2])
+    every = -(-weight.shape[2] // _SEARCHED) if shifted else 1
     step = max(1, _CHUNK // max(1, weight.shape[0] * weight.shape[2]))
     for start in range(0, weight.shape[1], step):
         rows = slice(start, start + step)
         part = np.ascontiguousarray(weight[:, rows], dtype=np.float64)
         scales[:, rows], found[:, rows] = _search(
-            part, np.ascontiguousarray(importance), _FRACTIONS, lowest, float(low), float(count)
+            part, np.ascontiguousarray(importance), _FRACTIONS, lowest, float(low), float(count), every
         )
     return Levels(usable_scales(scales), found, count)
 
@@ -89,11 +94,33 @@ def usable_scales(scales: Array) -> Array:
     return np.where(scales > 0, np.maximum(scales, largest * 2.0**-16), largest)
 
 
+@compiled
+def _scale_at(largest: float, low: float, count: float, fraction: float) -> float:
+    """Scale at which a share of the largest magnitude is the last level."""
+    # that which the largest weight lies at, if it is on the side with fewer levels; half of the levels at least
+    return fraction * largest / max(min(low + count - 1.0, -low), 0.5 * count - 1.0)
+
+
+@compiled
+def _error(row: Array, weighted: Array, scale: float, low: float, count: float, every: int, enough: float) -> float:
+    """Σ h (w − s·q)² over every so many weights of a row, or over fewer once it reaches `enough`."""
+    error = 0.0
+    for i in range(0, len(row), every):
+        code = min(max(np.rint(row[i] / scale - low), 0.0), count - 1.0) + low
+        error += weighted[i] * (row[i] - scale * code) ** 2
+        if error >= enough:
+            break
+    return error
+
+
 @compiled_parallel
 def _search(
-    weight: Array, importance: Array, fractions: Array, candidates: Array, usual: float, count: float
+    weight: Array, importance: Array, fractions: Array, candidates: Array, usual: float, count: float, every: int
 ) -> tuple[Array, Array]:
-    """Best scale and lowest level of each row of [G, R, d]; 0 and the usual one for a row of zeros."""
+    """Best scale and lowest level of each row of [G, R, d]; 0 and the usual one for a row of zeros.
+
+    `every` so many of a row's weights say which levels to try on all of them.
+    """
     groups, rows, width = weight.shape
     scales = np.zeros((groups, rows))
     lowest = np.full((groups, rows), usual)
@@ -105,20 +132,23 @@ def _search(
             largest = max(largest, abs(row[i]))
         if largest == 0.0:
             continue
+        # what a sample of the row thinks much worse than the best is not tried on all of it
+        rough = np.zeros((len(candidates), len(fractions)))
+        limit = np.inf
+        if every > 1:
+            for c in range(len(candidates)):
+                for f in range(len(fractions)):
+                    scale = _scale_at(largest, candidates[c], count, fractions[f])
+                    rough[c, f] = _error(row, weighted, scale, candidates[c], count, every, limit)
+                    limit = min(limit, _CLEARLY * rough[c, f])
         best, best_low, least = 0.0, usual, np.inf
-        for low in candidates:
-            # the level that the largest weight lies at, if it is on the side with fewer levels; half of them at least
-            last = max(min(low + count - 1.0, -low), 0.5 * count - 1.0)
-            for fraction in fractions:
-                scale = fraction * largest / last
-                error = 0.0
-                for i in range(width):
-                    code = min(max(np.rint(row[i] / scale - low), 0.0), count - 1.0) + low
-                    error += weighted[i] * (row[i] - scale * code) ** 2
-                    if error >= least:
-                        break
-                if error < least:
-                    best, best_low, least = scale, low, error
+        for c in range(len(candidates)):
+            for f in range(len(fractions)):
+                if rough[c, f] <= limit:
+                    scale = _scale_at(largest, candidates[c], count, fractions[f])
+                    error = _error(row, weighted, scale, candidates[c], count, 1, least)
+                    if error < least:
+                        best, best_low, least = scale, candidates[c], error
         for _ in range(_POLISH_STEPS):
             cross, square = 0.0, 0.0
             for i in range(width):

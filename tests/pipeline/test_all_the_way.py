@@ -210,8 +210,9 @@ def test_without_information_only_criteria_that_need_none_are_left(tmp_path: Pat
     assert read_analysis(folder).scores["infoq"] == ()
     assert any("--criterion" in warning for warning in listener.warnings)
     budget = {"bitops": "uniform:4/4"}
-    refused(SettingsError, "infoq", "kl", call=lambda: allocate(folder, bounds=budget, output=tmp_path / "m.onnx"))
-    assert allocate(folder, bounds=budget, criterion="kl", output=tmp_path / "m.onnx").allocation.optimal
+    out = tmp_path / "m.onnx"
+    refused(SettingsError, "infoq", "kl", call=lambda: allocate(folder, bounds=budget, criterion="infoq", output=out))
+    assert allocate(folder, bounds=budget, output=out).allocation.optimal
 
 
 def test_features_of_the_model_as_encoder(case: Case, tmp_path: Path) -> None:
