@@ -19,7 +19,7 @@ from infoq_onnx.graph.session import open_session
 from infoq_onnx.inputs import calibration_again, prepare
 from infoq_onnx.pipeline import allocate, analyze, compress
 from infoq_onnx.pipeline.analyzing import UNFINISHED_CODES
-from infoq_onnx.quantize import codes
+from infoq_onnx.quantize import codes, wide
 from infoq_onnx.quantize.codes import CodeTable, load_codes
 from infoq_onnx.quantize.rounding import Rounded
 from infoq_onnx.schema import Allocation, from_json
@@ -399,3 +399,20 @@ def test_rounding_to_nearest_looks_at_no_images(half: Case) -> None:
         "--rounding nearest",
         call=lambda: allocate(half.analysis, uniform_bits=(4, 8), samples=40, rounding="nearest"),
     )
+
+
+# ---------------------------------------------------------------------------------------------------------- wide layers
+
+
+def test_wide_layers_are_rounded_alike(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where every layer counts as wide, analyze and allocate give what full moments give."""
+
+    def logits(name: str) -> Any:
+        folder = analyze(case.model, case.calib, output=tmp_path / f"{name}.infoq", **GPTQ)
+        given = allocate(folder, uniform_bits=(4, 8), output=tmp_path / f"{name}.onnx")
+        assert given.allocation.weight_bits == {"fc1": 4, "fc2": 4, "fc3": 4}
+        return run_session(open_session(tmp_path / f"{name}.onnx"), {"x": np.load(case.calib)["x"]})[0]
+
+    full = logits("full")
+    monkeypatch.setattr(wide, "WIDE", 1)
+    assert np.abs(logits("wide") - full).max() < 0.02 * full.std()
