@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from numba import prange
 
+from infoq_onnx.jit import compiled_parallel
 from infoq_onnx.quantize.levels import Levels
 
 Array = npt.NDArray[np.float64]
@@ -37,7 +39,7 @@ def round_block(left: Array, upper: Array, levels: Levels) -> tuple[Array, Array
 
     Parameters
     ----------
-    left : what is left of them to be rounded, [G, R, b]; it is changed
+    left : what is left of them to be rounded, [G, R, b]
     upper : their part of U, [G, b, b]
     levels : of the rows [G, R]
 
@@ -46,13 +48,25 @@ def round_block(left: Array, upper: Array, levels: Levels) -> tuple[Array, Array
     codes, errors : array [G, R, b]
         Codes in steps; errors as shares of U's diagonal, to be spread on later columns.
     """
+    kept, factor = np.array(left, order="C"), np.ascontiguousarray(upper)
+    found: tuple[Array, Array] = _round_block(kept, factor, levels.scales, levels.lowest, float(levels.count - 1))
+    return found
+
+
+@compiled_parallel
+def _round_block(left: Array, upper: Array, scales: Array, lowest: Array, last: float) -> tuple[Array, Array]:
+    """See `round_block`; `left` is changed."""
+    groups, rows, width = left.shape
     codes, errors = np.empty_like(left), np.empty_like(left)
-    for column in range(left.shape[2]):
-        value = left[:, :, column]
-        codes[:, :, column] = levels.nearest(value)
-        error = (value - codes[:, :, column] * levels.scales) / upper[:, column, column, None]
-        left[:, :, column:] -= error[:, :, None] * upper[:, None, column, column:]
-        errors[:, :, column] = error
+    for index in prange(groups * rows):
+        g, r = index // rows, index % rows
+        row, scale, low = left[g, r], scales[g, r], lowest[g, r]
+        for column in range(width):
+            code = min(max(np.rint(row[column] / scale - low), 0.0), last) + low
+            error = (row[column] - code * scale) / upper[g, column, column]
+            codes[g, r, column], errors[g, r, column] = code, error
+            for later in range(column + 1, width):
+                row[later] -= error * upper[g, column, later]
     return codes, errors
 
 

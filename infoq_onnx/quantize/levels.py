@@ -45,10 +45,6 @@ class Levels:
     """[G, R], in steps"""
     count: int
 
-    def nearest(self, values: Array) -> Array:
-        """Nearest codes, in steps, of one value a row, [G, R]."""
-        return np.clip(np.rint(values / self.scales - self.lowest), 0, self.count - 1) + self.lowest
-
 
 def search_levels(weight: npt.NDArray[np.floating], importance: Array, bits: int, *, shifted: bool) -> Levels:
     """Levels with the least squared error of nearest codes.
