@@ -144,6 +144,14 @@ class _View:
         quantized = [reader.op_type == "QuantizeLinear" for reader in self._consumers.get(tensor, [])]
         if any(quantized) and (tensor in self._outputs or not all(quantized)):
             return f"its output {tensor} is wanted both quantized and in float: integer kernels give one of them"
+        behind = self._consumers.get(tensor, [])
+        if len(behind) == 1 and behind[0].op_type in ("Relu", "Clip") and tensor not in self._outputs:
+            clipped = self._consumers.get(behind[0].output[0], [])
+            if not clipped or any(reader.op_type != "QuantizeLinear" for reader in clipped):
+                return (
+                    f"a {behind[0].op_type} is behind it with no QuantizeLinear straight behind that: onnxruntime "
+                    "leaves both in float; put QuantizeLinear and DequantizeLinear behind, or clip with Max and Min"
+                )
         if codes == TensorProto.INT8:
             return "activations are INT8: onnxruntime's fast kernels want UINT8"
         bias = input_at(node, 2)

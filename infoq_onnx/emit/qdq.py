@@ -7,6 +7,7 @@ It has the quantizers of the simulation, in the same places. What differs is how
   behind a DequantizeLinear;
 - a Relu or Clip in front of a quantizer that clips at the same values is left out, since onnxruntime keeps the
   convolution in front of a standing Clip in float;
+- a Relu or Clip that stays behind a matrix product is Max and Min, since that would stay in float, too;
 - what an Add puts behind a MatMul has two axes, since onnxruntime would make a float Gemm of both.
 
 Activations below 8 bits are QuantizeLinear → Clip on uint8 → DequantizeLinear, which stays on the integer path.
@@ -70,6 +71,7 @@ def qdq_model(
     _drop_redundant_clips(model, graph, placement, quantizers)
     _store_codes(model, network, codes, weight_bits, storage)
     _keep_sums_apart(model, network)
+    _clip_by_bounds(model, network)
     for node in model.graph.node:
         if (node.op_type in _QUANTIZER or node.domain == DOMAIN) and node.name == node.output[0]:
             # says nothing that the output does not say, a hundred times in a small file
@@ -155,6 +157,31 @@ def _keep_sums_apart(model: onnx.ModelProto, network: Network) -> None:
                     values = numpy_helper.to_array(rows[name])
                     lifted[name] = _constant(model, f"{name}/row", values[None])
                 node.input[index] = lifted[name]
+
+
+def _clip_by_bounds(model: onnx.ModelProto, network: Network) -> None:
+    """Make Max and Min of every Relu and Clip behind a matrix product, in place.
+
+    onnxruntime takes the two for one, and leaves it in float where no quantizer stands behind that does the clipping.
+    """
+    products = {layer.output for layer in network.layers if layer.op_type in ("Gemm", "MatMul")}
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        bounds: list[tuple[str, str]] = []
+        if node.input and node.input[0] in products:
+            if node.op_type == "Relu":
+                bounds = [("Max", _constant(model, f"{node.output[0]}/lowest", np.array(0, dtype=np.float32)))]
+            elif node.op_type == "Clip":
+                bounds = [(kind, name) for kind, name in zip(("Max", "Min"), node.input[1:], strict=False) if name]
+        tensor = node.input[0] if node.input else ""
+        for index, (kind, bound) in enumerate(bounds):
+            last = index == len(bounds) - 1
+            result = node.output[0] if last else f"{node.output[0]}/above"
+            nodes.append(helper.make_node(kind, [tensor, bound], [result], node.name if last else ""))
+            tensor = result
+        if not bounds:
+            nodes.append(node)
+    replace_nodes(model.graph, nodes)
 
 
 def _constant(model: onnx.ModelProto, name: str, values: npt.NDArray[np.generic]) -> str:

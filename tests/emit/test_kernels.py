@@ -185,6 +185,19 @@ def test_a_sum_that_makes_a_product_a_float_gemm_is_blamed() -> None:
     assert find_kernels(linear_with_a_fixed_batch(2))[0].integer
 
 
+@pytest.mark.parametrize("clipped_by", ["Relu", "Clip", "Max"])
+def test_a_relu_that_no_quantizer_is_behind_is_blamed(clipped_by: str) -> None:
+    b = Quantized()
+    weight = b.dequantized("w", b.random.integers(-60, 60, (6, 8)).astype(np.int8), np.full(8, 0.01, np.float32))
+    b.nodes[-1].attribute[0].i = 1
+    product = b.op("MatMul", [b.quantize("x", "in"), weight], "product")
+    bounds = [] if clipped_by == "Relu" else [b.constant("zero", np.array(0, dtype=np.float32))]
+    y = b.op("Tanh", [b.op(clipped_by, [product, *bounds], "clipped")], "end")
+    (found,) = find_kernels(b.model(y, (6,), (8,)))
+    assert found.integer == (clipped_by == "Max")
+    assert found.integer or f"a {clipped_by} is behind it" in found.reason
+
+
 def test_what_could_be_an_integer_kernel_and_is_none_is_found() -> None:
     of = small("attention")
     kernels = [

@@ -6,6 +6,7 @@ supported one, too.
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import pytest
 
@@ -56,7 +57,9 @@ def product(op_type: str, bias: str, behind: str, batch: int | None) -> onnx.Mod
     else:
         y = b.op("MatMul", inputs[:2], "tried")
         y = b.op("Add", [y, inputs[2]], "tried_add") if bias != "none" else y
-    y = b.op(behind, [y], "behind") if behind else y
+    for number, operator in enumerate(behind.split()):
+        bounds = [b.constant(f"bound{index}", np.float32(at)) for index, at in enumerate((0, 1.5))]
+        y = b.op(operator, [y, *(bounds if operator == "Clip" else [])], f"behind{number}")
     y = b.op("MatMul", [y, b.normal("second_w", 24, 16, fan_in=24)], "second")
     y = b.op("Add", [b.constant("second_b", b.random.standard_normal(16)), y], "second_add")
     if op_type == "MatMul":
@@ -100,7 +103,7 @@ def test_convolutions(op_type: str, rank: int, group: int, bias: bool, bits: tup
 
 
 @pytest.mark.parametrize("batch", BATCHES)
-@pytest.mark.parametrize("behind", ["", "Relu", "Sigmoid", "Erf"])
+@pytest.mark.parametrize("behind", ["", "Relu", "Sigmoid", "Erf", "Relu Erf", "Clip", "Clip Erf"])
 @pytest.mark.parametrize("bias", ["none", "row", "matrix", "scalar"])
 @pytest.mark.parametrize("op_type", ["Gemm", "MatMul"])
 def test_products(op_type: str, bias: str, behind: str, batch: int | None) -> None:
