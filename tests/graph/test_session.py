@@ -1,16 +1,22 @@
-"""Sessions do not use more threads than there are processors to run them, and run on what was asked for."""
+"""Sessions: their threads and providers, how large models are opened, and how want of memory is told."""
 
 from __future__ import annotations
 
+import errno
 import os
+import tempfile
+from pathlib import Path
 
+import numpy as np
 import onnxruntime as ort
 import pytest
 
 from infoq_onnx.errors import SettingsError
+from infoq_onnx.graph import session
+from infoq_onnx.graph.ort import ORT_ERRORS, run_session
 from infoq_onnx.graph.session import open_session, provider_called, run_on, running_on, session_options
-from tests.networks import mlp
-from tests.prepared import is_one_line
+from tests.networks import Builder, mlp
+from tests.prepared import images, is_one_line
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system has no processor affinity")
@@ -66,3 +72,40 @@ def test_a_provider_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None
     with running_on("cuda"), pytest.raises(SettingsError) as caught:
         open_session(mlp())
     assert is_one_line(caught.value, "--provider CUDA", "cannot start it")
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_large_models_are_opened_from_a_file(full: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is room for one; nothing is left of it."""
+    x = {"x": images((12,), 3)}
+    expected = run_session(open_session(mlp()), x)[0]
+    monkeypatch.setattr(session, "_LARGE", 0)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    written: list[int] = []
+
+    def write(path: Path, content: bytes) -> None:
+        written.append(len(content))
+        if full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        with path.open("wb") as file:
+            file.write(content)
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    np.testing.assert_array_equal(run_session(open_session(mlp()), x)[0], expected)
+    assert len(written) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_lacks_memory_is_a_memory_error() -> None:
+    b = Builder()
+    columns = b.op("Unsqueeze", ["x", b.constant("axis", np.array([1]), np.int64)], "columns")
+    many = b.op("Expand", [columns, b.constant("shape", np.array([1, 2**40, 12]), np.int64)], "many")
+    model = b.model(b.gemm(b.op("ReduceMean", [many], "mean", axes=[1], keepdims=0), "fc", 12, 4), (12,), (4,))
+    with pytest.raises(MemoryError) as caught:
+        run_session(open_session(model), {"x": images((12,), 3)})
+    assert is_one_line(str(caught.value))
+
+
+def test_other_errors_stay_what_they_are() -> None:
+    with pytest.raises(ORT_ERRORS):
+        run_session(open_session(mlp()), {"x": images((11,), 3)})

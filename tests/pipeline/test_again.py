@@ -153,7 +153,7 @@ def test_memory_changes_nothing(workers: int, rounding: str, tmp_path: Path, mon
     names = (*NAMES, *(["codes.npz"] if rounding == "gptq" else []))
     before = content(analyze(model, folder, output=tmp_path / "a.infoq", **settings), *names)
     monkeypatch.setattr("infoq_onnx.execute.resources._SHARE", 2**40)
-    after = analyze(model, folder, output=tmp_path / "b.infoq", memory="1GiB", workers=workers, **settings)
+    after = analyze(model, folder, output=tmp_path / "b.infoq", memory="64GiB", workers=workers, **settings)
     assert content(after, *names) == before
     assert sorted(path.name for path in after.iterdir()) == sorted(names)
 

@@ -379,3 +379,12 @@ def test_processes_are_started_where_there_is_work(tmp_path: Path, monkeypatch: 
     # nothing is left to do
     assert sweep(problem, open_journal(tmp_path / "two.jsonl", "f"), lambda *_: None, Resources(None)) == alone
     assert started == [2]
+
+
+def test_no_process_is_started_that_has_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("infoq_onnx.sensitivity.sweep.Processes", pytest.fail)
+    monkeypatch.setattr("infoq_onnx.sensitivity.sweep.resident", lambda: 2**30)
+    monkeypatch.setattr("infoq_onnx.sensitivity.sweep.peak", lambda: 2 * 2**30)
+    problem = problem_of(small("mlp"))
+    journal = open_journal(tmp_path / "journal.jsonl", "f")
+    assert sweep(problem, journal, lambda *_: None, Resources(2, 3 * 2**30 - 1)).trials
