@@ -83,7 +83,12 @@ class Whole:
 WHOLES = {
     "flat": Whole("Conv → Flatten → Gemm of 25,088 inputs, 16 outputs", "2GiB", 400, (3, 14, 14), 16),
     "vgg11": Whole(
-        "VGG11 at 224×224", "6GiB", 16, (3, 224, 224), 1000, ("--bits", "4,8", "--projections", "8", "--weight-only")
+        "VGG11 at 224×224",
+        "6GiB",
+        16,
+        (3, 224, 224),
+        1000,
+        ("--bits", "4,8", "--projections", "8", "--weight-only", "--trial-rounding", "nearest"),
     ),
 }
 
