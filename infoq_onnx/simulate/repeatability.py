@@ -31,6 +31,8 @@ SHARE = 0.25
 Array = npt.NDArray[np.float32]
 
 
+# scores that are no numbers are told elsewhere
+@np.errstate(invalid="ignore", over="ignore")
 def require_repeatable(graph: Graph, given: Path, dataset: Dataset) -> None:
     """Make sure that a model gives an image the same scores each time, whatever else is in the batch.
 
@@ -104,7 +106,6 @@ def _scores(session: ort.InferenceSession, graph: Graph, images: Array) -> Array
 
 def _gaps(one: Array, other: Array, spread: float) -> npt.NDArray[np.float64]:
     """Largest difference of each image's scores, as a share of their spread."""
-    # scores that are no numbers are told elsewhere
     gaps = np.nan_to_num(np.abs(one.astype(np.float64) - other), nan=0.0, posinf=0.0).max(axis=1)
     return np.asarray(gaps / spread, dtype=np.float64)
 

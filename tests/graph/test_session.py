@@ -65,9 +65,9 @@ def test_a_provider_that_there_is_not(name: str) -> None:
 def test_a_provider_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """A build for CUDA on a machine without: onnxruntime says that it has it, and takes the CPU."""
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
-    started = ort.InferenceSession
+    started = session.Session
     monkeypatch.setattr(
-        ort, "InferenceSession", lambda model, options, providers: started(model, options, providers=providers[1:])
+        session, "Session", lambda model, options, providers: started(model, options, providers=providers[1:])
     )
     with running_on("cuda"), pytest.raises(SettingsError) as caught:
         open_session(mlp())
