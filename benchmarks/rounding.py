@@ -26,6 +26,7 @@ import onnx
 from page import versions
 
 from infoq_onnx.data.dataset import Dataset
+from infoq_onnx.graph.editing import set_initializers
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.session import open_session
 from infoq_onnx.inputs import PreparedModel, load_samples, prepare, with_splits
@@ -42,7 +43,7 @@ from infoq_onnx.simulate.equalize import equalized, find_factors
 from infoq_onnx.simulate.insert import insert_quantizers
 from infoq_onnx.simulate.reach import reach
 from infoq_onnx.simulate.reconstruct import reconstruct
-from infoq_onnx.simulate.simulation import LayerCodes, layer_codes, set_initializers, simulation
+from infoq_onnx.simulate.simulation import LayerCodes, layer_codes, simulation
 from infoq_onnx.simulate.split import find_splits
 
 MODELS = {

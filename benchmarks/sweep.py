@@ -32,6 +32,7 @@ from infoq_onnx.allocation.costs import uniform
 from infoq_onnx.analyses import CODES, read_analysis
 from infoq_onnx.emit.qdq import qdq_model
 from infoq_onnx.emit.storage import STORAGES
+from infoq_onnx.graph.editing import set_initializers
 from infoq_onnx.graph.extract import cut, extract
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.session import open_session, processors
@@ -58,7 +59,7 @@ from infoq_onnx.simulate.equalize import equalized
 from infoq_onnx.simulate.front import Front
 from infoq_onnx.simulate.insert import grid_of_group, quantize_group
 from infoq_onnx.simulate.placement import place
-from infoq_onnx.simulate.simulation import layer_codes, set_initializers
+from infoq_onnx.simulate.simulation import layer_codes
 from infoq_onnx.simulate.streams import Stream
 
 # scikit-learn cuts estimates off at 0, which no difference of two estimates survives

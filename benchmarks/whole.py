@@ -24,8 +24,8 @@ from typing import Any
 
 import onnx
 from clock import Clock
+from memory_use import Memory
 from page import models_parser, versions
-from taken import Memory
 
 import infoq_onnx.sensitivity.sweep as sweeping
 from infoq_onnx import analyze, read_analysis

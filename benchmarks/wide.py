@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+from memory_use import Memory
 from page import page_parser, versions
-from taken import Memory
 
 from infoq_onnx.graph.editing import expose
 from infoq_onnx.graph.session import open_session

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from infoq_onnx.cli.options import BitList, BitPair, FilePath
+from infoq_onnx.schema import DEFAULT_CRITERION
 
 if TYPE_CHECKING:
     from infoq_onnx.allocation.costs import Metric
@@ -39,7 +40,7 @@ Examples: infoq-onnx allocate --bitops uniform:4/4
 )
 @click.option(
     "--criterion",
-    default="kl",
+    default=DEFAULT_CRITERION,
     show_default=True,
     help="Whose scores to use. kl: how far predictions diverge, which kept more on all networks we measured; infoq: "
     "the information that is lost, as published.",

@@ -1,4 +1,4 @@
-"""How commands fail: one line on stderr and an exit code, for every error of `infoq_onnx.errors`, and wrong usage."""
+"""How commands fail: one line on stderr and an exit code, for our own errors, want of memory and wrong usage."""
 
 from __future__ import annotations
 

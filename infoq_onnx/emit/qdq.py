@@ -23,7 +23,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from infoq_onnx.emit.storage import DOMAIN, Storage
-from infoq_onnx.graph.editing import add_metadata, opset_of, replace_nodes, stamp_ir_version
+from infoq_onnx.graph.editing import add_metadata, opset_of, replace_nodes, set_initializers, stamp_ir_version
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.operators import CONVOLUTIONS, clip_bounds
 from infoq_onnx.graph.passes.remove_dead import remove_dead
@@ -33,7 +33,7 @@ from infoq_onnx.schema import Network
 from infoq_onnx.simulate.calibrate import quantizers_of
 from infoq_onnx.simulate.insert import Quantizers, insert_quantizers
 from infoq_onnx.simulate.placement import Placement
-from infoq_onnx.simulate.simulation import LayerCodes, set_initializers
+from infoq_onnx.simulate.simulation import LayerCodes
 
 _QUANTIZER = ("QuantizeLinear", "Clip", "DequantizeLinear")
 

@@ -240,6 +240,40 @@ def remove_nodes(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
             del graph.node[index]
 
 
+def with_initializers(model: ModelProto, values: Mapping[str, NDArray[Any]]) -> ModelProto:
+    """Copy a model with other values for some initializers; large ones had better be replaced so than in place.
+
+    What is overwritten in a message, protobuf keeps until the whole message goes.
+    """
+    copy = ModelProto()
+    for field, value in model.ListFields():
+        if field.name != "graph":
+            _put(copy, field.name, value)
+    for field, value in model.graph.ListFields():
+        if field.name != "initializer":
+            _put(copy.graph, field.name, value)
+    for one in model.graph.initializer:
+        copy.graph.initializer.append(
+            numpy_helper.from_array(values[one.name], one.name) if one.name in values else one
+        )
+    return copy
+
+
+def _put(message: Any, name: str, value: Any) -> None:
+    """Set a field of a message, whatever kind it is of."""
+    if isinstance(value, str | bytes | int | float):
+        setattr(message, name, value)
+    else:
+        getattr(message, name).MergeFrom(value)
+
+
+def set_initializers(model: ModelProto, values: Mapping[str, NDArray[Any]]) -> None:
+    """Replace initializers of a model, in place."""
+    for initializer in model.graph.initializer:
+        if initializer.name in values:
+            initializer.CopyFrom(numpy_helper.from_array(values[initializer.name], initializer.name))
+
+
 def remove_initializers(graph: GraphProto, names: set[str]) -> None:
     """Take constants out of the graph."""
     for index in reversed(range(len(graph.initializer))):

@@ -116,6 +116,8 @@ class WideLayer:
         for start in range(0, width, _BLOCK):
             part = inputs[:, start : start + _BLOCK].astype(np.float64)
             gram += part @ part.T
+        roots = np.sqrt(weights / weights.sum())
+        self._gram = _scaled(gram, roots)
         self._correction: Array | None = None
         if not exact_input:
             left = targets.astype(np.float64)
@@ -123,13 +125,9 @@ class WideLayer:
                 here = slice(start, start + _BLOCK)
                 left -= inputs[:, here].astype(np.float64) @ self._weight[:, here].astype(np.float64).T
             damping = _cross_validated(gram, left, weights, halves, width, centred)
-            scaled, wanted = _scaled(gram, weights), np.sqrt(weights / weights.sum())[:, None] * left
-            solved = scipy.linalg.solve(
-                scaled + _strength(scaled, damping, width) * np.eye(count), wanted, assume_a="pos"
-            )
+            damped = self._gram + _strength(self._gram, damping, width) * np.eye(count)
+            solved = scipy.linalg.solve(damped, roots[:, None] * left, assume_a="pos")
             self._correction = np.asarray(solved.T, dtype=np.float64)
-        roots = np.sqrt(weights / weights.sum())
-        self._gram = _scaled(gram, weights)
         self._mu = _strength(self._gram, max(DAMPING, width / count), width)
         # [d, p]: what belongs to one input lies together
         self._inputs = np.ascontiguousarray((inputs * roots[:, None].astype(np.float32)).T)
@@ -190,9 +188,8 @@ def _weighted(shares: Array, values: Float32) -> Array:
     return total
 
 
-def _scaled(gram: Array, weights: Array) -> Array:
-    """XXᵀ [p, p] of inputs that are scaled so that H = XᵀX."""
-    roots = np.sqrt(weights / weights.sum())
+def _scaled(gram: Array, roots: Array) -> Array:
+    """XXᵀ [p, p] of inputs times the roots of their shares, so that H = XᵀX."""
     return np.asarray(roots[:, None] * gram * roots, dtype=np.float64)
 
 

@@ -21,6 +21,7 @@ from infoq_onnx import jit
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.errors import ModelError
 from infoq_onnx.graph import session
+from infoq_onnx.graph.editing import with_initializers
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.session import open_session
 from infoq_onnx.quantize.codes import CodeTable
@@ -43,7 +44,6 @@ from infoq_onnx.simulate.divergence import kl_divergence
 from infoq_onnx.simulate.front import Front
 from infoq_onnx.simulate.insert import grid_of_group
 from infoq_onnx.simulate.rerun import Rerun, Variant
-from infoq_onnx.simulate.simulation import with_initializers
 from infoq_onnx.simulate.spill import Spill
 
 Array = npt.NDArray[np.float64]

@@ -20,13 +20,12 @@ import numpy.typing as npt
 import onnx
 
 from infoq_onnx.data.dataset import Dataset
-from infoq_onnx.graph.editing import attribute, input_at
+from infoq_onnx.graph.editing import attribute, input_at, with_initializers
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.operators import clip_bounds, clips_at_zero, fills_with_zero, is_depthwise
 from infoq_onnx.quantize.grid import per_channel
 from infoq_onnx.schema import Layer, Network
 from infoq_onnx.simulate.reach import reach
-from infoq_onnx.simulate.simulation import with_initializers
 
 Float32 = npt.NDArray[np.float32]
 Factors = dict[str, Float32]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import numpy_helper
 
+from infoq_onnx.graph.editing import with_initializers
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.quantize.codes import CodeTable, RoundedWeight
 from infoq_onnx.quantize.grid import (
@@ -141,37 +140,3 @@ def simulation(
             if layer.bias is not None and bias is not None:
                 values[layer.bias] = bias
     return with_initializers(model, values)
-
-
-def with_initializers(model: onnx.ModelProto, values: Mapping[str, npt.NDArray[np.generic]]) -> onnx.ModelProto:
-    """Copy a model with other values for some initializers; large ones had better be replaced so than in place.
-
-    What is overwritten in a message, protobuf keeps until the whole message goes.
-    """
-    copy = onnx.ModelProto()
-    for field, value in model.ListFields():
-        if field.name != "graph":
-            _put(copy, field.name, value)
-    for field, value in model.graph.ListFields():
-        if field.name != "initializer":
-            _put(copy.graph, field.name, value)
-    for one in model.graph.initializer:
-        copy.graph.initializer.append(
-            numpy_helper.from_array(values[one.name], one.name) if one.name in values else one
-        )
-    return copy
-
-
-def _put(message: Any, name: str, value: Any) -> None:
-    """Set a field of a message, whatever kind it is of."""
-    if isinstance(value, str | bytes | int | float):
-        setattr(message, name, value)
-    else:
-        getattr(message, name).MergeFrom(value)
-
-
-def set_initializers(model: onnx.ModelProto, values: Mapping[str, npt.NDArray[np.generic]]) -> None:
-    """Replace initializers of a model, in place."""
-    for initializer in model.graph.initializer:
-        if initializer.name in values:
-            initializer.CopyFrom(numpy_helper.from_array(values[initializer.name], initializer.name))

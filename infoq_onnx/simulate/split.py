@@ -20,13 +20,12 @@ import onnx
 from onnx import helper
 
 from infoq_onnx.data.dataset import Dataset
-from infoq_onnx.graph.editing import add_initializer, fresh_name, unused_name
+from infoq_onnx.graph.editing import add_initializer, fresh_name, unused_name, with_initializers
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.schema import Network, Split
 from infoq_onnx.simulate.forms import form_of
 from infoq_onnx.simulate.placement import Placement
 from infoq_onnx.simulate.reach import reach
-from infoq_onnx.simulate.simulation import set_initializers
 
 Float32 = npt.NDArray[np.float32]
 
@@ -126,8 +125,7 @@ def split(graph: Graph, network: Network, splits: Iterable[Split]) -> Graph:
         for reader in graph.consumers[tensor]:
             layer = layer_of[reader.name]
             wider[str(layer.weight)] = graph.constant(str(layer.weight)).take(columns, 1 - int(layer.channel_axis or 0))
-    set_initializers(model, wider)
-    return Graph(model)
+    return Graph(with_initializers(model, wider))
 
 
 def _read_in_parts(graph: onnx.GraphProto, tensor: str, columns: npt.NDArray[np.int64], shares: Float32) -> None:

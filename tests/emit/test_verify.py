@@ -14,8 +14,9 @@ from infoq_onnx.emit.storage import STORAGES
 from infoq_onnx.emit.targets import lacks_vnni
 from infoq_onnx.emit.verify import MAX_RELATIVE_RMS, compare, nudged, verify
 from infoq_onnx.errors import VerificationError
+from infoq_onnx.graph.editing import set_initializers
 from infoq_onnx.schema import Verification
-from infoq_onnx.simulate.simulation import layer_codes, set_initializers, simulation
+from infoq_onnx.simulate.simulation import layer_codes, simulation
 from tests.prepared import is_one_line, small
 
 NETWORKS = ["residual", "fixed batch"]

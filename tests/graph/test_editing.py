@@ -1,4 +1,4 @@
-"""Helpers that look into subgraphs."""
+"""Helpers that look into subgraphs, and copies with other constants."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ from infoq_onnx.graph.editing import (
     reads,
     rename_uses,
     set_constant,
+    set_initializers,
     to_array,
     uses_of,
+    with_initializers,
 )
 from tests.networks import Builder, mlp
+from tests.prepared import small
 
 
 def with_loop() -> onnx.ModelProto:
@@ -107,3 +110,27 @@ def test_metadata_is_added_to_what_there_is() -> None:
     add_metadata(model, {"author": "somebody", "budget": "old"})
     add_metadata(model, {"budget": "new"})
     assert {entry.key: entry.value for entry in model.metadata_props} == {"author": "somebody", "budget": "new"}
+
+
+def test_set_initializers_changes_the_named_ones_alone() -> None:
+    of = small("mlp")
+    model = onnx.ModelProto()
+    model.CopyFrom(of.graph.model)
+    set_initializers(model, {"fc1_w": np.zeros((16, 12), np.float32), "nowhere": np.zeros(1, np.float32)})
+    before = {tensor.name: tensor.SerializeToString() for tensor in of.graph.model.graph.initializer}
+    after = {tensor.name: tensor.SerializeToString() for tensor in model.graph.initializer}
+    assert before.keys() == after.keys()
+    assert {name for name, content in after.items() if content != before[name]} == {"fc1_w"}
+
+
+def test_copies_with_other_initializers_differ_in_these_alone() -> None:
+    of = small("mlp")
+    of_before = of.graph.model.SerializeToString()
+    plain = with_initializers(of.graph.model, {})
+    assert plain.SerializeToString(deterministic=True) == of.graph.model.SerializeToString(deterministic=True)
+    values = {"fc1_w": np.full((16, 12), 2, np.float32), "nowhere": np.zeros(1, np.float32)}
+    copy, in_place = with_initializers(of.graph.model, values), onnx.ModelProto()
+    in_place.CopyFrom(of.graph.model)
+    set_initializers(in_place, values)
+    assert copy.SerializeToString(deterministic=True) == in_place.SerializeToString(deterministic=True)
+    assert of.graph.model.SerializeToString() == of_before

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
+from infoq_onnx.graph.editing import set_initializers
 from infoq_onnx.graph.ort import run
 from infoq_onnx.quantize.codes import CodeTable
 from infoq_onnx.quantize.grid import (
@@ -30,7 +31,6 @@ from infoq_onnx.sensitivity.observers import candidates
 from infoq_onnx.sensitivity.projection import add_projections, projection_name
 from infoq_onnx.sensitivity.sweep import SweepResult, sweep
 from infoq_onnx.sensitivity.trials import Problem
-from infoq_onnx.simulate.simulation import set_initializers
 from tests.prepared import Ready
 
 PROJECTIONS = 4

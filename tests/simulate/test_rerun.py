@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from infoq_onnx.graph.editing import expose
+from infoq_onnx.graph.editing import expose, set_initializers
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.ort import run
 from infoq_onnx.quantize.grid import dequantize_activation, quantize_activation
@@ -18,7 +18,6 @@ from infoq_onnx.schema import Network, Quantizer
 from infoq_onnx.simulate.batching import padded
 from infoq_onnx.simulate.insert import group_names
 from infoq_onnx.simulate.rerun import Rerun, Variant
-from infoq_onnx.simulate.simulation import set_initializers
 from tests.networks import mlp
 from tests.prepared import Ready, images, searched, small
 

@@ -13,7 +13,7 @@ from infoq_onnx.quantize.codes import RoundedWeight
 from infoq_onnx.quantize.grid import weight_code_limits
 from infoq_onnx.schema import BITS, Quantizer
 from infoq_onnx.simulate.batching import batch_size, logits_of
-from infoq_onnx.simulate.simulation import layer_codes, set_initializers, simulation, with_bias, with_initializers
+from infoq_onnx.simulate.simulation import layer_codes, simulation, with_bias
 from tests.networks import SMALL
 from tests.prepared import Bits, Ready, images, small, spread_of
 from tests.simulate.rounded import alone, error_of, fitted
@@ -188,30 +188,6 @@ def test_rounded_weights_compute_better_than_nearest_ones(name: str) -> None:
     bits = of.uniform(3, 8)
     codes = layer_codes(of.graph, of.network, of.table, *bits, alone(of, (3,)))
     assert error_of(of, bits, codes) < 0.75 * error_of(of, bits, None)
-
-
-def test_set_initializers_changes_the_named_ones_alone() -> None:
-    of = small("mlp")
-    model = onnx.ModelProto()
-    model.CopyFrom(of.graph.model)
-    set_initializers(model, {"fc1_w": np.zeros((16, 12), np.float32), "nowhere": np.zeros(1, np.float32)})
-    before = {tensor.name: tensor.SerializeToString() for tensor in of.graph.model.graph.initializer}
-    after = {tensor.name: tensor.SerializeToString() for tensor in model.graph.initializer}
-    assert before.keys() == after.keys()
-    assert {name for name, content in after.items() if content != before[name]} == {"fc1_w"}
-
-
-def test_copies_with_other_initializers_differ_in_these_alone() -> None:
-    of = small("mlp")
-    of_before = of.graph.model.SerializeToString()
-    plain = with_initializers(of.graph.model, {})
-    assert plain.SerializeToString(deterministic=True) == of.graph.model.SerializeToString(deterministic=True)
-    values = {"fc1_w": np.full((16, 12), 2, np.float32), "nowhere": np.zeros(1, np.float32)}
-    copy, in_place = with_initializers(of.graph.model, values), onnx.ModelProto()
-    in_place.CopyFrom(of.graph.model)
-    set_initializers(in_place, values)
-    assert copy.SerializeToString(deterministic=True) == in_place.SerializeToString(deterministic=True)
-    assert of.graph.model.SerializeToString() == of_before
 
 
 @pytest.mark.parametrize("name", SMALL)
