@@ -59,6 +59,13 @@ def decide_uniform(
     )
 
 
+def no_scores(found: Analysis, criterion: str) -> SettingsError:
+    """Make the error for a criterion that the analysis has no scores by."""
+    usable = [name for name, scores in sorted(found.scores.items()) if scores]
+    advice = f"; give --criterion {' or '.join(usable)}" if usable else ""
+    return SettingsError(f"the analysis has no scores by {criterion}{advice}")
+
+
 def decide(
     found: Analysis,
     bounds: tuple[Bound, ...],
@@ -94,9 +101,7 @@ def decide(
         The message says what is reachable.
     """
     if not found.scores.get(criterion):
-        usable = [name for name, scores in sorted(found.scores.items()) if scores]
-        advice = f"; give --criterion {' or '.join(usable)}" if usable else ""
-        raise SettingsError(f"the analysis has no scores by {criterion}{advice}")
+        raise no_scores(found, criterion)
     widths = sorted(set(bits)) if bits is not None else list(found.settings.bits)
     if unknown := sorted(set(widths) - set(found.settings.bits)):
         raise SettingsError(

@@ -12,7 +12,7 @@ from typing import get_args
 
 from infoq_onnx.allocation.bounds import option, parse_bound
 from infoq_onnx.allocation.costs import Metric, float_costs
-from infoq_onnx.allocation.decide import budget_label, decide, decide_uniform
+from infoq_onnx.allocation.decide import budget_label, decide, decide_uniform, no_scores
 from infoq_onnx.analyses import CHECKSUMS, CODES, find_analysis, read_analysis
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.emit.kernels import left_in_float
@@ -146,6 +146,9 @@ def allocate(
         raise SettingsError(
             "give one or more bounds (such as --bitops 23.04G or --compression 10.66), or --uniform W/A"
         )
+    if criterion not in found.scores:
+        # uniform bits go by none, but a name that is none is a mistake all the same
+        raise no_scores(found, criterion)
     choosing = [*map(option, bounds), *(["--pin"] if pins else []), *(["--bits"] if bits is not None else [])]
     if uniform_bits is not None and choosing:
         raise SettingsError(f"--uniform decides all bits: drop it, or {' and '.join(choosing)}")

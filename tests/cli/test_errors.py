@@ -464,6 +464,7 @@ SITUATIONS: dict[str, Callable[[Place], None]] = {
     "pins that contradict each other": nothing,
     "bits that were not analysed": nothing,
     "an unknown criterion": nothing,
+    "an unknown criterion, and bits that need none": nothing,
     "a negative weight of activations": nothing,
     "the name does not end in .onnx": nothing,
     "the name is that of the float model": nothing,
