@@ -21,7 +21,7 @@ from infoq_onnx.emit.saturation import SaturationView
 from infoq_onnx.graph.editing import consumers_of, initializers_of, input_at, producers_of
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.operators import CONVOLUTIONS
-from infoq_onnx.graph.session import session_options
+from infoq_onnx.graph.session import open_session, running_on
 from infoq_onnx.schema import Kernel, Network
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -97,9 +97,8 @@ def left_in_float(graph: Graph, network: Network, kernels: Sequence[Kernel]) -> 
 def _optimized(model: onnx.ModelProto) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimized.onnx"
-        options = session_options()
-        options.optimized_model_filepath = str(path)
-        ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        with running_on("cpu"):
+            open_session(model, optimized=path)
         return onnx.load(path)
 
 

@@ -34,7 +34,11 @@ _provider = _CPU
 
 
 def open_session(
-    model: onnx.ModelProto | bytes | Path, *, integer_kernels: bool = True, optimize: bool = True
+    model: onnx.ModelProto | bytes | Path,
+    *,
+    integer_kernels: bool = True,
+    optimize: bool = True,
+    optimized: Path | None = None,
 ) -> ort.InferenceSession:
     """Open a session with the provider in use, which is the CPU's but within `running_on`.
 
@@ -43,6 +47,7 @@ def open_session(
     model : the model, its serialised bytes, or its file
     integer_kernels : let onnxruntime fuse Q/DQ pairs into integer kernels; False computes them in float, one by one
     optimize : apply onnxruntime's graph optimisations
+    optimized : where to write the graph that they make of it
 
     Returns
     -------
@@ -62,6 +67,8 @@ def open_session(
         options.add_session_config_entry("session.disable_prepacking", "1")
     if not integer_kernels:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
     with _source(model) as source, _telling_of_memory():
         session = Session(source, options, providers=list(dict.fromkeys([_provider, _CPU])))
     # onnxruntime falls back to the CPU without a word
