@@ -176,11 +176,14 @@ def whole(work: Path, name: str) -> dict[str, Any]:
     }
     found: dict[str, Any] = {}
     for verb, options in commands.items():
-        memory = Memory()
-        memory.start()
+        command = ["infoq-onnx", verb, *options, "--memory", case.memory]
         start = time.monotonic()
-        subprocess.run(["infoq-onnx", verb, *options, "--memory", case.memory], check=True)
+        with subprocess.Popen(command) as process:
+            memory = Memory(process.pid)
+            memory.start()
         memory.over.set()
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, command)
         found[verb] = {"seconds": time.monotonic() - start, "peak": memory.most}
     return found
 
