@@ -21,59 +21,59 @@ from pathlib import Path
 
 from page import page_parser, versions
 
-from infoq_onnx.allocation.bounds import parse_bound
+from infoq_onnx.allocation.bounds import parse_budget
 from infoq_onnx.allocation.decide import decide
 from infoq_onnx.allocation.monotone import monotone
-from infoq_onnx.analyses import read_analysis
-from infoq_onnx.schema import BASELINE_BITS, Allocation, Analysis
+from infoq_onnx.analyses import read_analyzed
+from infoq_onnx.schema import BASELINE_BITS, Allocation, AllocationSettings, Analyzed, Unit
 
 THRESHOLDS = (1e-3, 1e-4, 1e-5)
 LEFT_BY_A_BIT = 0.25
 WEIGHTS = tuple(("compression", ratio) for ratio in ("16", "14", "12", "10.66", "9", "8", "7", "6.4"))
 BOTH = tuple(("bitops", f"uniform:{bits}") for bits in ("2/3", "3/3", "3/4", "4/4", "4/5", "5/5", "5/6", "6/6"))
 
-Unit = tuple[str, str]
 
-
-def allocation(found: Analysis, criterion: str, budget: tuple[str, str]) -> Allocation:
+def allocation(found: Analyzed, criterion: str, budget: tuple[str, str]) -> Allocation:
     weight_only = budget in WEIGHTS
-    bound = parse_bound(budget[0], budget[1], found.network)  # type: ignore[arg-type]
-    return decide(found, (bound,), (), weight_only, 1.0, criterion, None)
+    bound = parse_budget(budget[0], budget[1], found.analysis.network)  # type: ignore[arg-type]
+    settings = AllocationSettings(weight_only=weight_only, criterion=criterion)
+    return decide(found.analysis, found.scores[criterion].scores, settings, (bound,))
 
 
 def bits_of(decided: Allocation) -> dict[Unit, int]:
-    weights = {("weight", name): bits for name, bits in decided.weight_bits.items()}
-    return weights | {("activation", name): bits for name, bits in decided.activation_bits.items()}
+    weights = {Unit("weight", name): bits for name, bits in decided.weight_bits.items()}
+    return weights | {Unit("activation", name): bits for name, bits in decided.activation_bits.items()}
 
 
-def predicted(found: Analysis, criterion: str, threshold: float) -> tuple[Analysis, float]:
+def predicted(found: Analyzed, criterion: str, threshold: float) -> tuple[Analyzed, float]:
     """The analysis without the trials behind the first that is below the threshold; the share of those done."""
     last: dict[Unit, int] = {}
-    for trial in sorted(found.trials, key=lambda trial: trial.bits):
-        unit = (trial.kind, trial.unit)
-        if trial.kl < threshold and unit not in last:
-            last[unit] = trial.bits
-    done = sum(trial.bits <= last.get((trial.kind, trial.unit), BASELINE_BITS) for trial in found.trials)
-    value = {(score.kind, score.unit, score.bits): score.value for score in found.scores[criterion]}
+    trials, table = found.analysis.trials, found.scores[criterion]
+    for trial in sorted(trials, key=lambda trial: trial.bits):
+        if trial.kl < threshold and trial.unit not in last:
+            last[trial.unit] = trial.bits
+    done = sum(trial.bits <= last.get(trial.unit, BASELINE_BITS) for trial in trials)
+    value = {(score.unit, score.bits): score.value for score in table.scores}
     scores = []
-    for score in found.scores[criterion]:
-        bits = last.get((score.kind, score.unit), BASELINE_BITS)
-        if bits < score.bits < BASELINE_BITS and (score.kind, score.unit, bits) in value:
-            told = value[score.kind, score.unit, bits] * LEFT_BY_A_BIT ** (score.bits - bits)
+    for score in table.scores:
+        bits = last.get(score.unit, BASELINE_BITS)
+        if bits < score.bits < BASELINE_BITS and (score.unit, bits) in value:
+            told = value[score.unit, bits] * LEFT_BY_A_BIT ** (score.bits - bits)
             scores.append(dataclasses.replace(score, value=told))
         else:
             scores.append(score)
-    return dataclasses.replace(found, scores={criterion: tuple(scores)}), done / len(found.trials)
+    changed = dataclasses.replace(table, scores=tuple(scores))
+    return Analyzed(found.analysis, {criterion: changed}), done / len(trials)
 
 
-def needed(found: Analysis, criterion: str, budget: tuple[str, str]) -> float:
+def needed(found: Analyzed, criterion: str, budget: tuple[str, str]) -> float:
     """The share of the weights' trials that a budget on weights needs."""
-    size = {layer.name: layer.parameters for layer in found.network.layers}
+    size = {layer.name: layer.parameters for layer in found.analysis.network.layers}
     chosen = allocation(found, criterion, budget).weight_bits
     scores: dict[str, dict[int, float]] = defaultdict(dict)
-    for score in found.scores[criterion]:
-        if score.kind == "weight":
-            scores[score.unit][score.bits] = score.value
+    for score in found.scores[criterion].scores:
+        if score.unit.kind == "weight":
+            scores[score.unit.name][score.bits] = score.value
     left = monotone(scores)
     price = max(
         (by[chosen[unit]] - by[bits]) / ((bits - chosen[unit]) * size[unit])
@@ -89,9 +89,9 @@ def needed(found: Analysis, criterion: str, budget: tuple[str, str]) -> float:
 
 def section(folder: Path) -> list[str]:
     """Both tables of one analysis."""
-    found = read_analysis(folder)
+    found = read_analyzed(folder)
     lines = ["", f"## {folder.stem}", ""]
-    for budgets in (WEIGHTS,) if found.settings.weight_only else (WEIGHTS, BOTH):
+    for budgets in (WEIGHTS,) if found.analysis.settings.weight_only else (WEIGHTS, BOTH):
         names = [text.removeprefix("uniform:") for _, text in budgets]
         metric = "compression" if budgets is WEIGHTS else "BitOps of"
         lines += [

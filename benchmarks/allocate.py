@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 
-from infoq_onnx.allocation.bounds import Pins, parse_bound
+from infoq_onnx.allocation.bounds import Pins, parse_budget
 from infoq_onnx.allocation.program import Limit, Program, is_feasible, score_of, total_of
 from infoq_onnx.allocation.solve import solve
 from infoq_onnx.allocation.solvers import SOLVERS
@@ -111,7 +111,7 @@ def print_times() -> None:
         weights = make_scores([layer.name for layer in network.layers if layer.weight], seed=1)
         activations = make_scores([group.name for group in network.groups], seed=2)
         for budget in BUDGETS:
-            bounds = [parse_bound(metric, text, network) for metric, text in budget.items()]
+            bounds = [parse_budget(metric, text, network) for metric, text in budget.items()]
             start = time.perf_counter()
             found = solve(network, weights, activations, bounds, Pins(), weight_only=set(budget) == {"compression"})
             seconds = time.perf_counter() - start

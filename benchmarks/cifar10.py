@@ -16,7 +16,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from page import versions
+from page import is_finished, versions
 
 from infoq_onnx import read_analysis
 
@@ -58,7 +58,7 @@ def main() -> None:
     bits: dict[str, dict[str, list[int]]] = {budget: {} for budget, _ in BUDGETS}
     rows = []
     for model in MODELS:
-        if not (work / f"{model}.infoq" / "analysis.json").exists():
+        if not is_finished(work / f"{model}.infoq"):
             path = str(shared / "models" / f"{model}.onnx")
             options = ("--preprocess", "imagenet", "--samples", "1000", "--trial-rounding", "nearest", "--json")
             run("analyze", path, "--calib", str(images / "calib"), *options, cwd=work)

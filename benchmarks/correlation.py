@@ -25,12 +25,12 @@ def main() -> None:
     parser.add_argument("--bits", type=int, default=2)
     arguments = parser.parse_args()
     analysis = read_analysis(arguments.analysis)
-    trials = [trial for trial in analysis.trials if trial.kind == "weight" and trial.bits == arguments.bits]
+    trials = [trial for trial in analysis.trials if trial.unit.kind == "weight" and trial.bits == arguments.bits]
 
     # the same data must give the same file
     mpl.rcParams.update({"svg.hashsalt": "infoq-onnx", "svg.fonttype": "none", "font.size": 9})
     figure, axes = plt.subplots(1, 2, figsize=(8, 3.4), sharey=True, layout="constrained")
-    tensors = (analysis.observers[-2].tensor, analysis.observers[-1].tensor)
+    tensors = (analysis.candidates[-2].tensor, analysis.candidates[-1].tensor)
     for axis, tensor, what in zip(axes, tensors, ("pooled features", "logits"), strict=True):
         pairs = [(trial, trial.deltas[tensor]) for trial in trials if tensor in trial.deltas]
         seen = [(trial, delta) for trial, delta in pairs if delta.ly is not None]

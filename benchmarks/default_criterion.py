@@ -18,15 +18,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from page import models_parser, versions
+from page import is_finished, models_parser, versions
 
 from infoq_onnx import allocate, analyze
 from infoq_onnx.analyses import read_analysis
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.graph.session import open_session
-from infoq_onnx.inputs import PreparedModel, load_samples, prepare
-from infoq_onnx.simulate.batching import batch_size, logits_of
-from infoq_onnx.simulate.divergence import kl_divergence
+from infoq_onnx.preparation import PreparedModel, load_samples, prepare
+from infoq_onnx.simulate.running.batching import batch_size, logits_of
+from infoq_onnx.simulate.running.divergence import kl_divergence
 
 CRITERIA = ("infoq", "kl")
 BUDGETS: dict[str, dict[str, Any]] = {
@@ -60,7 +60,7 @@ CASES = {
 def analysis_of(shared: Path, work: Path, model: str) -> Path:
     """Return a model's analysis, made where it is missing."""
     case, folder = CASES[model], work / f"{model}.infoq"
-    if not (folder / "analysis.json").exists():
+    if not is_finished(folder):
         images = shared / "data" / case.images
         classes = images / "classes.txt"
         analyze(

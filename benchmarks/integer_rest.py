@@ -19,18 +19,18 @@ from page import page_parser, versions
 from scipy.stats import spearmanr
 
 from infoq_onnx.allocation.costs import uniform
-from infoq_onnx.analyses import CODES, read_analysis
+from infoq_onnx.analyses import current, read_analysis
 from infoq_onnx.emit.qdq import qdq_model
 from infoq_onnx.emit.storage import STORAGES
 from infoq_onnx.graph.session import open_session, processors
-from infoq_onnx.inputs import calibration_again, prepare_again
+from infoq_onnx.preparation import calibration_again, prepare_again
 from infoq_onnx.quantize.codes import load_codes
 from infoq_onnx.quantize.table import load_table
 from infoq_onnx.schema import BASELINE_BITS, Trial
-from infoq_onnx.simulate.batching import batch_size, logits_of
-from infoq_onnx.simulate.divergence import kl_divergence
-from infoq_onnx.simulate.equalize import equalized
-from infoq_onnx.simulate.placement import place
+from infoq_onnx.simulate.equalization.equalize import equalized
+from infoq_onnx.simulate.quantizers.placement import place
+from infoq_onnx.simulate.running.batching import batch_size, logits_of
+from infoq_onnx.simulate.running.divergence import kl_divergence
 from infoq_onnx.simulate.simulation import layer_codes
 
 MOST = 240
@@ -41,14 +41,14 @@ def integer_kl(folder: Path) -> tuple[list[Trial], list[float], float]:
     found = read_analysis(folder)
     prepared = prepare_again(found, None)
     dataset, network = calibration_again(found, prepared, None), prepared.network
-    table, rounded = load_table(folder / "ranges.npz"), load_codes(folder / CODES)
+    table, rounded = load_table(current(folder).grids), load_codes(current(folder).codes)
     graph = equalized(prepared.graph, network, table.factors)
     placement = place(graph, network)
 
     def emitted(trial: Trial | None) -> ort.InferenceSession:
         weights, activations = uniform(network, BASELINE_BITS, BASELINE_BITS)
         if trial is not None:
-            {"weight": weights, "activation": activations}[trial.kind][trial.unit] = trial.bits
+            {"weight": weights, "activation": activations}[trial.unit.kind][trial.unit.name] = trial.bits
         codes = layer_codes(graph, network, table, weights, activations, rounded)
         model = qdq_model(graph, network, placement, table, weights, activations, codes, STORAGES["int8"], {})
         return open_session(model)
@@ -77,7 +77,7 @@ def section(folder: Path) -> list[str]:
     trials, divergences, faster = integer_kl(folder)
     pairs: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
     for trial, divergence in zip(trials, divergences, strict=True):
-        pairs[trial.kind, trial.bits].append((trial.kl, divergence))
+        pairs[trial.unit.kind, trial.bits].append((trial.kl, divergence))
     both = [pair for group in pairs.values() for pair in group]
     lines = [
         "",

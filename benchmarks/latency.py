@@ -30,9 +30,9 @@ from infoq_onnx.emit.kernels import find_kernels
 from infoq_onnx.emit.qdq import qdq_model
 from infoq_onnx.emit.storage import STORAGES
 from infoq_onnx.graph.session import open_session
-from infoq_onnx.inputs import prepare
+from infoq_onnx.preparation import prepare
 from infoq_onnx.schema import BITS, Network
-from infoq_onnx.simulate.calibrate import calibrate
+from infoq_onnx.simulate.quantizers.calibrate import calibrate
 from infoq_onnx.simulate.simulation import layer_codes
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from page import models_parser, versions
+from page import is_finished, models_parser, versions
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Bench:
     def analysis(self, model: str, seed: int) -> str:
         case = CASES[model]
         folder = f"{model}-{case.samples}-{seed}.infoq"
-        if not (self.work / folder / "analysis.json").exists():
+        if not is_finished(self.work / folder):
             images = self.shared / "data" / case.images
             options = ["--preprocess", case.preprocess, "--samples", str(case.samples), "--seed", str(seed)]
             if case.classes:

@@ -7,10 +7,22 @@ import importlib.metadata
 from collections.abc import Iterable
 from pathlib import Path
 
+from infoq_onnx.analyses import current
+from infoq_onnx.errors import AnalysisError
+
 
 def versions(*packages: str) -> str:
     """Name installed packages with their versions."""
     return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a folder holds a finished analysis."""
+    try:
+        current(folder)
+    except AnalysisError:
+        return False
+    return True
 
 
 def page_parser(doc: str) -> argparse.ArgumentParser:

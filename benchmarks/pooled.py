@@ -19,13 +19,13 @@ import numpy.typing as npt
 
 from infoq_onnx.graph.editing import expose
 from infoq_onnx.graph.session import open_session
-from infoq_onnx.inputs import load_samples, prepare
-from infoq_onnx.quantize.clipped import Clipped, bias_behind
-from infoq_onnx.quantize.descent import descend
+from infoq_onnx.preparation import load_samples, prepare
+from infoq_onnx.quantize.bias_correction import Clipped, bias_behind
+from infoq_onnx.quantize.coordinate_descent import descend
 from infoq_onnx.quantize.fit import DAMPING
 from infoq_onnx.quantize.gptq import factorize, gptq
 from infoq_onnx.quantize.levels import search_levels
-from infoq_onnx.simulate.batching import batch_size, run_batches
+from infoq_onnx.simulate.running.batching import batch_size, run_batches
 
 ROWS = 48
 Array = npt.NDArray[np.float64]

@@ -29,22 +29,22 @@ from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.graph.editing import set_initializers
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.session import open_session
-from infoq_onnx.inputs import PreparedModel, load_samples, prepare, with_splits
+from infoq_onnx.preparation import PreparedModel, load_samples, prepare, with_splits
 from infoq_onnx.quantize import fit, rounding
 from infoq_onnx.quantize.table import GridTable
 from infoq_onnx.schema import BASELINE_BITS
-from infoq_onnx.simulate import gather
-from infoq_onnx.simulate import reconstruct as reconstruction
-from infoq_onnx.simulate.alone import round_alone
-from infoq_onnx.simulate.batching import batch_size, logits_of
-from infoq_onnx.simulate.calibrate import calibrate, quantizers_of
-from infoq_onnx.simulate.divergence import kl_divergence
-from infoq_onnx.simulate.equalize import equalized, find_factors
-from infoq_onnx.simulate.insert import insert_quantizers
-from infoq_onnx.simulate.reach import reach
-from infoq_onnx.simulate.reconstruct import reconstruct
+from infoq_onnx.simulate.equalization.channel_absmax import reach
+from infoq_onnx.simulate.equalization.channel_splitting import find_splits
+from infoq_onnx.simulate.equalization.equalize import equalized, find_factors
+from infoq_onnx.simulate.quantizers.calibrate import calibrate, quantizers_of
+from infoq_onnx.simulate.quantizers.insert import insert_quantizers
+from infoq_onnx.simulate.rounding import gather
+from infoq_onnx.simulate.rounding import sequential as reconstruction
+from infoq_onnx.simulate.rounding.layerwise import round_layerwise
+from infoq_onnx.simulate.rounding.sequential import round_sequential
+from infoq_onnx.simulate.running.batching import batch_size, logits_of
+from infoq_onnx.simulate.running.divergence import kl_divergence
 from infoq_onnx.simulate.simulation import LayerCodes, layer_codes, simulation
-from infoq_onnx.simulate.split import find_splits
 
 MODELS = {
     "cifar10_resnet20": ("cifar10", "imagenet"),
@@ -87,11 +87,15 @@ class Model:
     def alone(self, bits: Bits) -> Codes:
         graph, network = self.prepared.graph, self.prepared.network
         widths = sorted(set(bits[0].values()))
-        return layer_codes(graph, network, self.table, *bits, round_alone(graph, network, self.dataset, widths, quiet))
+        return layer_codes(
+            graph, network, self.table, *bits, round_layerwise(graph, network, self.dataset, widths, quiet)
+        )
 
     def repaired(self, bits: Bits) -> Codes:
         prepared = self.prepared
-        return reconstruct(prepared.graph, prepared.network, prepared.placement, self.table, *bits, self.dataset, quiet)
+        return round_sequential(
+            prepared.graph, prepared.network, prepared.placement, self.table, *bits, self.dataset, quiet
+        )
 
     def repaired_with_last_wide(self, bits: Bits) -> Codes:
         return self.repaired(({**bits[0], list(bits[0])[-1]: BASELINE_BITS}, bits[1]))

@@ -29,8 +29,8 @@ from infoq_onnx.emit.kernels import find_kernels
 from infoq_onnx.emit.targets import lacks_vnni
 from infoq_onnx.graph.load import read_any
 from infoq_onnx.graph.session import open_session
-from infoq_onnx.inputs import PreparedModel, load_samples, prepare
-from infoq_onnx.simulate.batching import batch_size, logits_of
+from infoq_onnx.preparation import PreparedModel, load_samples, prepare
+from infoq_onnx.simulate.running.batching import batch_size, logits_of
 
 TARGETS = ("x86-vnni", "any")
 BUDGETS: dict[str, dict[str, Any]] = {

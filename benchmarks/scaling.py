@@ -23,16 +23,16 @@ from infoq_onnx import jit
 from infoq_onnx.graph import session
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.pipeline.planning import estimate_seconds
-from infoq_onnx.schema import BITS, SweepSettings
+from infoq_onnx.schema import BITS, MeasurementSettings, tensor_of, units_of
 from infoq_onnx.sensitivity.observers import candidates
 from infoq_onnx.sensitivity.projection import add_projections, projection_name
 from infoq_onnx.sensitivity.sweep import stages, trial_count
-from infoq_onnx.sensitivity.trials import Task, units
+from infoq_onnx.sensitivity.trials import Task
 from infoq_onnx.sensitivity.work import work_of
-from infoq_onnx.simulate.alone import round_alone
-from infoq_onnx.simulate.batching import batch_size
-from infoq_onnx.simulate.front import Front
-from infoq_onnx.simulate.rerun import Rerun
+from infoq_onnx.simulate.rounding.layerwise import round_layerwise
+from infoq_onnx.simulate.running.batching import batch_size
+from infoq_onnx.simulate.running.prefix import Prefix
+from infoq_onnx.simulate.running.suffix import Suffix
 
 ROUNDED = 16
 """Images that rounding is timed with; what it does with each is counted as passes."""
@@ -65,30 +65,31 @@ def main() -> None:
     jit.limit_threads(1)
     count = arguments.images
     graph, network, _ = searched(resnet50())
-    settings = SweepSettings(count, 0, 128, 3, BITS, "pca", 0.7, True, False, True, "gptq")
+    settings = MeasurementSettings(count)
     tensors = candidates(graph, network)
     observed = Graph(add_projections(graph.model, graph, tensors, settings.projections, settings.seed))
     low, rest = stages(settings)
-    tried = units(network)
+    tried = units_of(network)
     tasks = [Task(unit, tuple(widths)) for unit in tried for widths in (low, rest)]
     batch = images(network.input_shape, batch_size(graph))
-    front = Front(graph, network, dataset_of(batch))
+    prefix = Prefix(graph, network, dataset_of(batch))
     all_images = dataclasses.replace(dataset_of(batch), indices=np.zeros(count, np.int64))
-    whole_front = Front(graph, network, all_images)
+    whole_prefix = Prefix(graph, network, all_images)
 
     def timed(task: Task) -> float:
         """Seconds an image."""
-        layer = next(layer for layer in network.layers if layer.weight == task.unit.tensor)
-        reached = observed.descendants([task.unit.tensor])
-        outputs = [observed.output, *(projection_name(tensor) for tensor in tensors if tensor in reached)]
+        layer = next(layer for layer in network.layers if layer.name == task.unit.name)
+        tensor = tensor_of(network, task.unit)
+        reached = observed.descendants([tensor])
+        outputs = [observed.output, *(projection_name(seen) for seen in tensors if seen in reached)]
         fed = [str(layer.weight), *([layer.bias] if layer.bias else [])]
-        rerun = Rerun(observed, network, task.unit.tensor, outputs, fed)
-        ((_, kept),) = front.batches(task.unit.tensor, rerun.kept)
+        suffix = Suffix(observed, network, tensor, outputs, fed)
+        ((_, kept),) = prefix.batches(tensor, suffix.kept)
         variants: list[dict[str, Any]] = [{name: graph.constant(name) for name in fed}] * len(task.bits)
-        rerun.run(len(batch), kept, variants[:1])
-        return seconds(lambda: rerun.run(len(batch), kept, variants)) / len(batch)
+        suffix.run(len(batch), kept, variants[:1])
+        return seconds(lambda: suffix.run(len(batch), kept, variants)) / len(batch)
 
-    work = work_of(graph, network, whole_front, tasks, estimates=False)
+    work = work_of(graph, network, whole_prefix, tasks, estimates=False)
     weighted = [index for index, task in enumerate(tasks) if task.unit.kind == "weight" and task.bits == tuple(low)]
     chosen = [weighted[i] for i in np.linspace(0, len(weighted) - 1, TRIED).astype(int)]
     took = [(tasks[index], work[index], timed(tasks[index])) for index in chosen]
@@ -96,9 +97,9 @@ def main() -> None:
     whole = sum(layer.macs for layer in network.layers)
     inference = sum(work) / rate * count
     # what lies in front of units, once a stage; what is too large to be carried is in the tasks' own work
-    carried = 2 * whole_front.macs_to_carry() / rate * count
+    carried = 2 * whole_prefix.macs_to_carry() / rate * count
 
-    reached = {unit: observed.descendants([unit.tensor]) for unit in tried}
+    reached = {unit: observed.descendants([tensor_of(network, unit)]) for unit in tried}
     seen = sum(tensor in reached[unit] for unit in tried for tensor in tensors)
     looks = len(low) * seen + len(rest) * OBSERVERS * len(tried)
     # it looks twice, as the first time may compile
@@ -107,7 +108,7 @@ def main() -> None:
     rounding = arguments.rounding
     if rounding is None:
         dataset = dataset_of(images(network.input_shape, ROUNDED))
-        rounding = seconds(lambda: round_alone(graph, network, dataset, BITS, lambda *_: None))
+        rounding = seconds(lambda: round_layerwise(graph, network, dataset, BITS, lambda *_: None))
     driver = rounding + PASSES * whole / rate * count
 
     trials = trial_count(network, settings)

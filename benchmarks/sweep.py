@@ -29,18 +29,18 @@ from page import models_parser, versions
 
 from infoq_onnx import analyze
 from infoq_onnx.allocation.costs import uniform
-from infoq_onnx.analyses import CODES, read_analysis
+from infoq_onnx.analyses import current, read_analysis
 from infoq_onnx.emit.qdq import qdq_model
 from infoq_onnx.emit.storage import STORAGES
 from infoq_onnx.graph.editing import set_initializers
 from infoq_onnx.graph.extract import cut, extract
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.session import open_session, processors
-from infoq_onnx.inputs import calibration_again, encode_inputs, prepare_again
+from infoq_onnx.preparation import calibration_again, encode_inputs, prepare_again
 from infoq_onnx.quantize.codes import load_codes
 from infoq_onnx.quantize.grid import dequantize_weight
 from infoq_onnx.quantize.table import load_table
-from infoq_onnx.schema import BASELINE_BITS, Analysis, Trial
+from infoq_onnx.schema import BASELINE_BITS, Analysis, Trial, tensor_of
 from infoq_onnx.sensitivity.estimators import (
     jitter,
     prepare,
@@ -52,15 +52,14 @@ from infoq_onnx.sensitivity.estimators.sliced import directions
 from infoq_onnx.sensitivity.observers import candidates
 from infoq_onnx.sensitivity.projection import add_projections, projection_name
 from infoq_onnx.sensitivity.targets import groups, has_classmates
-from infoq_onnx.sensitivity.trials import units
-from infoq_onnx.simulate.batching import batch_size, logits_of
-from infoq_onnx.simulate.divergence import kl_divergence
-from infoq_onnx.simulate.equalize import equalized
-from infoq_onnx.simulate.front import Front
-from infoq_onnx.simulate.insert import grid_of_group, quantize_group
-from infoq_onnx.simulate.placement import place
+from infoq_onnx.simulate.equalization.equalize import equalized
+from infoq_onnx.simulate.quantizers.insert import grid_of_group, quantize_group
+from infoq_onnx.simulate.quantizers.placement import place
+from infoq_onnx.simulate.running.batching import batch_size, logits_of
+from infoq_onnx.simulate.running.divergence import kl_divergence
+from infoq_onnx.simulate.running.prefix import Prefix
+from infoq_onnx.simulate.running.streams import Stream
 from infoq_onnx.simulate.simulation import layer_codes
-from infoq_onnx.simulate.streams import Stream
 
 # scikit-learn cuts estimates off at 0, which no difference of two estimates survives
 reference.max = lambda low, value: value  # type: ignore[attr-defined]  # noqa: ARG005
@@ -90,8 +89,8 @@ class Plain:
         found = read_analysis(folder)
         prepared = prepare_again(found, None)
         self.dataset = calibration_again(found, prepared, None)
-        self.table = load_table(folder / "ranges.npz")
-        self.codes = load_codes(folder / CODES)
+        self.table = load_table(current(folder).grids)
+        self.codes = load_codes(current(folder).codes)
         self.network, self.settings = prepared.network, found.settings
         self.graph = equalized(prepared.graph, self.network, self.table.factors)
         logits = logits_of(open_session(prepared.graph.model), self.graph, self.dataset, batch_size(self.graph))
@@ -113,7 +112,7 @@ class Plain:
         self.estimates = {
             tensor: [estimate(self.before[tensor]) for estimate in (self.xl, self.ly)] for tensor in self.tensors
         }
-        self.front = Front(self.observed, self.network, self.dataset)
+        self.prefix = Prefix(self.observed, self.network, self.dataset)
         self.stream = Stream(Graph(model), self.dataset, integer=False)
 
     def constants(self, name: str, bits: int) -> dict[str, Any]:
@@ -145,20 +144,20 @@ class Plain:
     def run(self, trial: Trial) -> dict[str, Any]:
         """Do a trial; return its KL divergence, and the differences at its observers."""
         tensors = sorted(trial.deltas)
-        graph, unit = self.observed, trial.unit
-        if trial.kind == "weight":
-            unit = str(next(layer.weight for layer in self.network.layers if layer.name == trial.unit))
-            fed = self.constants(trial.unit, trial.bits)
+        graph, unit = self.observed, trial.unit.name
+        if trial.unit.kind == "weight":
+            unit = str(next(layer.weight for layer in self.network.layers if layer.name == trial.unit.name))
+            fed = self.constants(trial.unit.name, trial.bits)
         else:
             fed = grid_of_group(unit, self.table.activations[unit][trial.bits])
         # onnxruntime fuses no nodes across an output, as it fuses none across a cut: sums are taken in the same order
-        before = self.network.layers[: self.front.position(unit)]
+        before = self.network.layers[: self.prefix.position(unit)]
         kept = [tensor for layer in before for tensor in self.stream.kept_behind(layer)]
         shown = [tensor for tensor in dict.fromkeys((*kept, *cut(graph, [unit]))) if tensor != graph.input]
         # a constant weight's products are summed in another order than those of one that is fed
         inputs = [graph.input, *(name for name in fed if name in graph.initializers)]
         model = extract(graph, inputs, [graph.output, *map(projection_name, tensors), *shown])
-        if trial.kind == "activation":
+        if trial.unit.kind == "activation":
             quantize_group(model, self.network, unit)
         found = self.outputs(model, fed, tensors)
         deltas: dict[str, list[float | None]] = {}
@@ -232,10 +231,9 @@ def floor_seconds(work: Path, model: str, found: Analysis) -> tuple[float, float
 
     fast, slow = whole_pass(emitted), whole_pass(exact)
     macs = sum(layer.macs for layer in network.layers)
-    tensor_of = {(unit.name, unit.kind): unit.tensor for unit in units(network)}
     suffixes = 0.0
     for trial in found.trials:
-        reached = graph.descendants([tensor_of[trial.unit, trial.kind]])
+        reached = graph.descendants([tensor_of(network, trial.unit)])
         suffixes += sum(layer.macs for layer in network.layers if layer.output in reached) / macs
     x = prepare(plain.x)
     values = plain.before[plain.tensors[0]]
@@ -275,7 +273,7 @@ def row(shared: Path, work: Path, model: str, every: int) -> str:
     total = sum(result["seconds"] for result in plain) * len(found.trials) / len(plain)
     fast, slow, estimates = floor_seconds(work, model, found)
     return (
-        f"| {model} | {found.settings.samples} | {len(found.trials)} | {len(plain)} | {len(found.observers)} "
+        f"| {model} | {found.settings.samples} | {len(found.trials)} | {len(plain)} | {len(found.candidates)} "
         f"| {total:,.0f} | {took:,.0f} | {total / took:.1f}× | {whole:,.0f} | {total / whole:.1f}× | {same} "
         f"| {worst[True]:.1e} | {worst[False]:.1e} | {worst_kl:.1e} | {fast:,.0f} + {estimates:,.0f} "
         f"| {took / (fast + estimates):.2f} | {slow:,.0f} + {estimates:,.0f} |"

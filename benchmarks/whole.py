@@ -28,14 +28,15 @@ from memory_use import Memory
 from page import models_parser, versions
 
 import infoq_onnx.sensitivity.sweep as sweeping
-from infoq_onnx import analyze, read_analysis
+from infoq_onnx import analyze
+from infoq_onnx.analyses import read_analyzed
 from infoq_onnx.graph.session import processors
-from infoq_onnx.inputs import prepare_again
-from infoq_onnx.schema import Analysis, Trial
-from infoq_onnx.sensitivity.trials import Baseline, Problem, Task, _Eye, runner, units
-from infoq_onnx.simulate.front import Front
-from infoq_onnx.simulate.rerun import Rerun
-from infoq_onnx.simulate.spill import Spill
+from infoq_onnx.preparation import prepare_again
+from infoq_onnx.schema import Analysis, Trial, tensor_of, units_of
+from infoq_onnx.sensitivity.trials import Baseline, Problem, SmiEstimator, Task, runner
+from infoq_onnx.simulate.running.prefix import Prefix
+from infoq_onnx.simulate.running.spill import Spill
+from infoq_onnx.simulate.running.suffix import Suffix
 
 SAMPLES = 1000
 CASES: dict[str, dict[str, Any]] = {
@@ -43,11 +44,11 @@ CASES: dict[str, dict[str, Any]] = {
     "mobilenetv2": {"preprocessing": "tf", "bits": (4, 8), "weight_only": True, "memory": "2GiB"},
 }
 TIMED = (
-    (Rerun, "__init__", "inference"),
-    (Rerun, "run", "inference"),
-    (Front, "batches", "inference"),
-    (_Eye, "xl", "estimates"),
-    (_Eye, "ly", "estimates"),
+    (Suffix, "__init__", "inference"),
+    (Suffix, "run", "inference"),
+    (Prefix, "batches", "inference"),
+    (SmiEstimator, "xl", "estimates"),
+    (SmiEstimator, "ly", "estimates"),
 )
 
 
@@ -138,12 +139,12 @@ def measured(shared: Path, work: Path, model: str) -> dict[str, Any]:
 def passes(found: Analysis) -> float:
     """Whole passes over the images that the trials are worth."""
     prepared = prepare_again(found, None)
-    tried = units(found.network, weight_only=found.settings.weight_only)
+    tried = units_of(found.network, weight_only=found.settings.weight_only)
     total = sum(layer.macs for layer in found.network.layers)
     stages = [tuple(bits) for bits in sweeping.stages(found.settings)]
     behind = 0.0
     for unit in tried:
-        reached = prepared.graph.descendants([unit.tensor])
+        reached = prepared.graph.descendants([tensor_of(found.network, unit)])
         macs = sum(layer.macs for layer in found.network.layers if layer.output in reached)
         behind += sum(map(len, stages)) * macs / total
     return behind
@@ -152,8 +153,9 @@ def passes(found: Analysis) -> float:
 def row(shared: Path, work: Path, model: str) -> str:
     """One row of the table."""
     got = measured(shared, work, model)
-    found = read_analysis(work / f"{model}.infoq")
-    kept = sum(observer.selected_xl or observer.selected_ly for observer in found.observers)
+    analyzed = read_analyzed(work / f"{model}.infoq")
+    found, observers = analyzed.analysis, analyzed.scores["infoq"].observers
+    kept = sum(observer.selected_xl or observer.selected_ly for observer in observers)
     # what the processes did at the same time took the time once
     share = {what: got["trials"] * amount / got["spent"]["all"] for what, amount in got["spent"].items()}
     inference, estimates = share["inference"], share["estimates"]
@@ -166,7 +168,7 @@ def row(shared: Path, work: Path, model: str) -> str:
         f"{found.settings.samples}",
         f"{len(found.trials)}",
         f"{passes(found):.0f}",
-        f"{kept} of {len(found.observers)}",
+        f"{kept} of {len(observers)}",
         *(f"{spent:,.0f}" for spent in times),
         f"{100 * inference / got['seconds']:.0f}, {100 * estimates / got['seconds']:.0f} %",
         f"{got['peak'] / 2**20:,.0f}",

@@ -26,12 +26,12 @@ from page import page_parser, versions
 
 from infoq_onnx.graph.editing import expose
 from infoq_onnx.graph.session import open_session
-from infoq_onnx.inputs import load_samples, prepare
 from infoq_onnx.memory import peak, resident
+from infoq_onnx.preparation import load_samples, prepare
 from infoq_onnx.quantize.moments import Moments
 from infoq_onnx.quantize.rounding import round_layer
 from infoq_onnx.quantize.wide import Columns
-from infoq_onnx.simulate.batching import batch_size, run_batches
+from infoq_onnx.simulate.running.batching import batch_size, run_batches
 
 Float32 = npt.NDArray[np.float32]
 

@@ -11,30 +11,36 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from infoq_onnx.analyses import find_analysis, read_analysis
     from infoq_onnx.errors import InfoQError
-    from infoq_onnx.pipeline import allocate, analyze, compress, evaluate, inspect, lint, plan
-    from infoq_onnx.schema import Allocation, Analysis, Network, Preprocessing
+    from infoq_onnx.pipeline import allocate, analyze, compress, criteria, evaluate, inspect, lint, plan, score
+    from infoq_onnx.schema import Allocation, AllocationSettings, Analysis, MeasurementSettings, Network, Preprocessing
 
 __all__ = [
     "Allocation",
+    "AllocationSettings",
     "Analysis",
     "InfoQError",
+    "MeasurementSettings",
     "Network",
     "Preprocessing",
     "allocate",
     "analyze",
     "compress",
+    "criteria",
     "evaluate",
     "find_analysis",
     "inspect",
     "lint",
     "plan",
     "read_analysis",
+    "score",
 ]
 
 _HOMES = {
     "Allocation": "schema",
+    "AllocationSettings": "schema",
     "Analysis": "schema",
     "InfoQError": "errors",
+    "MeasurementSettings": "schema",
     "Network": "schema",
     "Preprocessing": "schema",
     "find_analysis": "analyses",

@@ -21,7 +21,7 @@ from infoq_onnx.graph.load import NO_OUTPUTS, NO_TEXT, QONNX, QONNX_DOMAIN, requ
 from infoq_onnx.graph.ort import NOT_ONNX, ORT_ERRORS, first_line, run_session
 from infoq_onnx.graph.session import open_session
 from infoq_onnx.schema import Evaluation, Preprocessing, from_json
-from infoq_onnx.simulate.batching import padded
+from infoq_onnx.simulate.running.batching import padded
 
 PREPROCESSING_KEY = "infoq_onnx.preprocessing"
 """Entry of a model's metadata that holds its `Preprocessing` as JSON."""
@@ -142,12 +142,11 @@ def _hidden_batch(path: Path, session: ort.InferenceSession, name: str, shape: l
 
 def wilson(successes: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
     """Confidence interval of a proportion (E. B. Wilson, J. Am. Stat. Assoc. 22, 209, 1927)."""
-    z = float(ndtri(0.5 + confidence / 2))
-    p, z2 = successes / count, z * z
-    center = (p + z2 / (2 * count)) / (1 + z2 / count)
-    half = z * np.sqrt(p * (1 - p) / count + z2 / (4 * count * count)) / (1 + z2 / count)
-    # at 0 and 1 the formula's own end is the bound, up to rounding
-    return (0.0 if successes == 0 else float(center - half)), (1.0 if successes == count else float(center + half))
+    # half a second to import, and only needed with labels
+    from scipy.stats import binomtest
+
+    found = binomtest(successes, count).proportion_ci(confidence, method="wilson")
+    return float(found.low), float(found.high)
 
 
 def paired_interval(

@@ -109,3 +109,8 @@ def sha256_of(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_text(text: str) -> str:
+    """Hex SHA-256 of a text in UTF-8: that of the file that `write_text` makes of it."""
+    return hashlib.sha256(text.encode()).hexdigest()

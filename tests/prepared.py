@@ -18,8 +18,8 @@ from infoq_onnx.graph.network import find_network
 from infoq_onnx.graph.normalize import normalize
 from infoq_onnx.quantize.table import GridTable
 from infoq_onnx.schema import BITS, Network
-from infoq_onnx.simulate.calibrate import calibrate
-from infoq_onnx.simulate.placement import Placement, place
+from infoq_onnx.simulate.quantizers.calibrate import calibrate
+from infoq_onnx.simulate.quantizers.placement import Placement, place
 
 from . import networks
 

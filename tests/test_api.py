@@ -11,19 +11,23 @@ import infoq_onnx
 
 PUBLIC = [
     "Allocation",
+    "AllocationSettings",
     "Analysis",
     "InfoQError",
+    "MeasurementSettings",
     "Network",
     "Preprocessing",
     "allocate",
     "analyze",
     "compress",
+    "criteria",
     "evaluate",
     "find_analysis",
     "inspect",
     "lint",
     "plan",
     "read_analysis",
+    "score",
 ]
 """A name that goes breaks those who use it: that needs a new version, and an entry in the changelog."""
 

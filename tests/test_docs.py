@@ -25,8 +25,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 SCRIPTS = sorted((ROOT / "examples").glob("*.sh"))
 
-QUICK: dict[str, Any] = {"samples": 32, "projections": 2, "bits": (2, 8), "threshold": -1.0}
-"""Settings under which the demo model is analysed in seconds; every candidate observes, however noisy it is."""
+QUICK: dict[str, Any] = {"samples": 32, "projections": 2, "bits": (2, 8)}
+"""Settings under which the demo model is analysed in seconds."""
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 

@@ -14,10 +14,10 @@ from infoq_onnx.emit.storage import STORAGES
 from infoq_onnx.emit.targets import lacks_vnni
 from infoq_onnx.emit.verify import verify
 from infoq_onnx.graph.session import open_session
-from infoq_onnx.inputs import load_samples, prepare
 from infoq_onnx.pipeline import allocate, analyze, evaluate
-from infoq_onnx.simulate.batching import batch_size, logits_of
-from infoq_onnx.simulate.calibrate import calibrate
+from infoq_onnx.preparation import load_samples, prepare
+from infoq_onnx.simulate.quantizers.calibrate import calibrate
+from infoq_onnx.simulate.running.batching import batch_size, logits_of
 from infoq_onnx.simulate.simulation import layer_codes, simulation
 
 pytestmark = pytest.mark.slow

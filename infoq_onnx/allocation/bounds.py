@@ -7,19 +7,11 @@ import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from infoq_onnx.allocation.costs import Metric, Unit, terms, total_of, uniform, value_of
-from infoq_onnx.allocation.units import BYTES, COUNTS, parse_quantity
+from infoq_onnx.allocation.costs import Budget, by_unit, total_of, uniform
+from infoq_onnx.allocation.metrics import METRICS, Metric, read_table
+from infoq_onnx.allocation.units import parse_quantity
 from infoq_onnx.errors import SettingsError
-from infoq_onnx.schema import BASELINE_BITS, BITS, Bound, Layer, Network
-
-SUFFIXES: Mapping[Metric, Mapping[str, int]] = {
-    "bitops": COUNTS,
-    "size": BYTES,
-    "compression": {"x": 1},
-    "avg_weight_bits": {},
-    "avg_act_bits": {},
-}
-"""What each metric is written with."""
+from infoq_onnx.schema import BASELINE_BITS, BITS, Bound, Layer, Network, Unit
 
 
 @dataclass(frozen=True)
@@ -31,18 +23,18 @@ class Pins:
     """As the user wrote them."""
 
 
-def option(metric: Metric) -> str:
+def option(metric: str) -> str:
     """Name of the command-line option that bounds `metric`."""
     return "--" + metric.replace("_", "-")
 
 
-def parse_bound(metric: Metric, text: str, network: Network) -> Bound:
+def parse_budget(name: str, text: str, network: Network) -> Budget:
     """Read a budget: a quantity (`23.04G`, `1.5MiB`, `10.66x`) or `uniform:W/A`, the cost of all layers at W/A bits.
 
     Parameters
     ----------
-    metric : str
-        What is bounded; compression from below, everything else from above.
+    name : str
+        What is bounded, a key of `metrics.METRICS`.
     text : str
         `uniform:W` is enough where only weights count.
     network : Network
@@ -51,29 +43,41 @@ def parse_bound(metric: Metric, text: str, network: Network) -> Bound:
     Raises
     ------
     SettingsError
-        Not a quantity, not bit-widths, or a metric that this network does not have.
+        Not a quantity, not bit-widths, or a metric that there is not, or that this network does not have.
     """
-    if not terms(metric, network):
-        raise SettingsError(f"{option(metric)} {text}: the model has nothing that this counts; drop the option")
+    if name not in METRICS:
+        raise SettingsError(f"there is no metric {name!r} to bound: choose among {', '.join(METRICS)}")
+    metric = METRICS[name]
+    if not metric.terms(network):
+        raise SettingsError(f"{option(name)} {text}: the model has nothing that this counts; drop the option")
     try:
         head, colon, tail = text.partition(":")
         if colon and head.strip().lower() == "uniform":
-            return Bound(metric, _uniform_value(metric, tail, network), text)
-        return Bound(metric, float(parse_quantity(text, SUFFIXES[metric])), text)
+            return Budget(metric, Bound(name, _uniform_value(metric, tail, network), text))
+        return Budget(metric, Bound(name, float(parse_quantity(text, metric.suffixes)), text))
     except SettingsError as error:
-        raise SettingsError(f"{option(metric)}: {error}") from error
+        raise SettingsError(f"{option(name)}: {error}") from error
+
+
+def parse_table(text: str, network: Network) -> Budget:
+    """Read a budget on costs that a file lists, such as `latency.csv:12ms`; see `metrics.table`.
+
+    Raises
+    ------
+    SettingsError
+        The file or the limit cannot be used.
+    """
+    table, limit = read_table(text, network)
+    return Budget(table, Bound(table.name, limit, text, table_sha256=table.sha256))
 
 
 def _uniform_value(metric: Metric, text: str, network: Network) -> float:
     weight_bits, activation_bits = _parse_bits(text, BITS)
-    parts = terms(metric, network)
-    kinds = {unit.kind for term in parts for unit in term.units}
+    kinds = {unit.kind for term in metric.terms(network) for unit in term.units}
     if (weight_bits is None and "weight" in kinds) or (activation_bits is None and "activation" in kinds):
         raise SettingsError(f"'uniform:{text}' lacks a width that counts here: write uniform:W/A such as uniform:4/4")
-    weights, activations = uniform(network, weight_bits or BASELINE_BITS, activation_bits or BASELINE_BITS)
-    bits = {Unit("weight", name): b for name, b in weights.items()}
-    bits |= {Unit("activation", name): b for name, b in activations.items()}
-    return value_of(metric, network, total_of(parts, bits))
+    bits = by_unit(*uniform(network, weight_bits or BASELINE_BITS, activation_bits or BASELINE_BITS))
+    return metric.value(network, total_of(metric.terms(network), bits))
 
 
 def parse_pins(texts: Iterable[str], network: Network, bits: Sequence[int] = BITS) -> Pins:

@@ -1,46 +1,53 @@
 """What an allocation costs, counted with Python's exact integers.
 
-Every metric is a function of one integer total, and every total is a sum of terms: an amount (MACs, parameters,
-elements) times the bits of one unit, or of two. The integer program is built of the same terms, so what the solver
-bounds and what is reported cannot differ.
+Every metric is a function of one integer total, and every total is a sum of terms (`metrics.base`). The integer program
+is built of the same terms, so what the solver bounds and what is reported cannot differ.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
 
-from infoq_onnx.schema import BASELINE_BITS, Bound, Costs, Kind, Network
-
-FLOAT_BITS = 32
-
-Metric = Literal["bitops", "size", "compression", "avg_weight_bits", "avg_act_bits"]
+from infoq_onnx.allocation.metrics import METRICS, Metric, Term, float_bits
+from infoq_onnx.allocation.metrics.weights import FLOAT_BITS
+from infoq_onnx.schema import BASELINE_BITS, Bound, Costs, Network, Unit, units_of
 
 
 @dataclass(frozen=True)
-class Unit:
-    """What gets a bit-width of its own: the weights of a layer, or the activation group of a tensor."""
+class Budget:
+    """A bound, and the metric that it bounds."""
 
-    kind: Kind
-    name: str
+    metric: Metric
+    bound: Bound
 
+    def meets(self, value: float) -> bool:
+        """Whether a value of the metric is within the bound."""
+        if self.metric.at_most:
+            return value + self.bound.overhead <= self.bound.limit
+        return value >= self.bound.limit
 
-@dataclass(frozen=True)
-class Term:
-    """`amount` times the bits of each of `units` (one or two of them)."""
+    def largest_total(self, network: Network) -> int | None:
+        """Return the largest total within the bound, or None when even the baseline (8 bits for all) is within it.
 
-    amount: int
-    units: tuple[Unit, ...]
+        It is the largest whose *reported* value is: a limit taken from a reported value, such as 32/3 rounded to a
+        float, is met by the allocation it was taken from.
+        """
+        metric = self.metric
+        baseline = total_of(metric.terms(network), dict.fromkeys(units_of(network), BASELINE_BITS))
+        if self.meets(metric.value(network, baseline)):
+            return None
+        total = math.floor(metric.total(network, Fraction(self.bound.limit) - Fraction(self.bound.overhead)))
+        while self.meets(metric.value(network, total + 1)):
+            total += 1
+        return total
 
-
-def units(network: Network) -> tuple[Unit, ...]:
-    """List the weights of every layer that has some, then every activation group, in topological order."""
-    weights = [Unit("weight", layer.name) for layer in network.layers if layer.weight is not None]
-    return (*weights, *(Unit("activation", group.name) for group in network.groups))
+    def value(self, network: Network, bits: Mapping[Unit, int]) -> float:
+        """Return the metric of an assignment of bits."""
+        return self.metric.value(network, total_of(self.metric.terms(network), bits))
 
 
 def uniform(network: Network, weight_bits: int, activation_bits: int) -> tuple[dict[str, int], dict[str, int]]:
@@ -71,14 +78,14 @@ def costs(network: Network, weight_bits: Mapping[str, int], activation_bits: Map
     Costs
         The weight figures of a network without weights are those of 8 bits.
     """
-    bits = {Unit("weight", name): b for name, b in weight_bits.items()}
-    bits |= {Unit("activation", name): b for name, b in activation_bits.items()}
+    bits = by_unit(weight_bits, activation_bits)
 
-    def value(metric: Metric) -> float:
-        return value_of(metric, network, total_of(terms(metric, network), bits))
+    def value(name: str) -> float:
+        metric = METRICS[name]
+        return metric.value(network, total_of(metric.terms(network), bits))
 
     return Costs(
-        bitops=total_of(terms("bitops", network), bits),
+        bitops=total_of(METRICS["bitops"].terms(network), bits),
         weight_bytes=value("size"),
         compression=value("compression"),
         avg_weight_bits=value("avg_weight_bits"),
@@ -86,80 +93,18 @@ def costs(network: Network, weight_bits: Mapping[str, int], activation_bits: Map
     )
 
 
-def terms(metric: Metric, network: Network) -> tuple[Term, ...]:
-    """Split the total that `metric` is a function of into its terms.
-
-    BitOps: MACs · b_w · b_a, or MACs · b_a · b_a' for a MatMul of two activations. Average activation bits: elements of
-    the group's tensor · b_a. Everything else: parameters · b_w.
-    """
-    if metric == "bitops":
-        products = []
-        for layer in network.layers:
-            left = Unit("activation", layer.groups[0])
-            # a MatMul of a tensor with itself has that one group on both sides
-            right = Unit("activation", layer.groups[-1]) if layer.weight is None else Unit("weight", layer.name)
-            products.append(Term(layer.macs, (left, right)))
-        return tuple(products)
-    if metric == "avg_act_bits":
-        return tuple(Term(group.elements, (Unit("activation", group.name),)) for group in network.groups)
-    return tuple(
-        Term(layer.parameters, (Unit("weight", layer.name),)) for layer in network.layers if layer.weight is not None
-    )
+def by_unit(weight_bits: Mapping[str, int], activation_bits: Mapping[str, int]) -> dict[Unit, int]:
+    """Join the bits of layers' weights and of activation groups."""
+    bits = {Unit("weight", name): b for name, b in weight_bits.items()}
+    return bits | {Unit("activation", name): b for name, b in activation_bits.items()}
 
 
-def total_of(terms: tuple[Term, ...], bits: Mapping[Unit, int]) -> int:
+def total_of(terms: Iterable[Term], bits: Mapping[Unit, int]) -> int:
     """Sum the terms, exactly."""
-    return sum(term.amount * math.prod(bits[unit] for unit in term.units) for term in terms)
-
-
-def value_of(metric: Metric, network: Network, total: int) -> float:
-    """Turn a total into the metric: BitOps, bytes, a ratio or mean bits, rounded once to the nearest float64."""
-    amount = sum(term.amount for term in terms(metric, network))
-    if metric == "bitops":
-        return float(total)
-    if metric == "size":
-        return total / 8
-    if amount == 0:
-        return FLOAT_BITS / BASELINE_BITS if metric == "compression" else float(BASELINE_BITS)
-    return float_bits(network) / total if metric == "compression" else total / amount
-
-
-def float_bits(network: Network) -> int:
-    """Bits that the weights of the model as it was given take in float32."""
-    return FLOAT_BITS * (sum(layer.parameters for layer in network.layers) - network.repeated)
+    return sum(term.cost(bits) for term in terms)
 
 
 def float_costs(network: Network) -> Costs:
     """Count what the model costs in float32; its weights as it was given, its BitOps with split parts."""
     counted = costs(network, *uniform(network, FLOAT_BITS, FLOAT_BITS))
     return dataclasses.replace(counted, compression=1.0, weight_bytes=float_bits(network) / 8)
-
-
-def meets(bound: Bound, value: float) -> bool:
-    """Whether a metric's value is within the bound: at least the limit for compression, at most for all others."""
-    return value >= bound.limit if bound.metric == "compression" else value + bound.overhead <= bound.limit
-
-
-def largest_total(bound: Bound, network: Network) -> int | None:
-    """Largest total within the bound, or None when even the baseline (8 bits for all) is within it.
-
-    It is the largest whose *reported* value is: a limit taken from a reported value, such as 32/3 rounded to a float,
-    is met by the allocation it was taken from.
-    """
-    parts = terms(bound.metric, network)
-    amount = sum(term.amount for term in parts)
-    baseline = total_of(parts, dict.fromkeys(units(network), BASELINE_BITS))
-    if meets(bound, value_of(bound.metric, network, baseline)):
-        return None
-    limit = Fraction(bound.limit) - Fraction(bound.overhead)
-    exact: dict[Metric, Callable[[], Fraction]] = {
-        "bitops": lambda: limit,
-        "size": lambda: 8 * limit,
-        "compression": lambda: float_bits(network) / limit,
-        "avg_weight_bits": lambda: limit * amount,
-        "avg_act_bits": lambda: limit * amount,
-    }
-    total = math.floor(exact[bound.metric]())
-    while meets(bound, value_of(bound.metric, network, total + 1)):
-        total += 1
-    return total

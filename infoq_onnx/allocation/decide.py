@@ -4,21 +4,37 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from pathlib import PurePath
 
 from infoq_onnx.allocation.bounds import Pins, parse_pins
-from infoq_onnx.allocation.costs import costs, uniform
+from infoq_onnx.allocation.costs import Budget, costs, uniform
 from infoq_onnx.allocation.monotone import monotone
 from infoq_onnx.allocation.solve import solve
 from infoq_onnx.errors import SettingsError
-from infoq_onnx.schema import BASELINE_BITS, EXACT_BITS, SCHEMA_VERSION, Allocation, Analysis, Bound
+from infoq_onnx.schema import (
+    ALLOCATION_VERSION,
+    BASELINE_BITS,
+    EXACT_BITS,
+    Allocation,
+    AllocationSettings,
+    Analysis,
+    Bound,
+    Score,
+)
 
 
-def budget_label(bounds: Sequence[Bound], uniform_bits: tuple[int, int] | None, weight_only: bool) -> str:
+def budget_label(bounds: Sequence[Budget], uniform_bits: tuple[int, int] | None, weight_only: bool) -> str:
     """Name a budget in one word that fits a file name, e.g. "bitops-23.04G" or "compression-10.66-w"."""
     if uniform_bits is not None:
         return f"uniform-{uniform_bits[0]}-{BASELINE_BITS if weight_only else uniform_bits[1]}"
-    parts = ["-".join(re.findall(r"[\w.]+", f"{bound.metric} {bound.text}")) for bound in bounds]
+    texts = [f"{budget.metric.name} {_without_folder(budget.bound)}" for budget in bounds]
+    parts = ["-".join(re.findall(r"[\w.]+", text)) for text in texts]
     return "-".join([*parts, *(["weight_only"] if weight_only else [])])
+
+
+def _without_folder(bound: Bound) -> str:
+    """Return what the user wrote, without the folder that a table lies in."""
+    return PurePath(bound.text).name if bound.table_sha256 else bound.text
 
 
 def decide_uniform(
@@ -42,9 +58,10 @@ def decide_uniform(
     if weights == activations == BASELINE_BITS:
         bits = ({layer: EXACT_BITS if layer in saturating else width for layer, width in bits[0].items()}, bits[1])
     return Allocation(
-        schema=SCHEMA_VERSION,
+        schema=ALLOCATION_VERSION,
         model_sha256=found.model.sha256,
         analysis_sha256="",
+        scores_sha256="",
         criterion="uniform",
         alpha=1.0,
         bounds=(),
@@ -59,21 +76,11 @@ def decide_uniform(
     )
 
 
-def no_scores(found: Analysis, criterion: str) -> SettingsError:
-    """Make the error for a criterion that the analysis has no scores by."""
-    usable = [name for name, scores in sorted(found.scores.items()) if scores]
-    advice = f"; give --criterion {' or '.join(usable)}" if usable else ""
-    return SettingsError(f"the analysis has no scores by {criterion}{advice}")
-
-
 def decide(
     found: Analysis,
-    bounds: tuple[Bound, ...],
-    pins: Sequence[str],
-    weight_only: bool,
-    alpha: float,
-    criterion: str,
-    bits: Sequence[int] | None,
+    scores: Sequence[Score],
+    settings: AllocationSettings,
+    bounds: tuple[Budget, ...],
     widest_weight: int = BASELINE_BITS,
     saturating: Collection[str] = (),
 ) -> Allocation:
@@ -82,56 +89,55 @@ def decide(
     Parameters
     ----------
     found : the analysis
-    bounds, pins, weight_only, alpha : see `solve`; pins as the user writes them
-    criterion : whose scores
-    bits : widths to choose among; None for all that were analysed
+    scores : of the settings' criterion
+    settings : which widths, pins and factors; its bounds as the user wrote them are not looked at
+    bounds : these are
     widest_weight : no weight gets more bits than this
     saturating : layers whose weights get 7 bits in place of 8
 
     Returns
     -------
     Allocation
-        `analysis_sha256`, `rounding` and `repair` are for the caller to fill in.
+        `analysis_sha256`, `scores_sha256`, `rounding` and `repair` are for the caller to fill in.
 
     Raises
     ------
     SettingsError
-        The analysis has no such scores or widths, or a pin makes no sense.
+        The analysis has no such widths, or a pin makes no sense.
     InfeasibleBudgetError
         The message says what is reachable.
     """
-    if not found.scores.get(criterion):
-        raise no_scores(found, criterion)
-    widths = sorted(set(bits)) if bits is not None else list(found.settings.bits)
+    widths = sorted(set(settings.bits)) if settings.bits is not None else list(found.settings.bits)
     if unknown := sorted(set(widths) - set(found.settings.bits)):
         raise SettingsError(
             f"--bits: {unknown[0]} was not analysed; the analysis has {', '.join(map(str, found.settings.bits))}"
         )
-    scores: dict[str, dict[str, dict[int, float]]] = {"weight": {}, "activation": {}}
-    for score in found.scores[criterion]:
-        scores[score.kind].setdefault(score.unit, {})[score.bits] = score.value
+    by_kind: dict[str, dict[str, dict[int, float]]] = {"weight": {}, "activation": {}}
+    for score in scores:
+        by_kind[score.unit.kind].setdefault(score.unit.name, {})[score.bits] = score.value
     # an estimate may say that more bits are worse; they are not, so the score of fewer bits holds for more
-    parsed: Pins = parse_pins(pins, found.network, found.settings.bits)
+    parsed: Pins = parse_pins(settings.pins, found.network, found.settings.bits)
     solution = solve(
         found.network,
-        monotone(scores["weight"]),
-        monotone(scores["activation"]),
+        monotone(by_kind["weight"]),
+        monotone(by_kind["activation"]),
         bounds,
         parsed,
         bits=widths,
-        alpha=alpha,
-        weight_only=weight_only,
+        alpha=settings.alpha,
+        weight_only=settings.weight_only,
         widest_weight=widest_weight,
         saturating=saturating,
     )
     return Allocation(
-        schema=SCHEMA_VERSION,
+        schema=ALLOCATION_VERSION,
         model_sha256=found.model.sha256,
         analysis_sha256="",
-        criterion=criterion,
-        alpha=alpha,
-        bounds=bounds,
-        pins=tuple(pins),
+        scores_sha256="",
+        criterion=settings.criterion,
+        alpha=settings.alpha,
+        bounds=tuple(budget.bound for budget in bounds),
+        pins=tuple(settings.pins),
         weight_bits=solution.weight_bits,
         activation_bits=solution.activation_bits,
         rounding="",

@@ -14,21 +14,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infoq_onnx.allocation.bounds import Pins
-from infoq_onnx.allocation.costs import Unit, largest_total, terms, units
+from infoq_onnx.allocation.costs import Budget
 from infoq_onnx.errors import AnalysisError, SettingsError
-from infoq_onnx.schema import BASELINE_BITS, EXACT_BITS, Bound, Network
+from infoq_onnx.schema import BASELINE_BITS, EXACT_BITS, Network, Unit, units_of
 
 Scores = Mapping[str, Mapping[int, float]]
 
 
 @dataclass(frozen=True)
 class Limit:
-    """Σ amount · b_u (· b_v) over `terms` ≤ `upper`, in exact integers."""
+    """Σ amount · b_u (· b_v) over `terms`, and Σ cost[b_u, b_v] over `tables`, ≤ `upper`, in exact integers."""
 
     name: str
     terms: tuple[tuple[int, tuple[int, ...]], ...]
     """Amount, and the one or two variables whose bits it is multiplied by (the same one twice for a square)."""
     upper: int
+    tables: tuple[tuple[tuple[int, ...], Mapping[tuple[int, ...], int]], ...] = ()
+    """One or two variables, and what their bits cost; never less for more bits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,14 +60,14 @@ def build_program(
     activation_scores: Scores,
     *,
     bits: Sequence[int],
-    bounds: Sequence[Bound],
+    bounds: Sequence[Budget],
     pins: Pins,
     alpha: float,
     weight_only: bool,
     widest_weight: int = BASELINE_BITS,
     saturating: Collection[str] = (),
 ) -> Program:
-    """Turn a network, its scores and its bounds into arrays; variables are in the order of `costs.units`.
+    """Turn a network, its scores and its bounds into arrays; variables are in the order of `schema.units_of`.
 
     Parameters
     ----------
@@ -75,7 +77,7 @@ def build_program(
         scores stays at 8 bits.
     bits : sequence of int
         Widths to choose among; a unit takes those of them that it has a score for.
-    bounds : sequence of Bound
+    bounds : sequence of Budget
     pins : Pins
         A pin holds whatever `bits` and the scores are; a pinned width without a score counts as 0.
     alpha : float
@@ -100,7 +102,7 @@ def build_program(
     choices, scores = [], []
     below = {unit.name for unit, width in pins.bits.items() if unit.kind == "activation" and width < BASELINE_BITS}
     narrowed = {layer.name for layer in network.layers if layer.name in saturating and layer.groups[0] not in below}
-    for unit in units(network):
+    for unit in units_of(network):
         known = (weight_scores if unit.kind == "weight" else activation_scores).get(unit.name, {})
         by_bits = _allowed(
             unit,
@@ -117,15 +119,15 @@ def build_program(
         factor = alpha if unit.kind == "activation" else 1.0
         choices.append(tuple(by_bits))
         scores.append(factor * np.array(list(by_bits.values()), dtype=np.float64))
-    index = {unit: i for i, unit in enumerate(units(network))}
+    index = {unit: i for i, unit in enumerate(units_of(network))}
     limits = []
-    for bound in bounds:
-        upper = largest_total(bound, network)
+    for budget in bounds:
+        upper = budget.largest_total(network)
         if upper is not None:
-            parts = tuple(
-                (term.amount, tuple(index[unit] for unit in term.units)) for term in terms(bound.metric, network)
-            )
-            limits.append(Limit(bound.metric, parts, upper))
+            terms = [(term, tuple(index[unit] for unit in term.units)) for term in budget.metric.terms(network)]
+            products = tuple((term.amount, variables) for term, variables in terms if term.table is None)
+            tables = tuple((variables, term.table) for term, variables in terms if term.table is not None)
+            limits.append(Limit(budget.metric.name, products, upper, tables))
     return Program(tuple(choices), tuple(scores), tuple(limits))
 
 
@@ -189,7 +191,8 @@ def score_of(program: Program, picks: Sequence[int]) -> float:
 
 def total_of(limit: Limit, bits: Sequence[int]) -> int:
     """Sum that `limit` bounds, exactly."""
-    return sum(amount * math.prod(bits[v] for v in variables) for amount, variables in limit.terms)
+    products = sum(amount * math.prod(bits[v] for v in variables) for amount, variables in limit.terms)
+    return products + sum(costs[tuple(bits[v] for v in variables)] for variables, costs in limit.tables)
 
 
 def is_feasible(program: Program, picks: Sequence[int]) -> bool:

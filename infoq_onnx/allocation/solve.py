@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from infoq_onnx.allocation.bounds import SUFFIXES, Pins, option
-from infoq_onnx.allocation.costs import Unit, meets, terms, total_of, units, value_of
+from infoq_onnx.allocation.bounds import Pins, option
+from infoq_onnx.allocation.costs import Budget
 from infoq_onnx.allocation.program import Program, Scores, bits_of, build_program, is_feasible, score_of
 from infoq_onnx.allocation.solvers import SOLVERS
 from infoq_onnx.allocation.units import format_quantity
 from infoq_onnx.errors import InfeasibleBudgetError, SettingsError
-from infoq_onnx.schema import BASELINE_BITS, BITS, Bound, Network
+from infoq_onnx.schema import BASELINE_BITS, BITS, Network, Unit, units_of
 
 TIME_LIMIT = 60.0
 
@@ -32,7 +32,7 @@ def solve(
     network: Network,
     weight_scores: Scores,
     activation_scores: Scores,
-    bounds: Sequence[Bound],
+    bounds: Sequence[Budget],
     pins: Pins,
     *,
     bits: Sequence[int] = BITS,
@@ -46,7 +46,7 @@ def solve(
     """Find the allocation of least score within the bounds (the paper's Eq. 5).
 
     Bits that the budget leaves over are not saved: a unit that can be wider within the bounds without a higher score
-    is, in the order of `costs.units`. A budget that 8 bits for all are within therefore gives 8 bits for all, if no
+    is, in the order of `schema.units_of`. A budget that 8 bits for all are within therefore gives 8 bits for all, if no
     score is below that of 8 bits.
 
     Parameters
@@ -54,7 +54,7 @@ def solve(
     network : Network
     weight_scores, activation_scores : mapping of str to mapping of int to float
         Score by bits, by layer and by group; see `program.build_program`.
-    bounds : sequence of Bound
+    bounds : sequence of Budget
     pins : Pins
     bits : sequence of int
         Widths to choose among.
@@ -95,7 +95,7 @@ def solve(
         widest_weight=widest_weight,
         saturating=saturating,
     )
-    variables = units(network)
+    variables = units_of(network)
     narrowest = dict(zip(variables, bits_of(program, [0] * len(variables)), strict=True))
     _require_reachable(network, narrowest, bounds, pins)
     outcome = SOLVERS[solver](program, time_limit)
@@ -122,7 +122,7 @@ def _widen(program: Program, picks: Sequence[int]) -> tuple[int, ...]:
     return tuple(widened)
 
 
-def _require_reachable(network: Network, narrowest: Mapping[Unit, int], bounds: Sequence[Bound], pins: Pins) -> None:
+def _require_reachable(network: Network, narrowest: Mapping[Unit, int], bounds: Sequence[Budget], pins: Pins) -> None:
     """Raise unless the narrowest choices meet every bound.
 
     No metric falls when a unit gets wider (compression: rises), so they are the best for each bound alone and for all
@@ -130,14 +130,14 @@ def _require_reachable(network: Network, narrowest: Mapping[Unit, int], bounds: 
     """
     complaints = []
     best: dict[str, float] = {}
-    for bound in bounds:
-        reachable = value_of(bound.metric, network, total_of(terms(bound.metric, network), narrowest))
-        if not meets(bound, reachable):
-            upper = bound.metric != "compression"
-            extreme = "smallest" if upper else "largest"
-            hint = format_quantity(reachable + bound.overhead, SUFFIXES[bound.metric], up=upper)
-            best[bound.metric] = reachable
-            complaints.append(f"{option(bound.metric)} {bound.text} cannot be met: the {extreme} reachable is {hint}")
+    for budget in bounds:
+        metric, bound = budget.metric, budget.bound
+        reachable = budget.value(network, narrowest)
+        if not budget.meets(reachable):
+            extreme = "smallest" if metric.at_most else "largest"
+            hint = format_quantity(reachable + bound.overhead, metric.suffixes, up=metric.at_most)
+            best[metric.name] = reachable
+            complaints.append(f"{option(metric.name)} {bound.text} cannot be met: the {extreme} reachable is {hint}")
     if complaints:
         advice = "loosen the budget or drop a pin" if pins.texts else "loosen the budget"
         raise InfeasibleBudgetError(f"{'; '.join(complaints)} ({_describe(narrowest, pins)}); {advice}", best)

@@ -6,11 +6,13 @@ import click
 
 from infoq_onnx.cli.allocate import allocate
 from infoq_onnx.cli.analyze import analyze
+from infoq_onnx.cli.criteria import criteria
 from infoq_onnx.cli.demo import demo
 from infoq_onnx.cli.evaluate import evaluate
 from infoq_onnx.cli.failing import InfoQGroup
 from infoq_onnx.cli.inspect import inspect
 from infoq_onnx.cli.lint import lint
+from infoq_onnx.cli.score import score
 
 
 @click.group(
@@ -31,5 +33,5 @@ def main() -> None:
     """
 
 
-for command in (demo, inspect, analyze, allocate, evaluate, lint):
+for command in (demo, inspect, analyze, score, criteria, allocate, evaluate, lint):
     main.add_command(command)

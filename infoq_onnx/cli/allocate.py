@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, get_args
 
 import click
 
 from infoq_onnx.cli.options import BitList, BitPair, FilePath
-from infoq_onnx.schema import DEFAULT_CRITERION
+from infoq_onnx.schema import AllocationSettings, Rounding
 
-if TYPE_CHECKING:
-    from infoq_onnx.allocation.costs import Metric
+_DEFAULTS = AllocationSettings()
 
-METRICS: tuple[Metric, ...] = ("bitops", "size", "compression", "avg_weight_bits", "avg_act_bits")
+METRICS = ("bitops", "size", "compression", "avg_weight_bits", "avg_act_bits")
 
 
 @click.command(
@@ -33,17 +32,28 @@ Examples: infoq-onnx allocate --bitops uniform:4/4
 @click.option("--compression", help="Weights at least this many times smaller than in float: 10.66.")
 @click.option("--avg-weight-bits", help="At most this mean of weight bits over all weights: 3.5.")
 @click.option("--avg-act-bits", help="At most this mean of activation bits over all activations: 5.")
+@click.option(
+    "--budget",
+    "tables",
+    multiple=True,
+    metavar="CSV:LIMIT",
+    help="At most this cost by a table of the columns layer, w_bits, a_bits, cost: latency.csv:12ms.",
+)
 @click.option("--uniform", "uniform_bits", type=BitPair(), help="The same bits everywhere, as a yardstick: 3/8.")
 @click.option("--weight-only", is_flag=True, help="Leave all activations at 8 bits.")
 @click.option(
-    "--alpha", type=float, default=1.0, show_default=True, help="Weight of activation scores against weights'."
+    "--alpha",
+    type=float,
+    default=_DEFAULTS.alpha,
+    show_default=True,
+    help="Weight of activation scores against weights'.",
 )
 @click.option(
     "--criterion",
-    default=DEFAULT_CRITERION,
+    default=_DEFAULTS.criterion,
     show_default=True,
     help="Whose scores to use. kl: how far predictions diverge, which kept more on all networks we measured; infoq: "
-    "the information that is lost, as published.",
+    "the information that is lost, as published; infoq-onnx criteria lists all.",
 )
 @click.option("--bits", type=BitList(), help="Widths to choose among, as 2,4,8 [all that were analysed].")
 @click.option(
@@ -55,14 +65,14 @@ Examples: infoq-onnx allocate --bitops uniform:4/4
 )
 @click.option(
     "--rounding",
-    type=click.Choice(["nearest", "gptq"]),
-    default="gptq",
+    type=click.Choice(get_args(Rounding)),
+    default=_DEFAULTS.rounding,
     show_default=True,
     help="gptq: later weights of a layer make up for the errors of earlier ones; nearest: at once, much less accurate.",
 )
 @click.option(
     "--repair/--no-repair",
-    default=True,
+    default=_DEFAULTS.repair,
     show_default=True,
     help="With gptq, each layer also makes up for the errors of the layers before it: for every budget anew.",
 )
@@ -82,14 +92,14 @@ Examples: infoq-onnx allocate --bitops uniform:4/4
     "--format",
     "file_format",
     type=click.Choice(["qdq", "qonnx"]),
-    default="qdq",
+    default=_DEFAULTS.file_format,
     show_default=True,
     help="qdq: runs in onnxruntime; qonnx: Quant nodes for FINN and Brevitas (needs the extra qonnx).",
 )
 @click.option(
     "--target",
     type=click.Choice(["any", "x86-avx2", "x86-vnni", "arm64"]),
-    default="any",
+    default=_DEFAULTS.target,
     show_default=True,
     help="What the model is to run on. On x86 without VNNI sums of 8-bit products may saturate: any and x86-avx2 give "
     "layers where they could 7-bit weights in place of 8-bit ones; x86-vnni and arm64 do not.",
@@ -118,7 +128,7 @@ def allocate(analysis: Path | None, as_json: bool, **options: Any) -> None:
     if analysis is None:
         analysis = find_analysis()
         click.echo(f"using the analysis {analysis}", err=True)
-    bounds: dict[Metric, str] = {metric: text for metric in METRICS if (text := options.pop(metric)) is not None}
+    bounds = {metric: text for metric in METRICS if (text := options.pop(metric)) is not None}
     with ConsoleReporter() as reporter:
         result = pipeline.allocate(analysis, bounds=bounds, reporter=reporter, **options)
     if as_json:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from infoq_onnx.cli.options import BitList, FilePath, data_options, preprocessing_of
+from infoq_onnx.schema import MeasurementSettings, Observing, Rounding
+
+_DEFAULTS = MeasurementSettings()
 
 
 @click.command(
@@ -23,32 +26,57 @@ from infoq_onnx.cli.options import BitList, FilePath, data_options, preprocessin
     help="Class folders, a flat folder, a list file (path,label), or .npy/.npz arrays. Labels are optional.",
 )
 @data_options
-@click.option("--samples", type=click.IntRange(min=1), default=1000, show_default=True, help="Images to use, at most.")
-@click.option("--bits", type=BitList(), default="2,3,4,5,6,7,8", show_default=True, help="Bit-widths to try.")
+@click.option(
+    "--samples",
+    type=click.IntRange(min=1),
+    default=_DEFAULTS.samples,
+    show_default=True,
+    help="Images to use, at most.",
+)
+@click.option(
+    "--bits", type=BitList(), default=",".join(map(str, _DEFAULTS.bits)), show_default=True, help="Bit-widths to try."
+)
 @click.option(
     "--encoder",
-    default="pca",
+    default=_DEFAULTS.encoder,
     show_default=True,
     help="What stands for X: pca, self (the model's own features), dinov2, or an ONNX file.",
 )
-@click.option("--projections", type=int, default=128, show_default=True, help="Directions of the sliced estimates.")
-@click.option("--neighbours", type=int, default=3, show_default=True, help="k of the estimators.")
-@click.option("--threshold", type=float, default=0.70, show_default=True, help="Correlation that makes an observer.")
-@click.option("--one-over-b/--no-one-over-b", default=True, show_default=True, help="The factor 1/b of Eq. 4.")
 @click.option(
-    "--debias/--no-debias", default=False, show_default=True, help="Subtract the noise level from each difference."
+    "--projections",
+    type=int,
+    default=_DEFAULTS.projections,
+    show_default=True,
+    help="Directions of the sliced estimates.",
+)
+@click.option("--neighbours", type=int, default=_DEFAULTS.neighbours, show_default=True, help="k of the estimators.")
+@click.option(
+    "--observers",
+    type=click.Choice(get_args(Observing)),
+    default=_DEFAULTS.observers,
+    show_default=True,
+    help="Who sees the widths above those that select observers: only the tensors that tell harm, or all candidates, "
+    "which lets score --criterion infoq take any --threshold.",
 )
 @click.option(
     "--equalize/--no-equalize",
-    default=True,
+    default=_DEFAULTS.equalize,
     show_default=True,
     help="First give the channels of a tensor ranges more alike: by factors in front of depthwise convolutions, by "
     "splitting those that dwarf all others in front of matrix products.",
 )
 @click.option(
+    "--act-range",
+    type=click.Choice(["mse", "percentile", "minmax", "entropy"]),
+    default=_DEFAULTS.act_range,
+    show_default=True,
+    help="How the ranges of activations are chosen: least squared error, all but 0.01 % of the values, all of them, or "
+    "least KL divergence of their distribution.",
+)
+@click.option(
     "--trial-rounding",
-    type=click.Choice(["nearest", "gptq"]),
-    default="gptq",
+    type=click.Choice(get_args(Rounding)),
+    default=_DEFAULTS.trial_rounding,
     show_default=True,
     help="How the weights of a trial are rounded: by gptq, as allocate rounds them by default, or to nearest.",
 )
@@ -59,7 +87,7 @@ from infoq_onnx.cli.options import BitList, FilePath, data_options, preprocessin
 )
 @click.option(
     "--provider",
-    default="cpu",
+    default=_DEFAULTS.provider,
     show_default=True,
     help="What onnxruntime runs the networks on: cuda, coreml, … where the onnxruntime that is installed has it.",
 )
@@ -86,39 +114,39 @@ from infoq_onnx.cli.options import BitList, FilePath, data_options, preprocessin
     is_flag=True,
     help="Only say how many trials there are, and estimate time and memory from ten seconds' probe.",
 )
+@click.option("--force", is_flag=True, help="First remove what the folder holds; otherwise it is kept beside.")
 @click.option("-o", "--output", type=FilePath(), help="Folder for the analysis [MODEL.infoq].")
 @click.option("--json", "as_json", is_flag=True, help="Print the analysis as JSON instead of a table.")
 def analyze(model: Path, as_json: bool, dry_run: bool, **options: Any) -> None:
     """Measure how sensitive every layer of MODEL, a float32 ONNX classifier, is at every bit-width.
 
-    The result is a folder, MODEL.infoq. Stopped at any time, the same command goes on where it was.
+    The result is a folder, MODEL.infoq. Stopped at any time, the same command goes on where it was. What the folder
+    holds of the same model, images and settings is not measured again: further --bits, for example, are added.
     """
     preprocessing = preprocessing_of(options)
     options["workers"] = options["workers"] or ("auto" if options["ray"] is None else None)
     from infoq_onnx import pipeline
-    from infoq_onnx.analyses import read_analysis
+    from infoq_onnx.analyses import read_analyzed
     from infoq_onnx.cli.console import ConsoleReporter, show
     from infoq_onnx.report import tables
     from infoq_onnx.schema import to_json
 
     if dry_run:
-        options.pop("output")
+        del options["output"], options["force"]
         with ConsoleReporter() as reporter:
-            found = pipeline.plan(
-                model, options.pop("calib"), preprocessing=preprocessing, reporter=reporter, **options
-            )
-        show(to_json(found) if as_json else tables.plan(found))
+            plan = pipeline.plan(model, options.pop("calib"), preprocessing=preprocessing, reporter=reporter, **options)
+        show(to_json(plan) if as_json else tables.plan(plan))
         return
     with ConsoleReporter() as reporter:
         folder = pipeline.analyze(
             model, options.pop("calib"), preprocessing=preprocessing, reporter=reporter, **options
         )
-    analysis = read_analysis(folder)
+    found = read_analyzed(folder)
     if as_json:
-        show(to_json(analysis))
+        show(to_json(found))
         return
-    for table in tables.analysis(analysis):
+    for table in tables.analysis(found):
         show(table)
-    show(tables.criterion_line(analysis))
-    budget = "--compression 8 --weight-only" if analysis.settings.weight_only else "--bitops uniform:4/4"
+    show(tables.criterion_line(found))
+    budget = "--compression 8 --weight-only" if found.analysis.settings.weight_only else "--bitops uniform:4/4"
     show(f"{folder} is ready for: infoq-onnx allocate {shlex.quote(str(folder))} {budget}")

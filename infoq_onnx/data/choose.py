@@ -12,7 +12,9 @@ CLASS_SAMPLES = 16
 """Fewest samples of a class that tell its mutual information with anything."""
 
 
-def choose(source: Source, samples: int | None, seed: int) -> npt.NDArray[np.int64]:
+def choose(
+    source: Source, samples: int | None, seed: int, without: npt.NDArray[np.int64] | None = None
+) -> npt.NDArray[np.int64]:
     """Pick `samples` of the source, the same ones for the same seed.
 
     With labels every class gives an equal share, as far as it has that many; the classes that give one more are drawn.
@@ -26,10 +28,12 @@ def choose(source: Source, samples: int | None, seed: int) -> npt.NDArray[np.int
         How many; None, or as many as there are or more, means all.
     seed
         Not negative.
+    without
+        Positions that are taken already, [M]; None: none are.
 
     Returns
     -------
-    indices : ndarray of int64, [min(samples, len(source))]
+    indices : ndarray of int64, [min(samples, len(source) − M)]
         Ascending positions in the source.
 
     Raises
@@ -41,18 +45,22 @@ def choose(source: Source, samples: int | None, seed: int) -> npt.NDArray[np.int
         raise SettingsError(f"cannot choose {samples} samples: give 1 or more")
     if seed < 0:
         raise SettingsError(f"the seed {seed} is negative: give 0 or more")
-    if samples is None or samples >= len(source):
-        return np.arange(len(source), dtype=np.int64)
+    left = np.arange(len(source), dtype=np.int64)
+    if without is not None:
+        left = np.setdiff1d(left, without)
+    if samples is None or samples >= len(left):
+        return left
     rng = np.random.default_rng(seed)
     if source.labels is None:
-        return np.sort(rng.choice(len(source), samples, replace=False).astype(np.int64))
-    classes, counts = np.unique(source.labels, return_counts=True)
+        return np.sort(left[rng.choice(len(left), samples, replace=False)])
+    labels = source.labels[left]
+    classes, counts = np.unique(labels, return_counts=True)
     shares = _equal_shares(_narrowed(counts, samples, rng), samples, rng)
     chosen = [
-        rng.choice(np.flatnonzero(source.labels == label), share, replace=False)
+        rng.choice(np.flatnonzero(labels == label), share, replace=False)
         for label, share in zip(classes, shares, strict=True)
     ]
-    return np.sort(np.concatenate(chosen).astype(np.int64))
+    return np.sort(left[np.concatenate(chosen)])
 
 
 def _narrowed(counts: npt.NDArray[np.int64], samples: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:

@@ -143,6 +143,7 @@ def load_dataset(
     input_shape: tuple[int, ...],
     samples: int | None = None,
     seed: int = 0,
+    without: npt.NDArray[np.int64] | None = None,
     n_classes: int | None = None,
     tolerated_percent: int = TOLERATED_PERCENT,
     cache_bytes: int = CACHE_BYTES,
@@ -160,7 +161,7 @@ def load_dataset(
         For images; None uses arrays of integers, too, as they are.
     input_shape
         Of the model, for one sample.
-    samples, seed
+    samples, seed, without
         As for `choose`.
     n_classes
         Classes of the model, to check the labels against; None checks nothing.
@@ -180,7 +181,7 @@ def load_dataset(
     source = open_source(path, classes)
     if n_classes is not None:
         check_classes(source, n_classes)
-    chosen = choose(source, samples, seed)
+    chosen = choose(source, samples, seed, without)
     if source.array is not None:
         return _of_array(source, source.array, chosen, preprocessing, input_shape, cache_bytes)
     if not preprocess.is_image(input_shape):

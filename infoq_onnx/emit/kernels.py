@@ -18,13 +18,12 @@ import onnxruntime as ort
 from onnx import NodeProto, TensorProto, inliner
 
 from infoq_onnx.emit.saturation import SaturationView
-from infoq_onnx.graph.editing import consumers_of, initializers_of, input_at, producers_of
+from infoq_onnx.graph.editing import QUANTIZABLE, consumers_of, initializers_of, input_at, producers_of
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.operators import CONVOLUTIONS
 from infoq_onnx.graph.session import open_session, running_on
 from infoq_onnx.schema import Kernel, Network
 
-_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _INTEGER = frozenset(
     {
         "ConvInteger",
@@ -65,7 +64,7 @@ def find_kernels(model: onnx.ModelProto) -> tuple[Kernel, ...]:
     for index, node in enumerate(marked.graph.node):
         # in the operator format there is nothing left to fuse
         fused = node.op_type in _INTEGER
-        if fused or (node.op_type in _LAYERS and not node.domain):
+        if fused or (node.op_type in QUANTIZABLE and not node.domain):
             # what lost its name is a float kernel that took up what stood behind it
             found = running.get(node.name, node)
             runs = node.op_type if fused else found.op_type

@@ -30,9 +30,9 @@ from infoq_onnx.graph.passes.remove_dead import remove_dead
 from infoq_onnx.quantize.grid import clips_alike
 from infoq_onnx.quantize.table import GridTable
 from infoq_onnx.schema import Network
-from infoq_onnx.simulate.calibrate import quantizers_of
-from infoq_onnx.simulate.insert import Quantizers, insert_quantizers
-from infoq_onnx.simulate.placement import Placement
+from infoq_onnx.simulate.quantizers.calibrate import quantizers_of
+from infoq_onnx.simulate.quantizers.insert import Quantizers, insert_quantizers
+from infoq_onnx.simulate.quantizers.placement import Placement
 from infoq_onnx.simulate.simulation import LayerCodes
 
 _QUANTIZER = ("QuantizeLinear", "Clip", "DequantizeLinear")

@@ -10,8 +10,8 @@ between two codes and the zero point is odd.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from unittest import mock
+import contextlib
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,7 @@ from infoq_onnx.graph.passes.remove_dead import remove_dead
 from infoq_onnx.graph.session import open_session
 from infoq_onnx.quantize.grid import per_channel
 from infoq_onnx.schema import BASELINE_BITS, Network, Verification
-from infoq_onnx.simulate.batching import batch_size, logits_of, padded
+from infoq_onnx.simulate.running.batching import batch_size, logits_of, padded
 from infoq_onnx.simulate.simulation import LayerCodes
 
 MAX_RELATIVE_RMS = 0.1
@@ -180,7 +180,7 @@ def verify_qonnx(
     runner = ModelWrapper(wrapped).transform(InferShapes())
     logits = []
     # qonnx wraps each node in a model of the newest IR version, which onnxruntime may not know yet
-    with mock.patch.object(onnx, "IR_VERSION", graph.model.ir_version):
+    with _ir_version(graph.model.ir_version):
         for batch in dataset.batches(size):
             outputs = execute_onnx(runner, {graph.input: padded(batch, size)})
             logits.append(outputs[graph.output].reshape(size, -1)[: len(batch)])
@@ -192,3 +192,14 @@ def verify_qonnx(
             f"({100 * result.relative_rms:.1f} % of the logits' spread); no file was left"
         )
     return result
+
+
+@contextlib.contextmanager
+def _ir_version(version: int) -> Iterator[None]:
+    """Let onnx make models of an IR version."""
+    newest = onnx.IR_VERSION
+    onnx.IR_VERSION = version  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        onnx.IR_VERSION = newest

@@ -32,7 +32,7 @@ from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.ort import ORT_ERRORS, first_line
 from infoq_onnx.graph.session import open_session
 from infoq_onnx.schema import Verification
-from infoq_onnx.simulate.batching import batch_size, logits_of
+from infoq_onnx.simulate.running.batching import batch_size, logits_of
 
 MAX_RELATIVE_RMS_UNFUSED = 0.01
 """Root mean square of the logit differences, as a share of the logits' standard deviation, node by node."""

@@ -15,6 +15,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
+QUANTIZABLE = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+"""Operators of the default domain whose nodes may be layers: those that multiply by weights, or two activations."""
+
 MINIMUM_IR_VERSION = 8
 """The oldest IR version written: every onnxruntime this package admits reads it."""
 

@@ -1,7 +1,7 @@
 """Operators with which a model is no function of its input: those in training mode, and those that draw numbers.
 
 What is dead, as nothing reads it, does no harm. What operators alone do not tell (a reduction over the batch axis, say)
-is found by running the model: see `simulate.repeatability`.
+is found by running the model: see `simulate.running.repeatability`.
 """
 
 from __future__ import annotations

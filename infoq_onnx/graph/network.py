@@ -8,11 +8,9 @@ import numpy as np
 from onnx import NodeProto, TensorProto
 
 from infoq_onnx.errors import ModelError
-from infoq_onnx.graph.editing import input_at, opset_of, subgraphs, walk
+from infoq_onnx.graph.editing import QUANTIZABLE, input_at, opset_of, subgraphs, walk
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.schema import ActivationGroup, Layer, Network, SkippedNode
-
-QUANTIZABLE = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul"])
 
 ACTIVATIONS = frozenset(
     [

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import math
 import os
 import re
 import tempfile
@@ -15,10 +17,7 @@ import onnxruntime as ort
 
 from infoq_onnx.errors import SettingsError
 
-# nothing is reported to anybody, and nothing is said of having failed to
-ort.disable_telemetry_events()
-ort.set_default_logger_severity(4)
-
+_CGROUPS = Path("/sys/fs/cgroup")
 _CPU = "CPUExecutionProvider"
 _SUFFIX = "ExecutionProvider"
 
@@ -158,6 +157,7 @@ def provider_called(name: str) -> str:
 
 def session_options() -> ort.SessionOptions:
     """Make the options that all sessions have."""
+    _quieten()
     options = ort.SessionOptions()
     options.log_severity_level = 4
     threads = _threads or processors()
@@ -167,9 +167,33 @@ def session_options() -> ort.SessionOptions:
     return options
 
 
+@functools.cache
+def _quieten() -> None:
+    """Report nothing to anybody, and say nothing of having failed to."""
+    ort.disable_telemetry_events()
+    ort.set_default_logger_severity(4)
+
+
 def processors() -> int:
-    """Count the processors that this process may use."""
-    return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) or 1
+    """Count the processors that this process may use: those it may run on, as far as a container's quota goes."""
+    allowed = (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) or 1
+    quota = _quota()
+    return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
+
+
+def _quota(root: Path = _CGROUPS) -> float | None:
+    """Processors' worth of time that the control group grants, which containers set; None: no limit.
+
+    Inside a container its own group is the root of what it sees: `cpu.max` holds quota and period in version 2,
+    `cpu/cpu.cfs_*` in version 1, each in microseconds.
+    """
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+        quota, period = (root / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+        quota, period = ((root / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return None if int(quota) <= 0 else int(quota) / int(period)
+    return None
 
 
 def limit_threads(count: int) -> None:

@@ -1,4 +1,4 @@
-"""The verbs: inspect, plan, analyze, allocate, compress, evaluate, lint, demo. Each reads like the README."""
+"""The verbs, each reading like the README; each but `demo` is in the public API, too."""
 
 from __future__ import annotations
 
@@ -10,5 +10,6 @@ from infoq_onnx.pipeline.evaluating import evaluate
 from infoq_onnx.pipeline.inspecting import inspect
 from infoq_onnx.pipeline.linting import lint
 from infoq_onnx.pipeline.planning import plan
+from infoq_onnx.pipeline.scoring import criteria, score
 
-__all__ = ["allocate", "analyze", "compress", "demo", "evaluate", "inspect", "lint", "plan"]
+__all__ = ["allocate", "analyze", "compress", "criteria", "demo", "evaluate", "inspect", "lint", "plan", "score"]

@@ -8,23 +8,33 @@ import functools
 import hashlib
 import importlib.metadata
 import os
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from infoq_onnx.analyses import CHECKSUMS, CODES, created
+from infoq_onnx.analyses import (
+    Measurement,
+    created,
+    current,
+    forget,
+    is_current,
+    make_current,
+    measurement_of,
+)
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.data.encoders import encoder_file, get_encoder
 from infoq_onnx.errors import AnalysisError, DataError, ModelError, OutputError, SettingsError
 from infoq_onnx.execute.cluster import connected
 from infoq_onnx.execute.resources import Resources
-from infoq_onnx.files import clear_leftovers, write_checksums, write_text
+from infoq_onnx.files import clear_leftovers, write_text
 from infoq_onnx.graph.external import model_sha256
 from infoq_onnx.graph.session import open_session, processors, provider_called, running_on
-from infoq_onnx.inputs import (
+from infoq_onnx.pipeline.extending import Load, decisive, extensible
+from infoq_onnx.pipeline.scoring import refresh_scores
+from infoq_onnx.preparation import (
     SELF,
     PreparedModel,
     Recipe,
@@ -37,67 +47,60 @@ from infoq_onnx.inputs import (
 )
 from infoq_onnx.progress import Reporter, Silent
 from infoq_onnx.quantize.codes import CodeTable, Keeper, load_codes, save_codes
-from infoq_onnx.quantize.table import save_table
+from infoq_onnx.quantize.ranges import get_range
+from infoq_onnx.quantize.table import GridTable, save_table
 from infoq_onnx.schema import (
+    ANALYSIS_VERSION,
     BASELINE_BITS,
     BITS,
-    SCHEMA_VERSION,
+    AddedSamples,
     Analysis,
+    CalibrationRef,
+    MeasurementSettings,
     ModelRef,
+    Observing,
     Preprocessing,
     Rounding,
     Split,
-    SweepSettings,
     to_json,
 )
 from infoq_onnx.sensitivity.criteria import get_criteria
-from infoq_onnx.sensitivity.journal import locked, open_journal
+from infoq_onnx.sensitivity.journal import Journal, locked, open_journal
 from infoq_onnx.sensitivity.observers import candidates
-from infoq_onnx.sensitivity.sweep import sweep, trial_count
+from infoq_onnx.sensitivity.pooling import pooled
+from infoq_onnx.sensitivity.sweep import SweepResult, sweep, trial_count
 from infoq_onnx.sensitivity.targets import groups, has_classmates
 from infoq_onnx.sensitivity.trials import Problem
-from infoq_onnx.simulate.alone import round_alone
-from infoq_onnx.simulate.batching import batch_size, logits_of
-from infoq_onnx.simulate.calibrate import calibrate
-from infoq_onnx.simulate.equalize import Factors, equalized, find_factors
-from infoq_onnx.simulate.forms import form_of
-from infoq_onnx.simulate.repeatability import require_repeatable
-from infoq_onnx.simulate.spill import Spill
-from infoq_onnx.simulate.split import find_splits
+from infoq_onnx.simulate.equalization.channel_splitting import find_splits
+from infoq_onnx.simulate.equalization.equalize import Factors, equalized, find_factors
+from infoq_onnx.simulate.quantizers.calibrate import calibrate
+from infoq_onnx.simulate.rounding.layerwise import round_layerwise, unrounded
+from infoq_onnx.simulate.running.batching import batch_size, logits_of
+from infoq_onnx.simulate.running.repeatability import require_repeatable
+from infoq_onnx.simulate.running.spill import Spill
 
-DEFAULT_SAMPLES = 1000
-UNFINISHED_CODES = "codes.next.npz"
-"""Rounded weights of an analysis that is not finished: those of one that it replaces are still needed."""
 MIN_SAMPLES = 16
 """Below this, neighbours and ranges mean nothing."""
 MAX_PROJECTIONS = 10_000
 """Far above what an estimate gains by, and what memory still holds."""
 
+Labels = npt.NDArray[np.int64]
+
 
 def analyze(
     model: Path | str,
     calib: Path | str,
+    settings: MeasurementSettings | None = None,
     *,
     classes: Path | str | None = None,
     preprocessing: str | Recipe | Preprocessing | None = None,
-    samples: int | None = DEFAULT_SAMPLES,
-    seed: int = 0,
-    bits: Sequence[int] = BITS,
-    encoder: str = "pca",
-    projections: int = 128,
-    neighbours: int = 3,
-    threshold: float = 0.70,
-    one_over_b: bool = True,
-    debias: bool = False,
-    equalize: bool = True,
-    trial_rounding: Rounding = "gptq",
-    weight_only: bool = False,
-    provider: str = "cpu",
     workers: int | Literal["auto"] | None = None,
     memory: str | None = None,
     ray: str | None = None,
     output: Path | str | None = None,
+    force: bool = False,
     reporter: Reporter | None = None,
+    **changes: Any,
 ) -> Path:
     """Measure how sensitive every layer is at every bit-width.
 
@@ -105,21 +108,10 @@ def analyze(
     ----------
     model : path of the float ONNX classifier
     calib : class folders, a flat folder, a list file, .npy or .npz
+    settings : what to measure; None: the defaults
     classes : file with the class names in label order
     preprocessing : preset name, a `Preprocessing`, or a function that makes one for the model's input shape; None takes
         arrays as they are and refuses images
-    samples : how many images to use; None for all
-    seed : decides the choice of images, the directions and the jitter
-    bits : bit-widths to try; 8 is the baseline
-    encoder : what stands for X: "pca", "self", "dinov2" or an ONNX file
-    projections : directions a sliced mutual information is averaged over
-    neighbours : k of the estimators
-    threshold : correlation above which a candidate becomes an observer
-    one_over_b, debias : see `sensitivity.criteria.infoq`
-    equalize : see `simulate.equalize` and `simulate.split`
-    trial_rounding : how the weights of a trial are rounded: "nearest", or "gptq", every layer on its own
-    weight_only : try weights only; `allocate` then leaves activations at 8 bits
-    provider : what onnxruntime runs the networks on, such as "cuda"
     workers : processes that run trials: by default this one, and with `ray` as many as there are processors; "auto"
         starts one a processor where the work is worth it. The result is the same for any number. With more than one,
         and without `ray`, a script has to keep them from running it: `if __name__ == "__main__":`
@@ -129,12 +121,16 @@ def analyze(
         or "ray://host:port" is one that runs, and `workers` then bounds the trials at a time. A process that is
         connected to one already uses that
     output : folder for the analysis; by default `<model>.infoq` in the working folder
+    force : forget what the folder holds
     reporter : receives progress
+    changes : fields of `MeasurementSettings` that are other than in `settings`, such as `samples=200`; `samples=None`
+        takes all there are
 
     Returns
     -------
     Path
-        The analysis folder. An unfinished analysis with the same settings is gone on with.
+        The analysis folder. What it holds of the same measurement is not measured again: an unfinished one is gone on
+        with, and further bit-widths, activations, observers or images are added.
 
     Raises
     ------
@@ -142,25 +138,9 @@ def analyze(
         See `infoq_onnx.errors`.
     """
     reporter = reporter or Silent()
-    settings = SweepSettings(
-        samples=0,
-        seed=seed,
-        projections=projections,
-        neighbours=neighbours,
-        bits=tuple(sorted({*bits, BASELINE_BITS})),
-        encoder=encoder,
-        threshold=threshold,
-        one_over_b=one_over_b,
-        debias=debias,
-        equalize=equalize,
-        trial_rounding=trial_rounding,
-        weight_only=weight_only,
-        provider=provider.lower(),
-    )
     resources = Resources(None if workers == "auto" else workers or 1, memory_bytes(memory))
-    prepared, dataset, settings = set_up(
-        model, calib, classes, preprocessing, samples, settings, reporter, resources.share
-    )
+    given = settings_of(settings, changes)
+    prepared, dataset, chosen = set_up(model, calib, classes, preprocessing, given, reporter, resources.share)
     folder = Path(output) if output is not None else Path(f"{prepared.path.stem}.infoq")
     with contextlib.ExitStack() as stack:
         if ray is not None:
@@ -168,10 +148,48 @@ def analyze(
             resources = dataclasses.replace(resources, cluster=cluster)
         stack.enter_context(created(folder))
         stack.enter_context(locked(folder))
-        stack.enter_context(running_on(settings.provider))
-        clear_leftovers(folder, ("analysis.json", "ranges.npz", "journal.jsonl", CODES, UNFINISHED_CODES, CHECKSUMS))
-        _analyze_into(folder, prepared, dataset, settings, resources, reporter)
+        stack.enter_context(running_on(chosen.provider))
+        if force:
+            reporter.warn(f"{folder}: what it held is removed (--force)")
+            forget(folder)
+        load = functools.partial(_load, prepared, calib, classes, preprocessing, chosen.seed, resources.share)
+        seen, fingerprint, blocks = _identify(folder, prepared, dataset, chosen, load, reporter)
+        measurement, journal, chosen = _begin(folder, fingerprint, seen.prepared, chosen, reporter)
+        seen, grids = _find_grids(seen, blocks[0], chosen, reporter)
+        spill = None if resources.share is None else Spill(measurement.path, resources.share)
+        rounded = _rounded_weights(measurement, fingerprint, seen.prepared, blocks[0], chosen, spill, reporter)
+        problem = Problem(
+            seen.prepared.graph,
+            seen.prepared.network,
+            grids,
+            blocks[0],
+            seen.labels,
+            seen.targets,
+            seen.encoded,
+            chosen,
+            rounded,
+        )
+        result = sweep(problem, journal, functools.partial(reporter.progress, "trials"), resources)
+        if len(blocks) > 1:
+            first = (problem, result)
+            seen, result = _sweep_added(measurement, fingerprint, prepared, seen, blocks, *first, resources, reporter)
+        analysis = _finish(measurement, fingerprint, seen, blocks, chosen, grids, result)
+        refresh_scores(measurement, analysis, seen.prepared, grids, reporter)
+        make_current(folder, measurement)
     return folder
+
+
+def settings_of(settings: MeasurementSettings | None, changes: dict[str, Any]) -> MeasurementSettings:
+    """Apply changes to settings, 8 bits always among the widths.
+
+    Raises
+    ------
+    TypeError
+        There is no such field.
+    """
+    found = dataclasses.replace(settings or MeasurementSettings(), **changes)
+    bits = tuple(sorted({*found.bits, BASELINE_BITS}))
+    return dataclasses.replace(found, bits=bits, provider=found.provider.lower())
 
 
 def set_up(
@@ -179,15 +197,16 @@ def set_up(
     calib: Path | str,
     classes: Path | str | None,
     preprocessing: str | Recipe | Preprocessing | None,
-    samples: int | None,
-    settings: SweepSettings,
+    settings: MeasurementSettings,
     reporter: Reporter,
     cache_bytes: int | None = None,
-) -> tuple[PreparedModel, Dataset, SweepSettings]:
+) -> tuple[PreparedModel, Dataset, MeasurementSettings]:
     """Check the settings, load the model and the samples; the settings that come back hold the number of these."""
-    _check_settings(settings, samples)
+    _check_settings(settings)
+    # another package's criterion that cannot be loaded is told of before any work
+    get_criteria()
     prepared = prepare(model)
-    dataset = load_samples(prepared, calib, classes, preprocessing, samples, settings.seed, cache_bytes)
+    dataset = load_samples(prepared, calib, classes, preprocessing, settings.samples, settings.seed, cache_bytes)
     if len(dataset) < MIN_SAMPLES:
         raise DataError(f"{calib} has {len(dataset)} usable samples: give at least {MIN_SAMPLES}")
     try:
@@ -198,31 +217,132 @@ def set_up(
     return prepared, dataset, dataclasses.replace(settings, samples=len(dataset))
 
 
-def _analyze_into(
+@dataclass(frozen=True)
+class Seen:
+    """The model and the images, as one look at the float network's predictions shows them."""
+
+    prepared: PreparedModel
+    """With the channels that are read in parts …"""
+    splits: tuple[Split, ...]
+    """… and these."""
+    float_top1: float | None
+    labels: Labels
+    """True ones, or the float network's predictions [N]."""
+    targets: Labels
+    """What SMI(L; Y) asks about [N]."""
+    encoded: npt.NDArray[np.float64]
+    """X_E [N, e]."""
+    calibration: CalibrationRef
+
+
+def _load(
+    prepared: PreparedModel,
+    calib: Path | str,
+    classes: Path | str | None,
+    preprocessing: str | Recipe | Preprocessing | None,
+    seed: int,
+    cache_bytes: int | None,
+    samples: int | None,
+    without: npt.NDArray[np.int64] | None = None,
+) -> Dataset:
+    return load_samples(prepared, calib, classes, preprocessing, samples, seed, cache_bytes, without)
+
+
+def _identify(
     folder: Path,
     prepared: PreparedModel,
     dataset: Dataset,
-    settings: SweepSettings,
+    settings: MeasurementSettings,
+    load: Load,
+    reporter: Reporter,
+) -> tuple[Seen, str, list[Dataset]]:
+    """Find out which measurement this is: that of just these images, or one that is extended by some of them."""
+    whole = look(prepared, dataset, settings, reporter)
+    own = _fingerprint(whole, settings)
+    if measurement_of(folder, own).path.is_dir():
+        return whole, own, [dataset]
+    for measurement, blocks in extensible(folder, prepared, dataset, settings, load, MIN_SAMPLES):
+        seen = look(prepared, blocks[0], settings, Silent())
+        fingerprint = _fingerprint(seen, settings)
+        if measurement_of(folder, fingerprint).path != measurement.path:
+            continue
+        had, added = len(blocks[0]), sum(map(len, blocks[1:]))
+        if missing := len(dataset) - had - added:
+            reporter.note(f"{missing} images more than {folder} has are too few to add: give {MIN_SAMPLES} or more")
+        if added:
+            reporter.note(
+                f"{folder} holds an analysis of {had} images: it is extended by {added} others; ranges and rounding "
+                "stay those of the first (--force measures all anew)"
+            )
+        return seen, fingerprint, blocks
+    return whole, own, [dataset]
+
+
+def _sweep_added(
+    measurement: Measurement,
+    fingerprint: str,
+    prepared: PreparedModel,
+    seen: Seen,
+    blocks: list[Dataset],
+    problem: Problem,
+    first: SweepResult,
     resources: Resources,
     reporter: Reporter,
-) -> None:
+) -> tuple[Seen, SweepResult]:
+    """Make the trials on the images that were added, and take them together with the first."""
+    results, right = [first], [seen.float_top1]
+    plain = dataclasses.replace(problem.settings, equalize=False)
+    for index, block in enumerate(blocks[1:], 1):
+        also = look(prepared, block, plain, Silent(), grouped=seen.calibration.targets == "groups")
+        right.append(also.float_top1)
+        journal = open_journal(measurement.added_journal(index), f"{fingerprint} {block.sha256}")
+        further = dataclasses.replace(
+            problem, dataset=block, labels=also.labels, targets=also.targets, encoded=also.encoded
+        )
+        progress = functools.partial(reporter.progress, "trials")
+        results.append(sweep(further, journal, progress, resources, first.seeing))
+    images = [len(block) for block in blocks]
+    known = [share for share in right if share is not None]
+    top1 = float(np.average(known, weights=images)) if len(known) == len(images) else None
+    return dataclasses.replace(seen, float_top1=top1), pooled(results, images)
+
+
+def look(
+    prepared: PreparedModel,
+    dataset: Dataset,
+    settings: MeasurementSettings,
+    reporter: Reporter,
+    *,
+    grouped: bool | None = None,
+) -> Seen:
+    """Run the float network over the images: what stands for X and Y, and which channels are read in parts.
+
+    With `grouped`, groups of images stand for Y, or do not, whatever the labels are like.
+
+    Raises
+    ------
+    ModelError
+        The logits are not finite.
+    """
     logits = logits_of(open_session(prepared.graph.model), prepared.graph, dataset, batch_size(prepared.graph))
-    _check_finite(logits, prepared.path)
+    if not np.isfinite(logits).all():
+        raise ModelError(
+            f"{prepared.path} computes NaN or infinite logits on the calibration data; check the preprocessing"
+        )
     encoded = encode_inputs(settings.encoder, prepared, dataset)
     splits: tuple[Split, ...] = ()
     if settings.equalize:
         splits = find_splits(prepared.graph, prepared.network, prepared.placement, dataset, lambda _: None)
         prepared = with_splits(prepared, splits)
-    graph, network = prepared.graph, prepared.network
     predicted = logits.argmax(axis=1).astype(np.int64)
     float_top1 = None if dataset.labels is None else float(np.mean(predicted == dataset.labels))
-    _report_accuracy(float_top1, network.classes, len(dataset), reporter)
+    _report_accuracy(float_top1, prepared.network.classes, len(dataset), reporter)
     for one in splits:
         reporter.note(f"channel {one.channel} of {one.tensor} dwarfs the others: it is read in {one.parts} parts")
     labels = predicted if dataset.labels is None else dataset.labels
     calibration = dataset.ref()
     targets = labels
-    if not has_classmates(labels, settings.neighbours):
+    if not has_classmates(labels, settings.neighbours) if grouped is None else grouped:
         targets = groups(logits)
         calibration = dataclasses.replace(calibration, targets="groups")
         reporter.note(
@@ -234,30 +354,68 @@ def _analyze_into(
         path=str(Path(calibration.path).resolve()),
         classes_path=None if calibration.classes_path is None else str(Path(calibration.classes_path).resolve()),
     )
-    encoder = encoder_file(settings.encoder)
-    versions = {name: importlib.metadata.version(name) for name in ("infoq-onnx", "onnxruntime", "numpy")}
-    fingerprint = hashlib.sha256(
-        "".join(
-            [
-                prepared.sha256,
-                calibration.sha256,
-                to_json(calibration.preprocessing),
-                to_json(settings),
-                "" if encoder is None else model_sha256(encoder),
-                str(versions),
-                # what is measured where follows from the model, but by rules that change with the code
-                to_json(network),
-                str(candidates(graph, network)),
-            ]
-        ).encode()
-    ).hexdigest()
-    journal = open_journal(folder / "journal.jsonl", fingerprint)
-    if journal.trials:
-        total = trial_count(network, settings)
-        reporter.note(f"going on with {folder}: {len(journal.trials)} of {total} trials are done")
-    elif (folder / "analysis.json").exists():
-        reporter.warn(f"{folder} holds an analysis of another model, other images or settings: it will be replaced")
+    return Seen(prepared, splits, float_top1, labels, targets, encoded, calibration)
 
+
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("infoq-onnx", "onnxruntime", "numpy")}
+
+
+def _fingerprint(seen: Seen, settings: MeasurementSettings) -> str:
+    """Hash all that decides what one trial measures, and nothing that only decides which trials there are."""
+    encoder = encoder_file(settings.encoder)
+    parts = [
+        seen.prepared.sha256,
+        seen.calibration.sha256,
+        to_json(seen.calibration.preprocessing),
+        str(sorted(decisive(settings).items())),
+        "" if encoder is None else model_sha256(encoder),
+        str(_versions()),
+        # what is measured where follows from the model, but by rules that change with the code
+        to_json(seen.prepared.network),
+        str(candidates(seen.prepared.graph, seen.prepared.network)),
+    ]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
+def _begin(
+    folder: Path, fingerprint: str, prepared: PreparedModel, settings: MeasurementSettings, reporter: Reporter
+) -> tuple[Measurement, Journal, MeasurementSettings]:
+    """Find the measurement, and what is done of it; the settings that come back ask for all that it has, too."""
+    measurement = measurement_of(folder, fingerprint)
+    try:
+        measurement.path.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write in {folder}: {error.strerror}; choose another folder with -o") from error
+    kept = (measurement.analysis, measurement.grids, measurement.journal, measurement.codes)
+    clear_leftovers(
+        measurement.path, [path.name for path in (*kept, measurement.unfinished_codes, measurement.checksums)]
+    )
+    clear_leftovers(measurement.scores, [f"{name}.json" for name in get_criteria()])
+    journal = open_journal(measurement.journal, fingerprint)
+    units = {trial.unit for trial in journal.trials.values()}
+    settings = dataclasses.replace(
+        settings,
+        bits=tuple(sorted({*settings.bits, *(trial.bits for trial in journal.trials.values())})),
+        weight_only=settings.weight_only and not any(unit.kind == "activation" for unit in units),
+    )
+    if journal.trials:
+        total = trial_count(prepared.network, settings)
+        reporter.note(f"going on with {folder}: {len(journal.trials)} of {total} trials are done")
+    elif not is_current(folder, measurement):
+        with contextlib.suppress(AnalysisError):
+            kept_beside = current(folder).path.name
+            reporter.note(
+                f"{folder} holds an analysis of another model, other images or settings: it is kept, as {kept_beside}, "
+                "and this one takes its place when it is done"
+            )
+    return measurement, journal, settings
+
+
+def _find_grids(
+    seen: Seen, dataset: Dataset, settings: MeasurementSettings, reporter: Reporter
+) -> tuple[Seen, GridTable]:
+    """Find every grid, and give channels ranges more alike first, where that is wanted."""
     done = 0
 
     def advance(images: int) -> None:
@@ -265,88 +423,42 @@ def _analyze_into(
         done += images
         reporter.progress("ranges", f"{len(dataset)} images, twice", done, 2 * len(dataset))
 
+    prepared = seen.prepared
     factors: Factors = {}
     if settings.equalize:
-        factors = find_factors(graph, network, dataset, lambda _: None)
-        graph = equalized(graph, network, factors)
-        prepared = dataclasses.replace(prepared, graph=graph)
-    table = calibrate(graph, network, prepared.placement, dataset, settings.bits, advance)
-    table = dataclasses.replace(table, factors=factors)
-    rounded: CodeTable = {}
-    files = ["analysis.json", "ranges.npz"]
-    if settings.trial_rounding == "gptq":
-        spill = None if resources.share is None else Spill(folder, resources.share)
-        rounded = _rounded_weights(folder, fingerprint, prepared, dataset, settings.bits, spill, reporter)
-        files.append(CODES)
-    problem = Problem(graph, network, table, dataset, labels, targets, encoded, settings, rounded)
-    result = sweep(problem, journal, functools.partial(reporter.progress, "trials"), resources)
-    analysis = Analysis(
-        schema=SCHEMA_VERSION,
-        versions=versions,
-        model=ModelRef(
-            path=str(prepared.path.resolve()),
-            sha256=prepared.sha256,
-            float_top1=float_top1,
-            baseline_top1=None if dataset.labels is None else result.baseline_top1,
-        ),
-        calibration=calibration,
-        settings=settings,
-        network=network,
-        observers=result.observers,
-        trials=result.trials,
-        scores={
-            name: tuple(criterion(result.trials, result.observers, settings))
-            for name, criterion in sorted(get_criteria().items())
-        },
-        splits=splits,
-    )
-    for name, found in analysis.scores.items():
-        if not found:
-            reporter.warn(
-                f"{name} scores nothing, as its observers hold no information: for --criterion {name} give more images "
-                "or other labels"
-            )
-    try:
-        # an interrupted replacement must not leave the ranges of one analysis beside the scores of another
-        (folder / "analysis.json").unlink(missing_ok=True)
-        save_table(table, folder / "ranges.npz")
-        if settings.trial_rounding == "gptq":
-            os.replace(folder / UNFINISHED_CODES, folder / CODES)
-        else:
-            (folder / CODES).unlink(missing_ok=True)
-            (folder / UNFINISHED_CODES).unlink(missing_ok=True)
-        write_text(folder / "analysis.json", to_json(analysis))
-    except OSError as error:
-        raise OutputError(f"cannot write in {folder}: {error.strerror}; choose another folder with -o") from error
-    write_checksums(folder, files, CHECKSUMS)
+        factors = find_factors(prepared.graph, prepared.network, dataset, lambda _: None)
+        prepared = dataclasses.replace(prepared, graph=equalized(prepared.graph, prepared.network, factors))
+    network = (prepared.graph, prepared.network, prepared.placement)
+    table = calibrate(*network, dataset, settings.bits, advance, get_range(settings.act_range))
+    return dataclasses.replace(seen, prepared=prepared), dataclasses.replace(table, factors=factors)
 
 
 def _rounded_weights(
-    folder: Path,
+    measurement: Measurement,
     fingerprint: str,
     prepared: PreparedModel,
     dataset: Dataset,
-    bits: Sequence[int],
+    settings: MeasurementSettings,
     spill: Spill | None,
     reporter: Reporter,
 ) -> CodeTable:
-    """Round every layer on its own, but for what an earlier run of this analysis has rounded."""
-    path = folder / UNFINISHED_CODES
+    """Round every layer on its own, but for what an earlier run of this measurement has rounded."""
+    if settings.trial_rounding == "nearest":
+        return {}
+    path = measurement.unfinished_codes
     kept: CodeTable = {}
-    for name in (CODES, UNFINISHED_CODES):
+    for file in (measurement.codes, path):
         with contextlib.suppress(AnalysisError):
-            kept = load_codes(folder / name, fingerprint)
-    layers = {layer.name for layer in prepared.network.layers if form_of(prepared.graph, layer) is not None}
-    if layers <= kept.keys():
-        save_codes(kept, path, fingerprint)
-        return kept
-    if kept:
-        reporter.note(f"going on with {folder}: {len(kept)} of {len(layers)} layers are rounded")
-    table = round_alone(
-        prepared.graph,
-        prepared.network,
+            kept = load_codes(file, fingerprint)
+    graph, network = prepared.graph, prepared.network
+    if kept and (left := unrounded(graph, network, settings.bits, kept)):
+        layers = len(left.keys() | kept.keys())
+        reporter.note(f"going on with {measurement.path.parent}: {layers - len(left)} of {layers} layers are rounded")
+    table = round_layerwise(
+        graph,
+        network,
         dataset,
-        bits,
+        settings.bits,
         lambda layer, done, total: reporter.progress("rounding", layer, done, total),
         spill,
         kept,
@@ -356,29 +468,69 @@ def _rounded_weights(
     return table
 
 
-def _check_settings(settings: SweepSettings, samples: int | None) -> None:
+def _finish(
+    measurement: Measurement,
+    fingerprint: str,
+    seen: Seen,
+    blocks: list[Dataset],
+    settings: MeasurementSettings,
+    grids: GridTable,
+    result: SweepResult,
+) -> Analysis:
+    """Write what was measured."""
+    prepared = seen.prepared
+    analysis = Analysis(
+        schema=ANALYSIS_VERSION,
+        fingerprint=fingerprint,
+        versions=_versions(),
+        model=ModelRef(
+            path=str(prepared.path.resolve()),
+            sha256=prepared.sha256,
+            float_top1=seen.float_top1,
+            baseline_top1=None if seen.float_top1 is None else result.baseline_top1,
+        ),
+        calibration=seen.calibration,
+        settings=dataclasses.replace(settings, samples=sum(map(len, blocks))),
+        network=prepared.network,
+        candidates=result.candidates,
+        trials=result.trials,
+        splits=seen.splits,
+        added=tuple(AddedSamples(len(b), len(b) + len(b.skipped), b.sha256) for b in blocks[1:]),
+    )
+    try:
+        # an interrupted replacement must not leave the grids of one run beside the trials of another
+        measurement.analysis.unlink(missing_ok=True)
+        save_table(grids, measurement.grids)
+        if settings.trial_rounding == "gptq":
+            os.replace(measurement.unfinished_codes, measurement.codes)
+        write_text(measurement.analysis, to_json(analysis))
+    except OSError as error:
+        raise OutputError(
+            f"cannot write in {measurement.path}: {error.strerror}; choose another folder with -o"
+        ) from error
+    measurement.seal()
+    return analysis
+
+
+def _check_settings(settings: MeasurementSettings) -> None:
     if wrong := sorted(set(settings.bits) - set(BITS)):
         raise SettingsError(f"--bits: {wrong[0]} is not one of {', '.join(map(str, BITS))}")
     if settings.bits == (BASELINE_BITS,):
         raise SettingsError(f"--bits {BASELINE_BITS}: there is nothing to try; give widths below {BASELINE_BITS}, too")
-    if samples is not None and samples < MIN_SAMPLES:
-        raise SettingsError(f"--samples {samples}: give at least {MIN_SAMPLES}")
+    if settings.samples is not None and settings.samples < MIN_SAMPLES:
+        raise SettingsError(f"--samples {settings.samples}: give at least {MIN_SAMPLES}")
     if not 2 <= settings.projections <= MAX_PROJECTIONS:
         raise SettingsError(f"--projections {settings.projections}: give 2 to {MAX_PROJECTIONS}")
     if not 1 <= settings.neighbours < MIN_SAMPLES:
         raise SettingsError(f"--neighbours {settings.neighbours}: give 1 to {MIN_SAMPLES - 1}")
-    if not -1 <= settings.threshold <= 1:
-        raise SettingsError(f"--threshold {settings.threshold}: a correlation lies between -1 and 1")
+    if settings.observers not in get_args(Observing):
+        raise SettingsError(f"--observers {settings.observers}: choose {' or '.join(get_args(Observing))}")
     if settings.trial_rounding not in get_args(Rounding):
         raise SettingsError(f"--trial-rounding {settings.trial_rounding}: choose {' or '.join(get_args(Rounding))}")
+    get_range(settings.act_range)
     provider_called(settings.provider)
     if settings.encoder != SELF:
         get_encoder(settings.encoder)
-
-
-def _check_finite(logits: npt.NDArray[np.float32], path: Path) -> None:
-    if not np.isfinite(logits).all():
-        raise ModelError(f"{path} computes NaN or infinite logits on the calibration data; check the preprocessing")
 
 
 def _report_accuracy(top1: float | None, classes: int, images: int, reporter: Reporter) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from infoq_onnx.allocation.costs import Metric
 from infoq_onnx.pipeline.allocating import allocate
 from infoq_onnx.pipeline.analyzing import analyze
 from infoq_onnx.progress import Reporter
@@ -17,7 +16,7 @@ def compress(
     model: Path | str,
     calib: Path | str,
     *,
-    bounds: Mapping[Metric, str],
+    bounds: Mapping[str, str],
     weight_only: bool = False,
     pins: Sequence[str] = (),
     rounding: Rounding = "gptq",

@@ -20,11 +20,14 @@ from infoq_onnx.emit.targets import TARGETS
 from infoq_onnx.emit.verify import verify
 from infoq_onnx.evaluation import PREPROCESSING_KEY
 from infoq_onnx.files import replacing, write_text
-from infoq_onnx.inputs import PreparedModel
+from infoq_onnx.preparation import PreparedModel
 from infoq_onnx.quantize.levels import SHIFTED_BITS
 from infoq_onnx.quantize.table import GridTable
 from infoq_onnx.schema import Allocation, Preprocessing, Verification, to_json
 from infoq_onnx.simulate.simulation import LayerCodes, layer_codes, simulation
+
+CHECKED_IMAGES = {"qdq": 128, "qonnx": 8}
+"""Images that a file of each format is checked with; qonnx executes node by node, in seconds an image."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from infoq_onnx.data.dataset import load_dataset
 from infoq_onnx.errors import ModelError
 from infoq_onnx.evaluation import evaluate_model, open_classifier
-from infoq_onnx.inputs import (
+from infoq_onnx.preparation import (
     Recipe,
     preprocessing_for,
     report_skipped,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from infoq_onnx.inputs import (
+from infoq_onnx.preparation import (
     prepare,
 )
 from infoq_onnx.schema import (

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
 import itertools
 import time
 from pathlib import Path
@@ -14,20 +12,20 @@ import numpy as np
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.session import open_session, running_on
-from infoq_onnx.inputs import Recipe, memory_bytes
 from infoq_onnx.memory import peak
-from infoq_onnx.pipeline.analyzing import DEFAULT_SAMPLES, analyze, set_up
+from infoq_onnx.pipeline.analyzing import set_up, settings_of
+from infoq_onnx.preparation import Recipe, memory_bytes
 from infoq_onnx.progress import Reporter, Silent
-from infoq_onnx.schema import BASELINE_BITS, BITS, Plan, Preprocessing, SweepSettings
+from infoq_onnx.schema import MeasurementSettings, Plan, Preprocessing, tensor_of, units_of
 from infoq_onnx.sensitivity.estimators import prepare_projections, smi_discrete_from_projections, smi_from_prepared
 from infoq_onnx.sensitivity.observers import candidates
 from infoq_onnx.sensitivity.projection import add_projections
 from infoq_onnx.sensitivity.sweep import stages, trial_count
-from infoq_onnx.sensitivity.trials import Task, units
+from infoq_onnx.sensitivity.trials import Task
 from infoq_onnx.sensitivity.work import work_of, workers_for
-from infoq_onnx.simulate.batching import batch_size, padded
-from infoq_onnx.simulate.front import Front
-from infoq_onnx.simulate.gather import most_bytes
+from infoq_onnx.simulate.rounding.gather import most_bytes
+from infoq_onnx.simulate.running.batching import batch_size, padded
+from infoq_onnx.simulate.running.prefix import Prefix
 
 PROBE_SECONDS = 10.0
 
@@ -35,26 +33,25 @@ PROBE_SECONDS = 10.0
 def plan(
     model: Path | str,
     calib: Path | str,
+    settings: MeasurementSettings | None = None,
     *,
     classes: Path | str | None = None,
     preprocessing: str | Recipe | Preprocessing | None = None,
-    samples: int | None = DEFAULT_SAMPLES,
     workers: int | Literal["auto"] | None = None,
     memory: str | None = None,
     ray: str | None = None,  # noqa: ARG001
     probe_seconds: float = PROBE_SECONDS,
     reporter: Reporter | None = None,
-    **options: Any,
+    **changes: Any,
 ) -> Plan:
     """Count the trials of an analysis, and estimate its time and memory without making it.
 
     Parameters
     ----------
-    model, calib, classes, preprocessing, samples, workers, memory : see `analyze`
+    model, calib, settings, classes, preprocessing, workers, memory, changes : see `analyze`
     ray : as for `analyze`, which asks it for nothing here: time and memory are those without it
     probe_seconds : how long the network is run to see how fast it is
     reporter : receives remarks
-    options : further settings of `analyze`
 
     Returns
     -------
@@ -65,17 +62,16 @@ def plan(
     InfoQError
         As `analyze` would before its first trial.
     """
-    bits = tuple(sorted({*options.pop("bits", BITS), BASELINE_BITS}))
-    settings = SweepSettings(**{**_defaults(), **options, "bits": bits, "samples": 0})
+    given = settings_of(settings, changes)
     allowed = memory_bytes(memory)
-    prepared, dataset, settings = set_up(model, calib, classes, preprocessing, samples, settings, reporter or Silent())
+    prepared, dataset, settings = set_up(model, calib, classes, preprocessing, given, reporter or Silent())
     graph, network = prepared.graph, prepared.network
     low, rest = stages(settings)
-    tried = units(network, weight_only=settings.weight_only)
+    tried = units_of(network, weight_only=settings.weight_only)
     tasks = [Task(unit, tuple(widths)) for unit in tried for widths in (low, rest) if widths]
     # estimates are timed by themselves
-    front = Front(graph, network, dataset)
-    work = sum(work_of(graph, network, front, tasks, estimates=False))
+    prefix = Prefix(graph, network, dataset)
+    work = sum(work_of(graph, network, prefix, tasks, estimates=False))
     whole = sum(layer.macs for layer in network.layers)
     count = workers_for(work * len(dataset)) if workers == "auto" else workers or 1
 
@@ -87,13 +83,13 @@ def plan(
     # the network and both estimates have run by now, as they do in a trial
     took = peak()
     # with --memory it goes to files
-    carried = 0 if allowed is not None else front.most_bytes()
+    carried = 0 if allowed is not None else prefix.most_bytes()
     if allowed is not None:
         count = min(count, max(1, allowed // took - 1))
-    reached = {unit: graph.descendants([unit.tensor]) for unit in tried}
+    reached = {unit: graph.descendants([tensor_of(network, unit)]) for unit in tried}
     looks = len(low) * sum(tensor in reached[unit] for unit in tried for tensor in tensors)
     # each process carries what lies in front of units along once a stage
-    passes = (work + count * sum(map(bool, (low, rest))) * front.macs_to_carry()) / whole
+    passes = (work + count * sum(map(bool, (low, rest))) * prefix.macs_to_carry()) / whole
     # layers are rounded one after the other, in one process, before any trial
     rounding = most_bytes(graph, network, len(dataset)) if settings.trial_rounding == "gptq" else 0
     trials = took + carried if count == 1 else took + count * (took + carried)
@@ -106,12 +102,6 @@ def plan(
         seconds=passes * len(dataset) / rate + looks * each,
         bytes=float(max(took + carried + rounding, trials)),
     )
-
-
-def _defaults() -> dict[str, Any]:
-    """Return the settings of an analysis for which nothing else is said."""
-    parameters = inspect.signature(analyze).parameters
-    return {field.name: parameters[field.name].default for field in dataclasses.fields(SweepSettings)}
 
 
 def _images_a_second(observed: Graph, graph: Graph, dataset: Dataset, wanted: float) -> float:
@@ -127,7 +117,7 @@ def _images_a_second(observed: Graph, graph: Graph, dataset: Dataset, wanted: fl
     return images / passed
 
 
-def estimate_seconds(count: int, settings: SweepSettings) -> float:
+def estimate_seconds(count: int, settings: MeasurementSettings) -> float:
     """Seconds that both estimates at one observer take, on noise."""
     random = np.random.default_rng(0)
     values = random.standard_normal((count, settings.projections))

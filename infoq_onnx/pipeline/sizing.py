@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Protocol
 
+from infoq_onnx.allocation.costs import Budget
 from infoq_onnx.errors import InfeasibleBudgetError, InfoQError, SettingsError
 from infoq_onnx.pipeline.emitting import Emission
 from infoq_onnx.schema import BASELINE_BITS, Allocation, Bound
@@ -17,11 +18,11 @@ _DIGITS = 32
 class Decide(Protocol):
     """Solves the program."""
 
-    def __call__(self, within: tuple[Bound, ...], widest_weight: int = BASELINE_BITS) -> Allocation:
+    def __call__(self, within: tuple[Budget, ...], widest_weight: int = BASELINE_BITS) -> Allocation:
         """Return the best allocation within some bounds."""
 
 
-def within_file(emission: Emission, bounds: tuple[Bound, ...], bits: Sequence[int], decide: Decide) -> Allocation:
+def within_file(emission: Emission, bounds: tuple[Budget, ...], bits: Sequence[int], decide: Decide) -> Allocation:
     """Decide so that absolute bounds on the size hold for the file.
 
     Names, scales and biases take the same room whatever the bits, but for the functions that unpack each width, the
@@ -40,23 +41,21 @@ def within_file(emission: Emission, bounds: tuple[Bound, ...], bits: Sequence[in
     InfeasibleBudgetError
         Not even the smallest file that was found is small enough; the message says how large it is.
     """
-    others = tuple(bound for bound in bounds if not is_absolute(bound))
+    others = tuple(budget for budget in bounds if not is_absolute(budget.bound))
     if len(others) == len(bounds):
         return decide(bounds)
 
-    def with_room(overhead: float, limit: float | None = None) -> tuple[Bound, ...]:
+    def with_room(overhead: float, limit: float | None = None) -> tuple[Budget, ...]:
         """Bounds that leave room in the file, and are loosened to a limit where one is given."""
-        return tuple(
-            dataclasses.replace(bound, overhead=overhead, limit=bound.limit if limit is None else limit)
-            if is_absolute(bound)
-            else bound
-            for bound in bounds
-        )
+        return tuple(_loosened(budget, overhead, limit) if is_absolute(budget.bound) else budget for budget in bounds)
 
     def smallest(error: InfeasibleBudgetError, widest: int) -> float:
         """Room that the smallest allocation needs, with what it takes to write down a limit."""
         allocation = decide(with_room(0, error.reachable["size"]), widest)
-        return emission.overhead(dataclasses.replace(allocation, bounds=with_room(0))) + _DIGITS
+        return (
+            emission.overhead(dataclasses.replace(allocation, bounds=tuple(budget.bound for budget in with_room(0))))
+            + _DIGITS
+        )
 
     def fitted(widest: int) -> Allocation:
         overhead = emission.overhead(decide(others, widest))
@@ -86,6 +85,11 @@ def within_file(emission: Emission, bounds: tuple[Bound, ...], bits: Sequence[in
             # a pin that is wider, or a layer that was not measured at so few bits
             raise refused from error
     raise refused
+
+
+def _loosened(budget: Budget, overhead: float, limit: float | None) -> Budget:
+    bound = dataclasses.replace(budget.bound, overhead=overhead)
+    return dataclasses.replace(budget, bound=bound if limit is None else dataclasses.replace(bound, limit=limit))
 
 
 def is_absolute(bound: Bound) -> bool:

@@ -43,7 +43,7 @@ class Moments:
 
     Parameters
     ----------
-    groups, width, rows : G, d and R of `quantize.columns`
+    groups, width, rows : G, d and R of `quantize.im2col`
     """
 
     def __init__(self, groups: int, width: int, rows: int) -> None:

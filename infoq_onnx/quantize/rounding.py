@@ -6,8 +6,8 @@ rounding. (Without a bias, means are kept.)
 1. fit        what the weights would be if they could be real numbers         `quantize.fit`
 2. place      the levels of each row's grid                                   `quantize.levels`
 3. round      column by column, later columns making up for earlier ones      `quantize.gptq`
-4. descend    codes and scales once more, until no single change helps        `quantize.descent`
-5. bias       b = t̄ − W_q x̄, or the mean behind a Relu or Clip                `quantize.clipped`
+4. descend    codes and scales once more, until no single change helps        `quantize.coordinate_descent`
+5. bias       b = t̄ − W_q x̄, or the mean behind a Relu or Clip                `quantize.bias_correction`
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from infoq_onnx.quantize.clipped import Clipped, bias_behind
-from infoq_onnx.quantize.descent import descend
+from infoq_onnx.quantize.bias_correction import Clipped, bias_behind
+from infoq_onnx.quantize.coordinate_descent import descend
 from infoq_onnx.quantize.fit import fit
 from infoq_onnx.quantize.gptq import factorize, gptq
 from infoq_onnx.quantize.levels import SHIFTED_BITS, Levels, search_levels, usable_scales

@@ -29,7 +29,8 @@ class GridTable:
     weights: dict[str, dict[int, npt.NDArray[np.float32]]]
     """Layer → bits → scales [C]."""
     factors: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
-    """Tensor → what its channels are multiplied by first, [C]; see `simulate.equalize`. The grids are of the result."""
+    """Tensor → what its channels are multiplied by first, [C], so that the grids are those of the result; see
+    `simulate.equalization.equalize`."""
 
 
 def save_table(table: GridTable, path: Path) -> None:

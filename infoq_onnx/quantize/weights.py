@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from infoq_onnx.quantize.columns import to_rows
 from infoq_onnx.quantize.grid import FloatArray
+from infoq_onnx.quantize.im2col import to_rows
 from infoq_onnx.quantize.levels import search_levels
 
 

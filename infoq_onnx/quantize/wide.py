@@ -25,7 +25,7 @@ import scipy.linalg
 from numba import prange
 
 from infoq_onnx.jit import compiled_parallel
-from infoq_onnx.quantize.descent import SWEEPS
+from infoq_onnx.quantize.coordinate_descent import SWEEPS
 from infoq_onnx.quantize.fit import CANDIDATES, DAMPING
 from infoq_onnx.quantize.gptq import round_block
 from infoq_onnx.quantize.levels import Levels
@@ -60,7 +60,7 @@ class Columns:
 
     Parameters
     ----------
-    width, rows : d and R of `quantize.columns`; there is one group
+    width, rows : d and R of `quantize.im2col`; there is one group
     total : positions that will be added
     """
 
@@ -169,7 +169,7 @@ class WideLayer:
         return codes
 
     def descend(self, fitted: Array, codes: Array, levels: Levels) -> tuple[Array, Levels]:
-        """Improve codes and scales one at a time; see `quantize.descent`."""
+        """Improve codes and scales one at a time; see `quantize.coordinate_descent`."""
         sweeps = int(np.clip(_WORK // max(1, self._inputs.size * len(self._weight)), 1, SWEEPS))
         found, scales = codes[0].copy(), levels.scales[0].copy()
         goal, made = fitted[0] @ self._inputs, found @ self._inputs

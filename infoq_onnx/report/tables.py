@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -10,7 +10,20 @@ from rich.table import Table
 from infoq_onnx.schema import DEFAULT_CRITERION
 
 if TYPE_CHECKING:
-    from infoq_onnx.schema import Analysis, Compressed, DemoRow, Evaluation, Kernel, Network, Plan, Verification
+    from infoq_onnx.schema import (
+        Analysis,
+        Analyzed,
+        Compressed,
+        CriterionInfo,
+        DemoRow,
+        Evaluation,
+        Kernel,
+        Network,
+        Plan,
+        ScoreTable,
+        Unit,
+        Verification,
+    )
 
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -92,17 +105,24 @@ def network(found: Network) -> list[Table]:
     return [table, skipped]
 
 
-def analysis(found: Analysis) -> list[Table]:
-    """Tables of an analysis: the candidate observers and the scores."""
-    observers = Table(title="candidate observers: correlation of |ΔSMI| with the top-1 drop of low-bit trials")
-    observers.add_column("tensor", overflow="fold")
+def analysis(found: Analyzed) -> list[Table]:
+    """Tables of an analysis: the candidate observers, where a criterion selects some, and the scores."""
+    scores = [found.scores[name] for name in sorted(found.scores)]
+    selections = [observers(table) for table in scores if table.observers]
+    return [*selections, *(score_table(found.analysis, table) for table in scores)]
+
+
+def observers(table: ScoreTable) -> Table:
+    """Table of the candidate observers of a criterion."""
+    shown = Table(title="candidate observers: correlation of |ΔSMI| with the top-1 drop of low-bit trials")
+    shown.add_column("tensor", overflow="fold")
     for name in ("r of (X;L)", "r of (L;Y)", "trials"):
-        observers.add_column(name, justify="right")
-    observers.add_column("kept for")
-    observers.add_column("reason")
-    for observer in found.observers:
+        shown.add_column(name, justify="right")
+    shown.add_column("kept for")
+    shown.add_column("reason")
+    for observer in table.observers:
         kept = [name for name, on in (("X", observer.selected_xl), ("Y", observer.selected_ly)) if on]
-        observers.add_row(
+        shown.add_row(
             observer.tensor,
             _correlation(observer.correlation_xl),
             _correlation(observer.correlation_ly),
@@ -110,33 +130,48 @@ def analysis(found: Analysis) -> list[Table]:
             ", ".join(kept) or "–",
             observer.reason,
         )
-    return [observers, *(_scores(found, name) for name in sorted(found.scores))]
+    return shown
 
 
-def criterion_line(found: Analysis) -> str:
+def criterion_line(found: Analyzed) -> str:
     """Say whose scores `allocate` goes by, and why."""
     text = (
         f"allocate goes by {DEFAULT_CRITERION}, how far predictions diverge: bits that it chose kept more than InfoQ's "
         "on the networks we measured"
     )
-    if not found.scores.get("infoq"):
+    if "infoq" not in found.scores or not found.scores["infoq"].scores:
         return f"{text}; here no observer tells enough for InfoQ's scores"
-    few = "; few images share a class here, which makes those noisy" if found.calibration.targets == "groups" else ""
+    noisy = found.analysis.calibration.targets == "groups"
+    few = "; few images share a class here, which makes those noisy" if noisy else ""
     return f"{text}{few}; --criterion infoq takes InfoQ's, as published"
 
 
-def _scores(found: Analysis, criterion: str) -> Table:
+def score_table(found: Analysis, scores: ScoreTable) -> Table:
+    """Table of the scores by one criterion."""
     bits = [b for b in found.settings.bits if b != max(found.settings.bits)]
-    table = Table(title=f"scores by {criterion}: higher is more sensitive")
+    options = ", ".join(f"{name} {value}" for name, value in sorted(scores.options.items()))
+    told = f" ({options})" if options else ""
+    table = Table(title=f"scores by {scores.criterion}{told}: higher is more sensitive")
     table.add_column("unit", overflow="fold")
     table.add_column("of")
     for b in bits:
         table.add_column(f"{b} bits", justify="right")
-    rows: dict[tuple[str, str], dict[int, float]] = {}
-    for score in found.scores[criterion]:
-        rows.setdefault((score.unit, score.kind), {})[score.bits] = score.value
-    for (unit, kind), values in rows.items():
-        table.add_row(unit, kind, *(f"{values[b]:.3g}" if b in values else "–" for b in bits))
+    rows: dict[Unit, dict[int, float]] = {}
+    for score in scores.scores:
+        rows.setdefault(score.unit, {})[score.bits] = score.value
+    for unit, values in rows.items():
+        table.add_row(unit.name, unit.kind, *(f"{values[b]:.3g}" if b in values else "–" for b in bits))
+    return table
+
+
+def criteria(found: Iterable[CriterionInfo]) -> Table:
+    """Table of the criteria there are."""
+    table = Table(title="criteria")
+    for name in ("name", "scores", "needs", "passes over the images", "options", "source"):
+        table.add_column(name, overflow="fold")
+    for one in found:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in one.options) or "–"
+        table.add_row(one.name, one.summary, ", ".join(one.needs), one.passes, options, one.source)
     return table
 
 

@@ -1,8 +1,9 @@
-"""The journal of a sweep: one line a finished trial, on disk before the next begins.
+"""The journal of the trials: one line a finished trial, on disk before the next begins.
 
-A killed run leaves whole lines and perhaps one torn one; a new run with the same settings reads the whole ones, drops
+A killed run leaves whole lines and perhaps one torn one; a new run that measures the same reads the whole ones, drops
 the torn one, and does only what is missing. The first line names what the trials belong to, so that a journal of other
-images or settings is never mixed in.
+images or settings is never mixed in. A trial that is seen by further observers later has a further line; they are
+taken together.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from typing import IO
 
 from infoq_onnx.errors import AnalysisError, OutputError
 from infoq_onnx.files import write_text
-from infoq_onnx.schema import Trial, from_json
+from infoq_onnx.schema import Change, Delta, Trial, from_json
 
-Key = tuple[str, str, int, str]
-"""(unit, kind, bits, stage)"""
+Key = tuple[Change, ...]
+"""What a trial changes."""
 
 
 class Journal:
-    """Finished trials of one sweep, by key. Use `open_journal`."""
+    """Finished trials of one measurement, by what they change. Use `open_journal`."""
 
     def __init__(self, path: Path, head: str, trials: dict[Key, Trial]) -> None:
         self._path = path
@@ -37,41 +38,56 @@ class Journal:
         """The folder it lies in, which `locked` keeps for one process."""
         return self._path.parent
 
-    def add(self, stage: str, trials: Iterable[Trial]) -> None:
-        """Append trials and force them to disk.
+    def add(self, trials: Iterable[Trial]) -> None:
+        """Append trials and force them to disk; take them together with what is known of the same changes.
 
         Raises
         ------
         OutputError
             The disk is full or the folder is gone.
         """
-        found: dict[Key, Trial] = {(trial.unit, trial.kind, trial.bits, stage): trial for trial in trials}
+        found = list(trials)
         try:
             with self._path.open("a", encoding="utf-8") as file:
-                file.write("".join(_line(key, trial) for key, trial in found.items()))
+                file.write("".join(map(_line, found)))
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             raise OutputError(
                 f"cannot write {self._path}: {error.strerror}; the trials so far are kept, run analyze again to go on"
             ) from error
-        self.trials.update(found)
+        for trial in found:
+            _take_together(self.trials, trial)
 
     def settle(self, order: Sequence[Key]) -> None:
-        """Bring all lines into an order that does not depend on which process finished first.
+        """Write one line a trial, in an order that does not depend on which process finished first.
 
         Raises
         ------
         OutputError
             The disk is full or the folder is gone.
         """
-        if list(self.trials) != list(order):
-            self.trials = {key: self.trials[key] for key in order}
-            write_text(self._path, self._head + "".join(_line(key, trial) for key, trial in self.trials.items()))
+        self.trials = {key: self.trials[key] for key in order}
+        text = self._head + "".join(map(_line, self.trials.values()))
+        if text.encode() != self._path.read_bytes():
+            write_text(self._path, text)
 
 
-def _line(key: Key, trial: Trial) -> str:
-    return json.dumps({"stage": key[3], "trial": dataclasses.asdict(trial)}, sort_keys=True) + "\n"
+def _line(trial: Trial) -> str:
+    return json.dumps(dataclasses.asdict(trial), sort_keys=True) + "\n"
+
+
+def _take_together(trials: dict[Key, Trial], trial: Trial) -> None:
+    """Add a trial; what observers told of the same changes before is kept beside what they tell now."""
+    known = trials.get(trial.changes)
+    if known is not None:
+        deltas = {**known.deltas, **trial.deltas}
+        for tensor in known.deltas.keys() & trial.deltas.keys():
+            before, now = known.deltas[tensor], trial.deltas[tensor]
+            xl, ly = (now if now.xl is not None else before), (now if now.ly is not None else before)
+            deltas[tensor] = Delta(xl.xl, xl.xl_se, ly.ly, ly.ly_se)
+        trial = dataclasses.replace(trial, deltas=dict(sorted(deltas.items())))
+    trials[trial.changes] = trial
 
 
 def open_journal(path: Path, fingerprint: str) -> Journal:
@@ -80,7 +96,7 @@ def open_journal(path: Path, fingerprint: str) -> Journal:
     Parameters
     ----------
     path : the file
-    fingerprint : hash of everything that decides the trials; a journal with another one is started anew
+    fingerprint : hash of everything that decides a trial; a journal with another one is started anew
     """
     trials: dict[Key, Trial] = {}
     head = json.dumps({"fingerprint": fingerprint}) + "\n"
@@ -95,11 +111,10 @@ def open_journal(path: Path, fingerprint: str) -> Journal:
             whole = len(lines[0]) + 1
             for line in lines[1:-1]:
                 try:
-                    record = json.loads(line)
-                    trial = from_json(Trial, json.dumps(record["trial"]))
-                except (ValueError, KeyError, TypeError):
+                    trial = from_json(Trial, line.decode())
+                except ValueError:
                     break
-                trials[trial.unit, trial.kind, trial.bits, record["stage"]] = trial
+                _take_together(trials, trial)
                 whole += len(line) + 1
     try:
         if whole:

@@ -6,15 +6,17 @@ it |ΔSMI| and the drop of top-1 accuracy have a Pearson correlation above the t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from infoq_onnx.graph.graph import Graph
-from infoq_onnx.schema import Network, Observer, Trial
+from infoq_onnx.schema import BASELINE_BITS, Candidate, Network, Observer, Trial
 
 SELECTION_BITS = (2, 3, 4)
 """Widths whose trials enter the correlation: higher ones move neither accuracy nor information."""
+THRESHOLD = 0.70
+"""Correlation above which a candidate becomes an observer, as in the paper."""
 MIN_TRIALS = 8
 """Fewer points say nothing about a correlation."""
 
@@ -50,20 +52,20 @@ def pearson(x: Sequence[float], y: Sequence[float]) -> float | None:
     return float(a @ b / norm) if norm > 0 else None
 
 
+def selection_bits(bits: Sequence[int]) -> list[int]:
+    """Return the widths whose trials select observers: those of SELECTION_BITS, or all where there are none."""
+    below = [b for b in bits if b != BASELINE_BITS]
+    return [b for b in below if b in SELECTION_BITS] or below
+
+
 def select(
-    tensors: Sequence[str],
-    baseline_xl: Mapping[str, float],
-    baseline_ly: Mapping[str, float],
-    trials: Sequence[Trial],
-    threshold: float,
-    output: str,
+    candidates: Sequence[Candidate], trials: Sequence[Trial], threshold: float, output: str
 ) -> tuple[Observer, ...]:
     """Judge every candidate and select the observers.
 
     Parameters
     ----------
-    tensors : candidates
-    baseline_xl, baseline_ly : SMI of the baseline at each, in nats
+    candidates : in topological order
     trials : low-bit trials of weights and activations, pooled
     threshold : correlation above which a candidate is kept
     output : the logits; always kept for SMI(L;Y), so that every unit has an observer
@@ -74,14 +76,15 @@ def select(
         One for each candidate, whether selected or not, with the reason.
     """
     correlations = {}
-    for tensor in tensors:
+    for tensor in (candidate.tensor for candidate in candidates):
         seen = [trial for trial in trials if tensor in trial.deltas]
         drops = [trial.top1_drop for trial in seen]
         xl = _correlation([trial.deltas[tensor].xl for trial in seen], drops)
         ly = _correlation([trial.deltas[tensor].ly for trial in seen], drops)
         correlations[tensor] = (len(seen), xl, ly)
     observers = []
-    for tensor in tensors:
+    for candidate in candidates:
+        tensor = candidate.tensor
         count, xl, ly = correlations[tensor]
         above_xl, above_ly = _kept(xl, threshold), _kept(ly, threshold)
         keep_xl, keep_ly = above_xl, above_ly or tensor == output
@@ -95,7 +98,7 @@ def select(
             else f"r not above {threshold:g}"
         )
         observers.append(
-            Observer(tensor, baseline_xl[tensor], baseline_ly[tensor], xl, ly, count, keep_xl, keep_ly, reason)
+            Observer(tensor, candidate.baseline_xl, candidate.baseline_ly, xl, ly, count, keep_xl, keep_ly, reason)
         )
     return tuple(observers)
 

@@ -1,7 +1,7 @@
 """The sweep: every unit at every width.
 
-Two stages. First the low-bit trials, seen by every candidate, decide which candidates become observers. Then the
-remaining bit-widths are seen by the observers alone.
+Two stages. First the low-bit trials, seen by every candidate, tell which candidates tell harm. Then the remaining
+bit-widths are seen by these alone, or by all where that is wanted.
 """
 
 from __future__ import annotations
@@ -20,15 +20,29 @@ from infoq_onnx.execute.resources import Resources
 from infoq_onnx.execute.serial import Serial
 from infoq_onnx.graph.session import processors
 from infoq_onnx.memory import peak, resident
-from infoq_onnx.schema import BASELINE_BITS, Network, Observer, SweepSettings, Trial
+from infoq_onnx.schema import (
+    BASELINE_BITS,
+    Candidate,
+    Change,
+    MeasurementSettings,
+    Network,
+    Trial,
+    Unit,
+    tensor_of,
+    units_of,
+)
 from infoq_onnx.sensitivity.journal import Journal, Key
-from infoq_onnx.sensitivity.observers import SELECTION_BITS, select
-from infoq_onnx.sensitivity.trials import Bench, Problem, Task, runner, units
+from infoq_onnx.sensitivity.observers import THRESHOLD, select, selection_bits
+from infoq_onnx.sensitivity.trials import Bench, Problem, Task, runner
 from infoq_onnx.sensitivity.work import work_of, workers_for
-from infoq_onnx.simulate.spill import Spill
+from infoq_onnx.simulate.running.spill import Spill
 
 Progress = Callable[[str, int, int, float], None]
 """Called as progress(what was tried last, trials done, trials in all, share of the work that is behind)."""
+
+
+Seeing = tuple[tuple[str, ...], tuple[str, ...]]
+"""Candidates that are looked at for SMI(X_E; L), and for SMI(L; Y)."""
 
 
 @dataclass(frozen=True)
@@ -37,23 +51,30 @@ class SweepResult:
 
     baseline_top1: float
     """Share of Y that the baseline predicts."""
-    observers: tuple[Observer, ...]
+    candidates: tuple[Candidate, ...]
     trials: tuple[Trial, ...]
+    seeing: Seeing
+    """Who saw the widths above those that select observers."""
 
 
-def trial_count(network: Network, settings: SweepSettings) -> int:
+def trial_count(network: Network, settings: MeasurementSettings) -> int:
     """Number of trials of a whole sweep."""
-    return len(units(network, weight_only=settings.weight_only)) * sum(b != BASELINE_BITS for b in settings.bits)
+    return len(units_of(network, weight_only=settings.weight_only)) * sum(b != BASELINE_BITS for b in settings.bits)
 
 
-def stages(settings: SweepSettings) -> tuple[list[int], list[int]]:
+def stages(settings: MeasurementSettings) -> tuple[list[int], list[int]]:
     """Bit-widths of the first stage, which all candidates see, and of the second."""
-    bits = [b for b in settings.bits if b != BASELINE_BITS]
-    low = [b for b in bits if b in SELECTION_BITS] or bits
-    return low, [b for b in bits if b not in low]
+    low = selection_bits(settings.bits)
+    return low, [b for b in settings.bits if b != BASELINE_BITS and b not in low]
 
 
-def sweep(problem: Problem, journal: Journal, progress: Progress, resources: Resources | None = None) -> SweepResult:
+def sweep(
+    problem: Problem,
+    journal: Journal,
+    progress: Progress,
+    resources: Resources | None = None,
+    seeing: Seeing | None = None,
+) -> SweepResult:
     """Run every trial that the journal does not hold yet.
 
     Parameters
@@ -62,6 +83,7 @@ def sweep(problem: Problem, journal: Journal, progress: Progress, resources: Res
     journal : where finished trials are found and kept
     progress : called after each unit
     resources : what it may use
+    seeing : who sees the widths above those that select observers; None: whom these select
 
     Returns
     -------
@@ -74,42 +96,58 @@ def sweep(problem: Problem, journal: Journal, progress: Progress, resources: Res
     bench = Bench(problem, spill)
     baseline = bench.baseline()
     low, rest = stages(settings)
-    tried = units(network, weight_only=settings.weight_only)
-    total = trial_count(network, settings)
+    tried = units_of(network, weight_only=settings.weight_only)
+    reached = {unit: bench.reached(unit) for unit in tried}
 
     # what lies in front of units is carried along from one to the next
-    ordered = sorted(tried, key=lambda unit: bench.front.position(unit.tensor))
+    ordered = sorted(tried, key=lambda unit: bench.prefix.position(tensor_of(network, unit)))
 
-    def missing(stage: str, bits: Sequence[int], xl: Sequence[str] = (), ly: Sequence[str] = ()) -> list[Task]:
-        wanted = [
-            (unit, [b for b in bits if (unit.name, unit.kind, b, stage) not in journal.trials]) for unit in ordered
-        ]
+    def is_missing(unit: Unit, bits: int, xl: Sequence[str], ly: Sequence[str]) -> bool:
+        trial = journal.trials.get((Change(unit, bits),))
+        if trial is None:
+            return True
+        told_xl = {tensor for tensor, delta in trial.deltas.items() if delta.xl is not None}
+        told_ly = {tensor for tensor, delta in trial.deltas.items() if delta.ly is not None}
+        return not (reached[unit].intersection(xl) <= told_xl and reached[unit].intersection(ly) <= told_ly)
+
+    def missing(bits: Sequence[int], xl: Sequence[str], ly: Sequence[str]) -> list[Task]:
+        wanted = [(unit, [b for b in bits if is_missing(unit, b, xl, ly)]) for unit in ordered]
         return [Task(unit, tuple(left), tuple(xl), tuple(ly)) for unit, left in wanted if left]
 
     def work(tasks: Sequence[Task]) -> list[float]:
-        return work_of(problem.graph, network, bench.front, tasks)
+        return work_of(problem.graph, network, bench.prefix, tasks)
 
     whole = sum(work([Task(unit, tuple(bits)) for unit in tried for bits in (low, rest) if bits]))
-    later = sum(work(missing("score", rest)))
+    # who sees these is not known yet: nobody is asked for
+    later = sum(work(missing(rest, (), ())))
+    total = len(tried) * (len(low) + len(rest))
+    wanted_keys = {(Change(unit, b),) for unit in tried for b in (*low, *rest)}
 
-    def run_stage(executor: Executor[Task, list[Trial]], stage: str, tasks: list[Task], later: float) -> None:
+    def done() -> int:
+        return len(wanted_keys & journal.trials.keys())
+
+    def run_stage(executor: Executor[Task, list[Trial]], tasks: list[Task], later: float) -> None:
         costs = work(tasks)
         left = later + sum(costs)
         for index, trials in executor.run(tasks):
-            journal.add(stage, trials)
+            journal.add(trials)
             left -= costs[index]
-            progress(tasks[index].unit.name, len(journal.trials), total, 1 - left / whole)
+            progress(tasks[index].unit.name, done(), total, 1 - left / whole)
 
-    def keys(stage: str, bits: Sequence[int]) -> list[Key]:
-        return [(unit.name, unit.kind, b, stage) for unit in tried for b in bits]
+    def keys(bits: Sequence[int]) -> list[Key]:
+        return [(Change(unit, b),) for unit in tried for b in bits]
 
-    tasks = missing("select", low, bench.candidates, bench.candidates)
+    everybody = (bench.candidates, bench.candidates)
+    tasks = missing(low, *everybody)
     left = later + sum(work(tasks))
-    progress("", len(journal.trials), total, 1 - left / whole)
+    progress("", done(), total, 1 - left / whole)
     workers = resources.workers or workers_for(left * len(problem.dataset))
     if resources.memory is not None and resident() + peak() > resources.memory:
         # another process would come to take about as much as this one has taken
         workers = 1
+    candidates = tuple(
+        Candidate(tensor, baseline.xl[tensor].value, baseline.ly[tensor].value) for tensor in bench.candidates
+    )
     with contextlib.ExitStack() as stack:
         executor: Executor[Task, list[Trial]]
         sent = dataclasses.replace(problem, dataset=problem.dataset.alone())
@@ -120,20 +158,16 @@ def sweep(problem: Problem, journal: Journal, progress: Progress, resources: Res
         else:
             state = (sent, baseline, max(1, processors() // workers), spill)
             executor = stack.enter_context(Processes(runner, state, workers, journal.folder, resources.memory))
-        run_stage(executor, "select", tasks, later)
-        observers = select(
-            bench.candidates,
-            {tensor: baseline.xl[tensor].value for tensor in bench.candidates},
-            {tensor: baseline.ly[tensor].value for tensor in bench.candidates},
-            [journal.trials[key] for key in keys("select", low)],
-            settings.threshold,
-            network.output,
-        )
-        xl = [observer.tensor for observer in observers if observer.selected_xl]
-        ly = [observer.tensor for observer in observers if observer.selected_ly]
-        run_stage(executor, "score", missing("score", rest, xl, ly), 0)
-    journal.settle([*keys("select", low), *keys("score", rest)])
-    order = {(unit.kind, unit.name): index for index, unit in enumerate(tried)}
-    trials = sorted(journal.trials.values(), key=lambda trial: (order[trial.kind, trial.unit], trial.bits))
+        run_stage(executor, tasks, later)
+        if settings.observers == "all":
+            seeing = everybody
+        if seeing is None:
+            chosen = select(candidates, [journal.trials[key] for key in keys(low)], THRESHOLD, network.output)
+            seeing = (
+                tuple(observer.tensor for observer in chosen if observer.selected_xl),
+                tuple(observer.tensor for observer in chosen if observer.selected_ly),
+            )
+        run_stage(executor, missing(rest, *seeing), 0)
+    journal.settle(keys(sorted({*low, *rest})))
     top1 = float(np.mean(baseline.logits.argmax(axis=1) == problem.labels))
-    return SweepResult(top1, observers, tuple(trials))
+    return SweepResult(top1, candidates, tuple(journal.trials.values()), seeing)

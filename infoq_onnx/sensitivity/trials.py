@@ -27,7 +27,17 @@ from infoq_onnx.graph.session import open_session
 from infoq_onnx.quantize.codes import CodeTable
 from infoq_onnx.quantize.grid import dequantize_weight, quantize_weight
 from infoq_onnx.quantize.table import GridTable
-from infoq_onnx.schema import BASELINE_BITS, Delta, Kind, Network, SweepSettings, Trial
+from infoq_onnx.schema import (
+    BASELINE_BITS,
+    Change,
+    Delta,
+    MeasurementSettings,
+    Network,
+    Trial,
+    Unit,
+    tensor_of,
+    units_of,
+)
 from infoq_onnx.sensitivity.estimators import (
     Estimate,
     Prepared,
@@ -39,24 +49,14 @@ from infoq_onnx.sensitivity.estimators import (
 from infoq_onnx.sensitivity.estimators.sliced import directions
 from infoq_onnx.sensitivity.observers import candidates
 from infoq_onnx.sensitivity.projection import add_projections, projection_name
-from infoq_onnx.simulate.batching import batch_size, run_batches
-from infoq_onnx.simulate.divergence import kl_divergence
-from infoq_onnx.simulate.front import Front
-from infoq_onnx.simulate.insert import grid_of_group
-from infoq_onnx.simulate.rerun import Rerun, Variant
-from infoq_onnx.simulate.spill import Spill
+from infoq_onnx.simulate.quantizers.insert import grid_of_group
+from infoq_onnx.simulate.running.batching import batch_size, run_batches
+from infoq_onnx.simulate.running.divergence import kl_divergence
+from infoq_onnx.simulate.running.prefix import Prefix
+from infoq_onnx.simulate.running.spill import Spill
+from infoq_onnx.simulate.running.suffix import Suffix, Variant
 
 Array = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Unit:
-    """What one trial changes: a layer's weights or a group's activations."""
-
-    name: str
-    kind: Kind
-    tensor: str
-    """The weight's initializer, or the group's tensor."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Problem:
     """What SMI(L; Y) asks about [N]: the labels, or groups that stand in for them."""
     encoded: Array
     """X_E [N, e]."""
-    settings: SweepSettings
+    settings: MeasurementSettings
     rounded: CodeTable
     """Weights by layer and bits, the baseline's included; a layer that is not in it is rounded to nearest."""
 
@@ -102,14 +102,6 @@ class Baseline:
     ly: dict[str, Estimate]
 
 
-def units(network: Network, *, weight_only: bool = False) -> list[Unit]:
-    """List every unit in topological order, weights before activations."""
-    weights = [Unit(layer.name, "weight", layer.weight) for layer in network.layers if layer.weight is not None]
-    if weight_only:
-        return weights
-    return weights + [Unit(group.name, "activation", group.name) for group in network.groups]
-
-
 class Bench:
     """The baseline network with its observers, ready for trials."""
 
@@ -117,14 +109,14 @@ class Bench:
         """Make it of a problem, and of where activations go that would take too much memory."""
         self.problem = problem
         self.candidates = candidates(problem.graph, problem.network)
-        self._eye = _Eye(problem)
+        self._smi = SmiEstimator(problem)
         values: dict[str, npt.NDArray[np.generic]] = {}
-        for unit in units(problem.network, weight_only=True):
+        for unit in units_of(problem.network, weight_only=True):
             values.update(_variant(problem, unit, BASELINE_BITS))
         model = with_initializers(problem.graph.model, values)
         del values
         settings = problem.settings
-        self.front = Front(Graph(model), problem.network, problem.dataset, spill)
+        self.prefix = Prefix(Graph(model), problem.network, problem.dataset, spill)
         self._observed = Graph(
             add_projections(model, problem.graph, self.candidates, settings.projections, settings.seed)
         )
@@ -153,35 +145,40 @@ class Bench:
         return Baseline(
             logits.reshape(len(logits), -1).astype(np.float64),
             x,
-            {tensor: self._eye.xl(x, values) for tensor, values in named},
-            {tensor: self._eye.ly(values) for tensor, values in named},
+            {tensor: self._smi.xl(x, values) for tensor, values in named},
+            {tensor: self._smi.ly(values) for tensor, values in named},
         )
+
+    def reached(self, unit: Unit) -> set[str]:
+        """Return the candidates that a unit can change."""
+        tensor = tensor_of(self.problem.network, unit)
+        # a group's own tensor lies in front of its quantizer: it does not change
+        return (self._observed.descendants([tensor]) - {tensor}).intersection(self.candidates)
 
     def trials(self, task: Task, baseline: Baseline) -> list[Trial]:
         """Run one unit at several bit-widths, observed at those tensors of the task that it can reach."""
         problem, observed, unit = self.problem, self._observed, task.unit
-        reached = observed.descendants([unit.tensor])
-        # a group's own tensor lies in front of its quantizer: it does not change
-        seen = (reached - {unit.tensor}).intersection((*task.xl, *task.ly))
+        tensor_changed = tensor_of(problem.network, unit)
+        seen = self.reached(unit).intersection((*task.xl, *task.ly))
         tensors = [tensor for tensor in self.candidates if tensor in seen]
         outputs = [observed.output, *(projection_name(tensor) for tensor in tensors)]
         variants = [_variant(problem, unit, b) for b in task.bits]
         fed = [name for name in variants[0] if name in observed.initializers]  # the weight, and perhaps the bias
-        rerun = Rerun(observed, problem.network, unit.tensor, outputs, fed)
-        front = self.front.batches(unit.tensor, rerun.kept)
-        parts = [rerun.run(count, kept, variants) for count, kept in front]
+        suffix = Suffix(observed, problem.network, tensor_changed, outputs, fed)
+        batches = self.prefix.batches(tensor_changed, suffix.kept)
+        parts = [suffix.run(count, kept, variants) for count, kept in batches]
         trials = []
         for index, b in enumerate(task.bits):
             logits, *projections = (np.concatenate(column) for column in zip(*(p[index] for p in parts), strict=True))
             deltas = {}
             for tensor, values in zip(tensors, projections, strict=True):
-                xl = self._eye.xl(baseline.x, values) if tensor in task.xl else None
-                ly = self._eye.ly(values) if tensor in task.ly else None
+                xl = self._smi.xl(baseline.x, values) if tensor in task.xl else None
+                ly = self._smi.ly(values) if tensor in task.ly else None
                 deltas[tensor] = Delta(*_difference(baseline.xl[tensor], xl), *_difference(baseline.ly[tensor], ly))
             scores = logits.reshape(len(logits), -1).astype(np.float64)
             drop, kl = _harm(baseline.logits, scores, problem.labels)
             # sorted, as a trial is that comes back from the journal: sums over them must not depend on whence they come
-            trials.append(Trial(unit.name, unit.kind, b, drop, kl, dict(sorted(deltas.items()))))
+            trials.append(Trial((Change(unit, b),), drop, kl, dict(sorted(deltas.items()))))
         return trials
 
 
@@ -206,7 +203,7 @@ def _projected(problem: Problem) -> Prepared:
     return prepare_projections(problem.encoded @ matrix, settings.seed)
 
 
-class _Eye:
+class SmiEstimator:
     """Estimates SMI(X_E; L) and SMI(L; Y) from projections of L, always with the same samples, directions, jitter."""
 
     def __init__(self, problem: Problem) -> None:

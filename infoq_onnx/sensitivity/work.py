@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.session import processors
-from infoq_onnx.schema import Network
+from infoq_onnx.schema import Network, tensor_of
 from infoq_onnx.sensitivity.trials import Task
-from infoq_onnx.simulate.front import Front
+from infoq_onnx.simulate.running.prefix import Prefix
 
 _OVERHEAD = 0.05
 """What a trial costs whatever its unit, as a share of the network's multiply-accumulates: its estimates, above all."""
@@ -23,7 +23,7 @@ def workers_for(work: float) -> int:
 
 
 def work_of(
-    graph: Graph, network: Network, front: Front, tasks: Sequence[Task], *, estimates: bool = True
+    graph: Graph, network: Network, prefix: Prefix, tasks: Sequence[Task], *, estimates: bool = True
 ) -> list[float]:
     """Multiply-accumulates an image of each task.
 
@@ -34,7 +34,8 @@ def work_of(
     total = sum(layer.macs for layer in network.layers)
     work = []
     for task in tasks:
-        reached = graph.descendants([task.unit.tensor])
+        tensor = tensor_of(network, task.unit)
+        reached = graph.descendants([tensor])
         behind = sum(layer.macs for layer in network.layers if layer.output in reached)
-        work.append(front.macs_to(task.unit.tensor) + len(task.bits) * (behind + overhead * total))
+        work.append(prefix.macs_to(tensor) + len(task.bits) * (behind + overhead * total))
     return work

@@ -22,9 +22,9 @@ from infoq_onnx.quantize.grid import (
 from infoq_onnx.quantize.saturation import unsaturated
 from infoq_onnx.quantize.table import GridTable
 from infoq_onnx.schema import Layer, Network
-from infoq_onnx.simulate.calibrate import quantizers_of
-from infoq_onnx.simulate.insert import insert_quantizers
-from infoq_onnx.simulate.placement import Placement
+from infoq_onnx.simulate.quantizers.calibrate import quantizers_of
+from infoq_onnx.simulate.quantizers.insert import insert_quantizers
+from infoq_onnx.simulate.quantizers.placement import Placement
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from infoq_onnx.allocation.bounds import option, parse_bound, parse_pins
-from infoq_onnx.allocation.costs import Unit
+from infoq_onnx.allocation.bounds import option, parse_budget, parse_pins
+from infoq_onnx.allocation.costs import Budget
+from infoq_onnx.allocation.metrics import METRICS
 from infoq_onnx.errors import SettingsError
-from infoq_onnx.schema import Bound, Network
+from infoq_onnx.schema import Bound, Network, Unit
 
 from .networks import make_layer, make_network, make_resnet18
 
@@ -47,7 +48,7 @@ def attention() -> Network:
     ],
 )
 def test_bound(resnet18: Network, metric: str, text: str, limit: float) -> None:
-    assert parse_bound(metric, text, resnet18) == Bound(metric, limit, text)
+    assert parse_budget(metric, text, resnet18) == Budget(METRICS[metric], Bound(metric, limit, text))
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,7 @@ def test_bound(resnet18: Network, metric: str, text: str, limit: float) -> None:
 )
 def test_bound_that_makes_no_sense(resnet18: Network, metric: str, text: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        parse_bound(metric, text, resnet18)
+        parse_budget(metric, text, resnet18)
     assert option(metric) in str(caught.value)
     assert text.removeprefix("uniform:") in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -78,7 +79,7 @@ def test_bound_that_makes_no_sense(resnet18: Network, metric: str, text: str) ->
 def test_bound_on_weights_of_a_network_without_any() -> None:
     network = make_network([make_layer("attend", ("a", "b"), macs=10)], {"a": 1, "b": 1})
     with pytest.raises(SettingsError, match="--compression 10x: the model has nothing"):
-        parse_bound("compression", "10x", network)
+        parse_budget("compression", "10x", network)
 
 
 @pytest.mark.parametrize(

@@ -6,18 +6,9 @@ import dataclasses
 
 import pytest
 
-from infoq_onnx.allocation.costs import (
-    costs,
-    float_costs,
-    largest_total,
-    meets,
-    terms,
-    total_of,
-    uniform,
-    units,
-    value_of,
-)
-from infoq_onnx.schema import Bound, Network
+from infoq_onnx.allocation.costs import Budget, costs, float_costs, total_of, uniform
+from infoq_onnx.allocation.metrics import METRICS
+from infoq_onnx.schema import Bound, Network, units_of
 
 from .networks import make_layer, make_network, make_resnet18
 
@@ -25,6 +16,10 @@ from .networks import make_layer, make_network, make_resnet18
 @pytest.fixture(scope="module")
 def resnet18() -> Network:
     return make_resnet18()
+
+
+def budget_of(metric: str, limit: float) -> Budget:
+    return Budget(METRICS[metric], Bound(metric, limit, ""))
 
 
 def with_wide_ends(network: Network, bits: int) -> tuple[dict[str, int], dict[str, int]]:
@@ -97,15 +92,15 @@ def test_weights_that_repeat_others_are_no_part_of_what_is_compressed() -> None:
     assert (found.bitops, found.weight_bytes, found.avg_weight_bits) == (3200, 55.0, 4.0)
     assert found.compression == 400 / 55
     assert (before.weight_bytes, before.compression, before.bitops) == (400.0, 1.0, 102_400)
-    bound = Bound("compression", found.compression, "")
-    assert largest_total(bound, network) == 440
-    assert meets(bound, value_of("compression", network, 440))
-    assert not meets(bound, value_of("compression", network, 441))
+    budget = budget_of("compression", found.compression)
+    assert budget.largest_total(network) == 440
+    assert budget.meets(budget.metric.value(network, 440))
+    assert not budget.meets(budget.metric.value(network, 441))
 
 
 def test_uniform_names_every_unit(resnet18: Network) -> None:
     weights, activations = uniform(resnet18, 4, 6)
-    assert len(weights) + len(activations) == len(units(resnet18))
+    assert len(weights) + len(activations) == len(units_of(resnet18))
     assert set(weights.values()) == {4}
     assert set(activations.values()) == {6}
 
@@ -115,15 +110,14 @@ def test_uniform_names_every_unit(resnet18: Network) -> None:
 def test_a_reported_value_is_a_limit_that_its_own_allocation_meets_exactly(
     resnet18: Network, metric: str, width: int
 ) -> None:
-    parts = terms(metric, resnet18)
-    total = total_of(parts, dict.fromkeys(units(resnet18), width))
-    bound = Bound(metric, value_of(metric, resnet18, total), "")
-    largest = largest_total(bound, resnet18)
-    assert largest == total
-    assert meets(bound, value_of(metric, resnet18, largest))
-    assert not meets(bound, value_of(metric, resnet18, largest + 1))
+    counted = METRICS[metric]
+    total = total_of(counted.terms(resnet18), dict.fromkeys(units_of(resnet18), width))
+    budget = budget_of(metric, counted.value(resnet18, total))
+    assert budget.largest_total(resnet18) == total
+    assert budget.meets(counted.value(resnet18, total))
+    assert not budget.meets(counted.value(resnet18, total + 1))
 
 
 def test_no_largest_total_where_8_bits_are_within_the_bound(resnet18: Network) -> None:
-    assert largest_total(Bound("bitops", 1e300, ""), resnet18) is None
-    assert largest_total(Bound("compression", 4.0, ""), resnet18) is None
+    assert budget_of("bitops", 1e300).largest_total(resnet18) is None
+    assert budget_of("compression", 4.0).largest_total(resnet18) is None

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infoq_onnx.allocation.bounds import Pins, parse_bound, parse_pins
-from infoq_onnx.allocation.costs import costs, uniform
+from infoq_onnx.allocation.bounds import Pins, parse_budget, parse_pins
+from infoq_onnx.allocation.costs import Budget, costs, uniform
+from infoq_onnx.allocation.metrics import METRICS
 from infoq_onnx.allocation.monotone import monotone
 from infoq_onnx.allocation.solve import Solution, solve
 from infoq_onnx.errors import AnalysisError, InfeasibleBudgetError, SettingsError
@@ -35,9 +36,13 @@ def scores(resnet18: Network) -> tuple[dict[str, dict[int, float]], dict[str, di
     return monotone(weights), monotone(make_scores([group.name for group in resnet18.groups], seed=1))
 
 
-def within(bound: Bound, found: Costs) -> bool:
-    value = getattr(found, FIELDS[bound.metric])
-    return bool(value >= bound.limit if bound.metric == "compression" else value <= bound.limit)
+def budget_of(metric: str, limit: float) -> Budget:
+    return Budget(METRICS[metric], Bound(metric, limit, ""))
+
+
+def within(budget: Budget, found: Costs) -> bool:
+    value, limit = getattr(found, FIELDS[budget.metric.name]), budget.bound.limit
+    return bool(value >= limit if budget.metric.name == "compression" else value <= limit)
 
 
 def counted(network: Network, solution: Solution) -> Costs:
@@ -87,11 +92,11 @@ def test_equals_trying_every_allocation(network: Network, data: st.DataObject) -
         {name: data.draw(st.sampled_from(bits)) for name in groups},
     )
     bounds = [
-        Bound(metric, float(getattr(target, FIELDS[metric])), "")
+        budget_of(metric, float(getattr(target, FIELDS[metric])))
         for metric in data.draw(st.sets(st.sampled_from(metrics), min_size=1, max_size=3))
     ]
     if data.draw(st.booleans()):
-        bounds.append(Bound("bitops", float(target.bitops - 1), ""))
+        bounds.append(budget_of("bitops", float(target.bitops - 1)))
 
     weight_choices = [bits if name in weight_scores else [8] for name in weights]
     activation_choices = [
@@ -126,30 +131,30 @@ def test_equals_trying_every_allocation(network: Network, data: st.DataObject) -
 
 def test_budget_of_the_narrowest_is_met_and_one_bitop_less_is_not(resnet18: Network, scores: tuple) -> None:
     least = costs(resnet18, *uniform(resnet18, 2, 2)).bitops
-    found = solve(resnet18, *scores, [parse_bound("bitops", str(least), resnet18)], Pins())
+    found = solve(resnet18, *scores, [parse_budget("bitops", str(least), resnet18)], Pins())
     assert (found.weight_bits, found.activation_bits) == uniform(resnet18, 2, 2)
     with pytest.raises(
         InfeasibleBudgetError, match=f"--bitops {least - 1} cannot be met: the smallest reachable is 7.257G"
     ):
-        solve(resnet18, *scores, [parse_bound("bitops", str(least - 1), resnet18)], Pins())
+        solve(resnet18, *scores, [parse_budget("bitops", str(least - 1), resnet18)], Pins())
 
 
 def test_own_cost_as_the_budget_gives_the_same_and_one_bitop_less_something_else(
     resnet18: Network, scores: tuple
 ) -> None:
-    first = solve(resnet18, *scores, [parse_bound("bitops", "uniform:3/3", resnet18)], Pins())
+    first = solve(resnet18, *scores, [parse_budget("bitops", "uniform:3/3", resnet18)], Pins())
     spent = counted(resnet18, first).bitops
     assert spent <= 9 * 1_814_073_344
-    same = solve(resnet18, *scores, [Bound("bitops", float(spent), "")], Pins())
+    same = solve(resnet18, *scores, [budget_of("bitops", float(spent))], Pins())
     assert same.score == first.score
-    less = solve(resnet18, *scores, [Bound("bitops", float(spent - 1), "")], Pins())
+    less = solve(resnet18, *scores, [budget_of("bitops", float(spent - 1))], Pins())
     assert counted(resnet18, less).bitops < spent
     assert less.score > first.score
 
 
 def test_several_bounds_with_both_ends_pinned(resnet18: Network, scores: tuple) -> None:
     """The literal 23.04 G of the paper and 10.66× at once."""
-    bounds = [parse_bound("bitops", "23.04G", resnet18), parse_bound("compression", "10.66x", resnet18)]
+    bounds = [parse_budget("bitops", "23.04G", resnet18), parse_budget("compression", "10.66x", resnet18)]
     found = solve(resnet18, *scores, bounds, parse_pins(["first=8/8", "last=8/8"], resnet18), alpha=0.1)
     spent = counted(resnet18, found)
     assert spent.bitops <= 23_040_000_000
@@ -161,7 +166,7 @@ def test_several_bounds_with_both_ends_pinned(resnet18: Network, scores: tuple) 
 
 def test_never_worse_than_uniform_at_its_own_cost(resnet18: Network, scores: tuple) -> None:
     for width in (3, 4, 6):
-        bounds = [parse_bound("bitops", f"uniform:{width}/{width}", resnet18)]
+        bounds = [parse_budget("bitops", f"uniform:{width}/{width}", resnet18)]
         found = solve(resnet18, *scores, bounds, Pins())
         assert found.score <= sum(s[width] for by_unit in scores for s in by_unit.values())
 
@@ -178,12 +183,12 @@ def test_weight_only_equals_dynamic_programming(resnet18: Network, scores: tuple
             if size <= capacity:
                 np.minimum(extended[size:], best[: capacity + 1 - size] + score, out=extended[size:])
         best = extended
-    found = solve(resnet18, *scores, [parse_bound("compression", "10.66", resnet18)], Pins(), weight_only=True)
+    found = solve(resnet18, *scores, [parse_budget("compression", "10.66", resnet18)], Pins(), weight_only=True)
     assert found.score == pytest.approx(best[capacity], rel=1e-12)
 
 
 def test_generous_budget_gives_8_bits_to_all(resnet18: Network, scores: tuple) -> None:
-    for bound in (parse_bound("bitops", "1T", resnet18), parse_bound("compression", "4", resnet18)):
+    for bound in (parse_budget("bitops", "1T", resnet18), parse_budget("compression", "4", resnet18)):
         found = solve(resnet18, *scores, [bound], Pins())
         assert (found.weight_bits, found.activation_bits) == uniform(resnet18, 8, 8)
         assert found.score == 0.0
@@ -191,20 +196,20 @@ def test_generous_budget_gives_8_bits_to_all(resnet18: Network, scores: tuple) -
 
 def test_bits_that_cost_nothing_are_given_where_scores_tie(resnet18: Network) -> None:
     flat = {layer.name: dict.fromkeys(range(2, 9), 0.0) for layer in resnet18.layers}
-    bound = parse_bound("size", "uniform:5", resnet18)
+    bound = parse_budget("size", "uniform:5", resnet18)
     found = solve(resnet18, flat, {}, [bound], Pins())
     size = counted(resnet18, found).weight_bytes
     parameters = {layer.name: layer.parameters for layer in resnet18.layers}
     narrow = [name for name, width in found.weight_bits.items() if width < 8]
     assert narrow
-    assert all(size + parameters[name] / 8 > bound.limit for name in narrow)
+    assert all(size + parameters[name] / 8 > bound.bound.limit for name in narrow)
 
 
 def test_weight_only_keeps_activations(resnet18: Network, scores: tuple) -> None:
-    bound = parse_bound("compression", "uniform:3", resnet18)
+    bound = parse_budget("compression", "uniform:3", resnet18)
     found = solve(resnet18, *scores, [bound], Pins(), weight_only=True)
     assert set(found.activation_bits.values()) == {8}
-    assert counted(resnet18, found).compression >= bound.limit
+    assert counted(resnet18, found).compression >= bound.bound.limit
     with pytest.raises(SettingsError, match="activation image at 4 bits, but weight-only"):
         solve(resnet18, *scores, [bound], parse_pins(["first=8/4"], resnet18), weight_only=True)
 
@@ -212,12 +217,12 @@ def test_weight_only_keeps_activations(resnet18: Network, scores: tuple) -> None
 def test_unit_without_scores_stays_at_8_bits(resnet18: Network, scores: tuple) -> None:
     weights, activations = scores
     weights = {name: by_bits for name, by_bits in weights.items() if name != "fc"}
-    found = solve(resnet18, weights, activations, [parse_bound("bitops", "uniform:3/3", resnet18)], Pins())
+    found = solve(resnet18, weights, activations, [parse_budget("bitops", "uniform:3/3", resnet18)], Pins())
     assert found.weight_bits["fc"] == 8
 
 
 def test_same_arguments_same_solution(resnet18: Network, scores: tuple) -> None:
-    bounds = [parse_bound("bitops", "uniform:4/4", resnet18), parse_bound("avg_act_bits", "4", resnet18)]
+    bounds = [parse_budget("bitops", "uniform:4/4", resnet18), parse_budget("avg_act_bits", "4", resnet18)]
     assert solve(resnet18, *scores, bounds, Pins()) == solve(resnet18, *scores, bounds, Pins())
 
 
@@ -249,7 +254,7 @@ def test_same_arguments_same_solution(resnet18: Network, scores: tuple) -> None:
 def test_infeasible_budget_says_what_is_reachable(
     resnet18: Network, scores: tuple, bounds: dict[str, str], pins: list[str], weight_only: bool, message: str
 ) -> None:
-    parsed = [parse_bound(metric, text, resnet18) for metric, text in bounds.items()]
+    parsed = [parse_budget(metric, text, resnet18) for metric, text in bounds.items()]
     with pytest.raises(InfeasibleBudgetError) as caught:
         solve(resnet18, *scores, parsed, parse_pins(pins, resnet18), weight_only=weight_only)
     assert str(caught.value) == message
@@ -265,18 +270,18 @@ def test_reachable_value_in_the_message_can_be_typed_back(resnet18: Network, sco
         "avg_act_bits": "1",
     }.items():
         with pytest.raises(InfeasibleBudgetError) as caught:
-            solve(resnet18, *scores, [parse_bound(metric, text, resnet18)], pins)
+            solve(resnet18, *scores, [parse_budget(metric, text, resnet18)], pins)
         hint = str(caught.value).split(" reachable is ")[1].split(" ")[0]
-        assert solve(resnet18, *scores, [parse_bound(metric, hint, resnet18)], pins).optimal
+        assert solve(resnet18, *scores, [parse_budget(metric, hint, resnet18)], pins).optimal
 
 
 def test_units_held_at_8_bits_are_mentioned(resnet18: Network, scores: tuple) -> None:
     with pytest.raises(InfeasibleBudgetError, match=r"all layers at 2/8 but for 20 not measured at so few bits"):
-        solve(resnet18, {"fc": scores[0]["fc"]}, {}, [parse_bound("size", "1MB", resnet18)], Pins())
+        solve(resnet18, {"fc": scores[0]["fc"]}, {}, [parse_budget("size", "1MB", resnet18)], Pins())
 
 
 def test_settings_that_make_no_sense(resnet18: Network, scores: tuple) -> None:
-    bounds = [parse_bound("bitops", "uniform:3/3", resnet18)]
+    bounds = [parse_budget("bitops", "uniform:3/3", resnet18)]
     with pytest.raises(SettingsError, match="no solver 'simplex': choose among highs, brute"):
         solve(resnet18, *scores, bounds, Pins(), solver="simplex")
     for alpha in (-1.0, float("nan"), float("inf")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -11,8 +12,8 @@ import onnxruntime
 import pytest
 
 from infoq_onnx import pipeline
-from infoq_onnx.analyses import CHECKSUMS
-from infoq_onnx.files import write_checksums
+from infoq_onnx.analyses import current, read_scores, scored, write_scores
+from infoq_onnx.files import sha256_of
 from tests.networks import mlp
 
 
@@ -37,12 +38,21 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def moved(folder: Path, before: str, now: str) -> None:
+    """Change what the analysis in a folder says, as if it had been written so."""
+    measurement = current(folder)
+    measurement.analysis.write_text(measurement.analysis.read_text().replace(before, now))
+    measurement.seal()
+    for name in scored(measurement):
+        table = read_scores(measurement, name)
+        assert table is not None
+        write_scores(measurement, dataclasses.replace(table, measured_sha256=sha256_of(measurement.analysis)))
+
+
 @pytest.fixture
 def place(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of `finished`, whose analysis names the copied files, as the working folder."""
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    analysis = tmp_path / "model.infoq" / "analysis.json"
-    analysis.write_text(analysis.read_text().replace(str(finished), str(tmp_path)))
-    write_checksums(analysis.parent, ("analysis.json", "ranges.npz"), CHECKSUMS)
+    moved(tmp_path / "model.infoq", str(finished), str(tmp_path))
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -14,9 +14,9 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from infoq_onnx.analyses import read_analysis
+from infoq_onnx.analyses import current, read_analysis, read_analyzed
 from infoq_onnx.cli import main
-from infoq_onnx.schema import Allocation, Analysis, Costs, Evaluation, Network, from_json
+from infoq_onnx.schema import Allocation, Analyzed, Costs, CriteriaList, Evaluation, Network, ScoreTable, from_json
 from tests.networks import mlp, residual_convnet
 
 pytestmark = pytest.mark.usefixtures("place")
@@ -63,10 +63,13 @@ def test_names_that_look_like_markup_are_shown_as_they_are() -> None:
 
 def test_analyze_makes_a_folder_and_tells_what_it_does_line_by_line() -> None:
     result = run("analyze", "model.onnx", "--calib", "data.npz", *QUICK, "-o", "new.infoq")
-    assert sorted(path.name for path in Path("new.infoq").iterdir()) == [
+    assert sorted(path.name for path in Path("new.infoq").iterdir()) == [current("new.infoq").path.name, "current"]
+    assert sorted(path.name for path in current("new.infoq").path.rglob("*") if path.is_file()) == [
         "SHA256SUMS",
         "analysis.json",
+        "infoq.json",
         "journal.jsonl",
+        "kl.json",
         "ranges.npz",
     ]
     note, *progress = result.stderr.splitlines()
@@ -79,18 +82,18 @@ def test_analyze_makes_a_folder_and_tells_what_it_does_line_by_line() -> None:
 
 def test_analyze_prints_the_analysis_as_json() -> None:
     stdout = run("analyze", "model.onnx", "--calib", "data.npz", *QUICK, "-o", "new.infoq", "--json").stdout
-    assert from_json(Analysis, stdout) == read_analysis("new.infoq")
+    assert from_json(Analyzed, stdout) == read_analyzed("new.infoq")
 
 
 def test_trials_are_rounded_as_allocate_rounds_or_to_nearest() -> None:
     command = ("analyze", "model.onnx", "--calib", "data.npz", "--projections", "4", "--bits", "2,4,8", "--json", "-o")
     found = {
-        rounding: from_json(Analysis, run(*command, f"{rounding}.infoq", *options).stdout)
+        rounding: from_json(Analyzed, run(*command, f"{rounding}.infoq", *options).stdout).analysis
         for rounding, options in (("gptq", ()), ("nearest", ("--trial-rounding", "nearest")))
     }
     for rounding, analysis in found.items():
         assert analysis.settings.trial_rounding == rounding
-        assert Path(f"{rounding}.infoq/codes.npz").exists() == (rounding == "gptq")
+        assert current(f"{rounding}.infoq").codes.exists() == (rounding == "gptq")
     assert found["nearest"].trials != found["gptq"].trials
     run("allocate", "gptq.infoq", "--uniform", "4/4", "-o", "out.onnx")
 
@@ -99,7 +102,7 @@ def test_weights_only() -> None:
     command = ("analyze", "model.onnx", "--calib", "data.npz", *QUICK, "--weight-only", "-o", "new.infoq")
     assert "allocate new.infoq --compression 8 --weight-only" in run(*command).stdout
     analysis = read_analysis("new.infoq")
-    assert {trial.kind for trial in analysis.trials} == {"weight"}
+    assert {trial.unit.kind for trial in analysis.trials} == {"weight"}
     run("allocate", "new.infoq", "--compression", "8", "--weight-only", "--criterion", "kl", "-o", "out.onnx")
     result = CliRunner().invoke(main, ["allocate", "new.infoq", "--bitops", "uniform:2/4"], prog_name="infoq-onnx")
     assert result.exit_code == 3
@@ -115,20 +118,53 @@ def test_an_unknown_rounding_of_trials_is_refused_in_one_line() -> None:
 
 
 def test_analyze_goes_on_where_it_was() -> None:
-    journal = Path("model.infoq/journal.jsonl")
+    journal = current("model.infoq").journal
     whole = journal.read_text()
-    analysis = Path("model.infoq/analysis.json").read_bytes()
+    analysis = current("model.infoq").analysis.read_bytes()
     journal.write_text("".join(line + "\n" for line in whole.splitlines()[:5]))
     options = ("--projections", "8", "--bits", "2,4,8", "--trial-rounding", "nearest")
     result = run("analyze", "model.onnx", "--calib", "data.npz", *options)
     assert "going on with model.infoq: 4 of 12 trials are done" in result.stderr.splitlines()
     assert journal.read_text() == whole
-    assert Path("model.infoq/analysis.json").read_bytes() == analysis
+    assert current("model.infoq").analysis.read_bytes() == analysis
 
 
-def test_analyze_warns_before_it_replaces_another_analysis() -> None:
+def test_analyze_keeps_another_analysis_beside() -> None:
+    before = current("model.infoq")
     result = run("analyze", "model.onnx", "--calib", "data.npz", *QUICK)
-    assert re.search("^warning: model.infoq holds an analysis of another model, .*replaced$", result.stderr, re.M)
+    told = f"^model.infoq holds an analysis of another model, .*kept, as {before.path.name}"
+    assert re.search(told, result.stderr, re.M)
+    assert before.analysis.exists()
+    result = run("analyze", "model.onnx", "--calib", "data.npz", *QUICK, "--force")
+    assert "warning: model.infoq: what it held is removed (--force)" in result.stderr.splitlines()
+    assert not before.path.exists()
+
+
+# ------------------------------------------------------------------------------------------------- score and criteria
+
+
+def test_score_adds_a_criterion_without_a_trial() -> None:
+    result = run("score", "model.infoq", "--criterion", "eagl")
+    assert "scores by eagl" in result.stdout
+    assert "allocate --criterion eagl" in result.stdout
+    run("allocate", "model.infoq", "--compression", "8", "--criterion", "eagl", "-o", "out.onnx")
+
+
+def test_score_takes_the_options_of_the_criterion() -> None:
+    command = ("score", "model.infoq", "--criterion", "infoq", "--debias", "--threshold", "0.5", "--json")
+    found = from_json(ScoreTable, run(*command).stdout)
+    assert found.options == {"debias": True, "one_over_b": True, "threshold": 0.5}
+    assert read_analyzed("model.infoq").scores["infoq"] == found
+    assert "threshold 0.5" in run("score", "model.infoq", "--criterion", "infoq", "--threshold", "0.5").stdout
+
+
+def test_criteria_are_listed() -> None:
+    text = run("criteria").stdout
+    found = from_json(CriteriaList, run("criteria", "--json").stdout).criteria
+    assert [one.name for one in found] == ["kl", "infoq", "eagl", "weight-error"]
+    for one in found:
+        assert one.name in text
+    assert found[1].options["threshold"][0] == 0.7
 
 
 def test_images_of_any_size_and_colour_serve_and_a_corrupt_one_is_named(

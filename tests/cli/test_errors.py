@@ -24,11 +24,11 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from infoq_onnx.analyses import CHECKSUMS
+from infoq_onnx.analyses import current
 from infoq_onnx.cli import main
 from infoq_onnx.emit import verify
-from infoq_onnx.files import write_checksums
-from infoq_onnx.simulate import reconstruct
+from infoq_onnx.simulate.rounding import sequential
+from tests.cli.conftest import moved
 from tests.cli.process import run_process
 from tests.execute.workers import ends
 from tests.networks import Builder, mlp, residual_convnet
@@ -274,26 +274,40 @@ def no_analysis(place: Place) -> None:
 
 
 def unfinished(place: Place) -> None:
-    (place.folder / "model.infoq" / "analysis.json").unlink()
+    current(place.folder / "model.infoq").analysis.unlink()
 
 
 def damaged(place: Place) -> None:
-    path = place.folder / "model.infoq" / "analysis.json"
+    path = current(place.folder / "model.infoq").analysis
     path.write_text(path.read_text()[:100])
 
 
 def other_schema(place: Place) -> None:
-    path = place.folder / "model.infoq" / "analysis.json"
-    path.write_text(path.read_text().replace('\n "schema": 2', '\n "schema": 99'))
+    path = current(place.folder / "model.infoq").analysis
+    path.write_text(path.read_text().replace('\n "schema": 3', '\n "schema": 99'))
+
+
+def other_field(place: Place) -> None:
+    path = current(place.folder / "model.infoq").analysis
+    path.write_text(path.read_text().replace('"seed"', '"sead"', 1))
+
+
+def costs(name: str, row: str) -> Callable[[Place], None]:
+    def prepare(place: Place) -> None:
+        (place.folder / name).write_text(f"layer,w_bits,a_bits,cost\n{row}\n")
+
+    return prepare
+
+
+def damaged_scores(place: Place) -> None:
+    current(place.folder / "model.infoq").scores_by("kl").write_text("")
 
 
 def with_analysis(place: Place, old: str, new: str) -> None:
     """As an analysis would be in which `new` stands for `old`."""
     folder = place.folder / "model.infoq"
-    text = (folder / "analysis.json").read_text()
-    assert old in text
-    (folder / "analysis.json").write_text(text.replace(old, new))
-    write_checksums(folder, ["analysis.json", "ranges.npz"], CHECKSUMS)
+    assert old in current(folder).analysis.read_text()
+    moved(folder, old, new)
 
 
 def other_layers(place: Place) -> None:
@@ -305,7 +319,7 @@ def moved_names(place: Place) -> None:
 
 
 def damaged_ranges(place: Place) -> None:
-    (place.folder / "model.infoq" / "ranges.npz").write_bytes(b"")
+    current(place.folder / "model.infoq").grids.write_bytes(b"")
 
 
 def changed_model(place: Place) -> None:
@@ -331,7 +345,7 @@ def huge_values(place: Place) -> None:
 
 
 def missing_ranges(place: Place) -> None:
-    (place.folder / "model.infoq" / "ranges.npz").unlink()
+    current(place.folder / "model.infoq").grids.unlink()
 
 
 def other_model(place: Place) -> None:
@@ -350,7 +364,7 @@ def memory_ends(place: Place) -> None:
     def round_layer(*_: object, **__: object) -> None:
         np.empty((2**50, 1))
 
-    place.monkeypatch.setattr(reconstruct, "round_layer", round_layer)
+    place.monkeypatch.setattr(sequential, "round_layer", round_layer)
 
 
 def full_disk(place: Place) -> None:
@@ -438,7 +452,8 @@ SITUATIONS: dict[str, Callable[[Place], None]] = {
     "none in the folder named": empty_folder,
     "it is not finished": unfinished,
     "it is damaged": damaged,
-    "another version wrote it": other_schema,
+    "a newer version wrote it": other_schema,
+    "it has a field that nobody knows": other_field,
     "another version saw other layers": other_layers,
     "its ranges are damaged": damaged_ranges,
     "the model has changed since": changed_model,
@@ -459,12 +474,19 @@ SITUATIONS: dict[str, Callable[[Place], None]] = {
     "a budget below what 2 bits need": nothing,
     "two budgets, one of them out of reach": nothing,
     "a pin that takes too much": nothing,
+    "a table of costs that is not there": nothing,
+    "a table with an unknown layer": costs("latency.csv", "fc9,8,8,1ms"),
+    "a table with a cost that is none": costs("costs.csv", "fc1,8,8,soon"),
     "a pin on an unknown layer": nothing,
     "a pin without bits": nothing,
     "pins that contradict each other": nothing,
     "bits that were not analysed": nothing,
     "an unknown criterion": nothing,
     "an unknown criterion, and bits that need none": nothing,
+    "scores that are damaged": damaged_scores,
+    "an option that the criterion does not have": nothing,
+    "a threshold that is no correlation": nothing,
+    "scores of no analysis": empty_folder,
     "a negative weight of activations": nothing,
     "the name does not end in .onnx": nothing,
     "the name is that of the float model": nothing,

@@ -52,6 +52,8 @@ def test_commands_are_listed_in_the_order_of_use() -> None:
         "demo",
         "inspect",
         "analyze",
+        "score",
+        "criteria",
         "allocate",
         "evaluate",
         "lint",

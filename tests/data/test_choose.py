@@ -102,3 +102,20 @@ def test_the_shared_images(shared: Path) -> None:
     assert shares(cifar, choose(cifar, 500, 0)) == [50] * 10
     imagenet = open_source(shared / "data" / "imagenet" / "calib")
     assert max(shares(imagenet, choose(imagenet, 128, 0))) == 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    counts=st.lists(st.integers(1, 60), min_size=1, max_size=20),
+    first=st.integers(1, 200),
+    further=st.integers(1, 200),
+    seed=st.integers(0, 2**32),
+)
+def test_further_ones_are_others(counts: list[int], first: int, further: int, seed: int) -> None:
+    for source in (labelled(counts), unlabelled(sum(counts))):
+        taken = choose(source, first, seed)
+        chosen = choose(source, further, seed, taken)
+        assert len(chosen) == min(further, len(source) - len(taken))
+        assert set(chosen.tolist()).isdisjoint(taken.tolist())
+        assert chosen.tolist() == sorted(set(chosen.tolist()))
+        assert choose(source, further, seed, taken).tolist() == chosen.tolist()

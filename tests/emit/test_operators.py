@@ -15,7 +15,7 @@ from infoq_onnx.emit.qdq import qdq_model
 from infoq_onnx.emit.storage import STORAGES
 from infoq_onnx.emit.targets import meeting_at_8_bits
 from infoq_onnx.graph.session import open_session
-from infoq_onnx.simulate.batching import batch_size, logits_of
+from infoq_onnx.simulate.running.batching import batch_size, logits_of
 from infoq_onnx.simulate.simulation import layer_codes, simulation
 from tests.architectures import ARCHITECTURES
 from tests.networks import Builder

@@ -22,7 +22,7 @@ from infoq_onnx.graph.session import open_session
 from infoq_onnx.quantize.grid import clips_alike, quantize_activation
 from infoq_onnx.quantize.table import GridTable
 from infoq_onnx.schema import BITS, Quantizer
-from infoq_onnx.simulate.batching import batch_size, logits_of
+from infoq_onnx.simulate.running.batching import batch_size, logits_of
 from infoq_onnx.simulate.simulation import layer_codes, simulation
 from tests.networks import SMALL, Builder, auxiliary_net
 from tests.prepared import Bits, Ready, ready, small, spread_of

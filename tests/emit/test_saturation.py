@@ -19,7 +19,7 @@ from infoq_onnx.emit.storage import STORAGES
 from infoq_onnx.emit.targets import meeting_at_8_bits, multiplies_in_pairs, saturating_layers
 from infoq_onnx.graph.ort import run
 from infoq_onnx.graph.session import open_session
-from infoq_onnx.quantize.columns import Windows, conv_columns
+from infoq_onnx.quantize.im2col import Windows, conv_columns
 from infoq_onnx.quantize.saturation import kernel_rows, saturating_product
 from infoq_onnx.simulate.simulation import layer_codes
 from tests.networks import SMALL

@@ -11,8 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from infoq_onnx.errors import ModelError
-from infoq_onnx.inputs import prepare
 from infoq_onnx.pipeline import inspect
+from infoq_onnx.preparation import prepare
 from tests.networks import Builder
 from tests.prepared import is_one_line
 

@@ -19,6 +19,30 @@ from tests.networks import Builder, mlp
 from tests.prepared import images, is_one_line
 
 
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4.0),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({"cpu.max": "100000 0\n"}, None),
+        ({"cpu.max": "much\n"}, None),
+        ({}, None),
+    ],
+)
+def test_a_container_may_have_less_than_its_processors(
+    files: dict[str, str], expected: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpu").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert session._quota(tmp_path) == expected
+    monkeypatch.setattr(session, "_quota", lambda: expected)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert session.processors() == {1.5: 2, 4.0: 4, None: 8}[expected]
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system has no processor affinity")
 def test_threads_are_those_of_the_allowed_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +12,19 @@ import numpy as np
 import onnx
 import pytest
 
-from infoq_onnx.errors import (
-    InfoQError,
-)
+from infoq_onnx.analyses import Measurement, current, measurements
+from infoq_onnx.errors import AnalysisError, InfoQError
 from infoq_onnx.graph.session import open_session
-from infoq_onnx.simulate.batching import batch_size, logits_of
+from infoq_onnx.simulate.running.batching import batch_size, logits_of
 from tests.prepared import dataset_of, images, is_one_line, searched
 
 QUICK: dict[str, Any] = {"projections": 3, "bits": (2, 4, 8), "trial_rounding": "nearest"}
 """Settings that make an analysis cheap."""
-NAMES = ("analysis.json", "ranges.npz", "journal.jsonl", "SHA256SUMS")
-"""Files of a finished analysis."""
+CODES = "codes.npz"
+"""File of one whose trials were rounded by gptq, besides."""
+SCORES = ("scores/infoq.json", "scores/kl.json")
+NAMES = ("analysis.json", "ranges.npz", "journal.jsonl", "SHA256SUMS", *SCORES)
+"""Files of a finished measurement."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,25 @@ class Listener:
         self.warnings.append(text)
 
 
+def measured(folder: Path) -> Measurement:
+    """The measurement in use, or the only one of an analysis that is not finished."""
+    with contextlib.suppress(AnalysisError):
+        return current(folder)
+    (found,) = measurements(folder)
+    return found
+
+
 def content(folder: Path, *names: str) -> list[bytes]:
-    return [(folder / name).read_bytes() for name in names]
+    """Bytes of files of a folder, or of the measurement in use where it is an analysis."""
+    place = measured(folder).path if measurements(folder) else folder
+    return [(place / name).read_bytes() for name in names]
+
+
+def files_of(folder: Path) -> list[str]:
+    """Files of an analysis, relative to the measurement in use."""
+    place = measured(folder).path
+    assert sorted(path.name for path in folder.iterdir()) == sorted([place.name, "current"])
+    return sorted(str(path.relative_to(place)) for path in place.rglob("*") if path.is_file())
 
 
 def refused(kind: type[InfoQError], *parts: str, call: Callable[[], object]) -> None:

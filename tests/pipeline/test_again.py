@@ -13,14 +13,16 @@ import onnxruntime as ort
 import pytest
 from PIL import Image
 
-from infoq_onnx.analyses import read_analysis
+from infoq_onnx.analyses import measurements, read_analysis, read_analyzed
 from infoq_onnx.errors import (
     AnalysisError,
 )
-from infoq_onnx.pipeline import allocate, analyze
+from infoq_onnx.pipeline import allocate, analyze, score
+from infoq_onnx.schema import Trial, from_json
 from infoq_onnx.sensitivity.observers import candidates
+from infoq_onnx.sensitivity.trials import Baseline, Bench, Task
 from tests.networks import SMALL, mlp, residual_convnet
-from tests.pipeline.cases import NAMES, QUICK, Case, Listener, content, data_for, refused, saved
+from tests.pipeline.cases import NAMES, QUICK, Case, Listener, content, data_for, files_of, measured, refused, saved
 from tests.prepared import images
 
 
@@ -40,13 +42,13 @@ def test_a_run_that_was_stopped_ends_with_the_same_bytes(stop: int, case: Case, 
     folder = tmp_path / "a.infoq"
     with pytest.raises(KeyboardInterrupt):
         analyze(case.model, case.calib, output=folder, reporter=Listener(stop), **QUICK)
-    assert not (folder / "analysis.json").exists()
+    assert not list(folder.rglob("analysis.json"))
     refused(AnalysisError, "not finished", call=lambda: read_analysis(folder))
     listener = Listener()
     analyze(case.model, case.calib, output=folder, reporter=listener, **QUICK)
     assert content(folder, *NAMES) == content(case.analysis, *NAMES)
     assert any("going on" in note for note in listener.notes) == (stop > 0)
-    assert sorted(path.name for path in folder.iterdir()) == sorted(NAMES)
+    assert files_of(folder) == sorted(NAMES)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -67,8 +69,8 @@ def test_a_killed_process_ends_with_the_same_bytes(workers: int, case: Case, tmp
     killed = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
     assert killed.returncode == -9, killed.stderr
     assert (folder / ".lock").exists()
-    with (folder / "journal.jsonl").open("a") as journal:
-        journal.write('{"stage": "select", "trial": {"unit": "fc3", "ki')
+    with measured(folder).journal.open("a") as journal:
+        journal.write('{"changes": [{"bits": 2, "unit": {"ki')
     analyze(case.model, case.calib, output=folder, workers=workers, **QUICK)
     assert content(folder, *NAMES) == content(case.analysis, *NAMES)
 
@@ -85,21 +87,166 @@ def test_a_second_run_changes_nothing_and_tries_nothing(
 
 def test_what_a_killed_run_was_writing_goes(case: Case, copied: Path) -> None:
     for name in (".SHA256SUMS.wene46gc", ".analysis.json.x1y2.json", ".codes.next.npz.ab_c.npz"):
-        (copied / name).write_bytes(b"half")
+        (measured(copied).path / name).write_bytes(b"half")
     analyze(case.model, case.calib, output=copied, **QUICK)
     assert content(copied, *NAMES) == content(case.analysis, *NAMES)
-    assert sorted(path.name for path in copied.iterdir()) == sorted(NAMES)
+    assert files_of(copied) == sorted(NAMES)
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"projections": 4}, {"bits": (2, 3, 8)}, {"samples": 31}])
-def test_other_settings_start_anew(change: dict[str, Any], case: Case, copied: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", [{"seed": 1}, {"projections": 4}, {"trial_rounding": "gptq"}, {"samples": 31}])
+def test_another_measurement_is_kept_beside(change: dict[str, Any], case: Case, copied: Path, tmp_path: Path) -> None:
     settings = {**QUICK, **change}
-    listener = Listener()
+    listener, before = Listener(), measured(copied)
     analyze(case.model, case.calib, output=copied, reporter=listener, **settings)
     assert not any("going on" in note for note in listener.notes)
     fresh = analyze(case.model, case.calib, output=tmp_path / "fresh.infoq", **settings)
     assert content(copied, *NAMES) == content(fresh, *NAMES)
     assert content(copied, "analysis.json") != content(case.analysis, "analysis.json")
+    assert any(before.path.name in note and "kept" in note for note in listener.notes)
+    # the first one can still be used, by its own name, and is in use again without any work
+    assert read_analysis(before.path) == read_analysis(case.analysis)
+    allocate(before.path, uniform_bits=(4, 4), output=tmp_path / "m.onnx")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("infoq_onnx.sensitivity.trials.Bench.trials", lambda *_: pytest.fail("a trial was run again"))
+        analyze(case.model, case.calib, output=copied, **QUICK)
+    assert content(copied, *NAMES) == content(case.analysis, *NAMES)
+    assert len(measurements(copied)) == 2
+
+
+def test_force_forgets_what_was_measured(case: Case, copied: Path) -> None:
+    listener = Listener()
+    analyze(case.model, case.calib, output=copied, force=True, reporter=listener, **{**QUICK, "seed": 1})
+    assert len(measurements(copied)) == 1
+    assert any("--force" in warning for warning in listener.warnings)
+    assert read_analysis(copied).settings.seed == 1
+
+
+TRIALS = "infoq_onnx.sensitivity.trials.Bench.trials"
+
+
+def run(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, tuple[int, ...]]]:
+    """Collects the trials that are run, while it runs them."""
+    found: list[tuple[str, str, tuple[int, ...]]] = []
+
+    def noted(self: Bench, task: Task, baseline: Baseline) -> list[Trial]:
+        found.append((task.unit.kind, task.unit.name, task.bits))
+        return trials(self, task, baseline)
+
+    trials = Bench.trials
+    monkeypatch.setattr(TRIALS, noted)
+    return found
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "gptq"])
+def test_only_further_widths_are_tried(
+    rounding: str, case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {**QUICK, "trial_rounding": rounding}
+    folder = analyze(case.model, case.calib, output=tmp_path / "a.infoq", **settings)
+    fresh = analyze(case.model, case.calib, output=tmp_path / "b.infoq", **{**settings, "bits": (2, 4, 5, 8)})
+    trials = run(monkeypatch)
+    # 8 and 2 are there, so that only 5 bits are new, and 4 bits stay
+    analyze(case.model, case.calib, output=folder, **{**settings, "bits": (2, 5)})
+    assert len(trials) == 6
+    assert {bits for _, _, bits in trials} == {(5,)}
+    assert content(folder, *NAMES) == content(fresh, *NAMES)
+
+
+def test_only_activations_are_tried_where_weights_were(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = analyze(case.model, case.calib, output=tmp_path / "a.infoq", weight_only=True, **QUICK)
+    trials = run(monkeypatch)
+    analyze(case.model, case.calib, output=folder, **QUICK)
+    assert [kind for kind, _, _ in trials] == 3 * ["activation"]
+    assert content(folder, *NAMES) == content(case.analysis, *NAMES)
+    analyze(case.model, case.calib, output=folder, weight_only=True, **QUICK)
+    assert not read_analysis(folder).settings.weight_only
+
+
+def test_further_observers_look_at_what_they_have_not_seen(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {**QUICK, "bits": (2, 5, 6)}
+    folder = analyze(case.model, case.calib, output=tmp_path / "a.infoq", **settings)
+    fresh = analyze(case.model, case.calib, output=tmp_path / "b.infoq", observers="all", **settings)
+    trials = run(monkeypatch)
+    analyze(case.model, case.calib, output=folder, observers="all", **settings)
+    # 2 bits were seen by all
+    assert {bits for _, _, bits in trials} == {(5, 6)}
+    assert content(folder, *NAMES) == content(fresh, *NAMES)
+
+
+def test_only_further_images_are_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trials on both sets of images, taken together: means over all images."""
+    model, calib = saved(mlp(), tmp_path / "mlp.onnx"), data_for(mlp(), tmp_path / "calib.npz", 80)
+    folder = analyze(model, calib, output=tmp_path / "a.infoq", samples=32, **QUICK)
+    before = read_analysis(folder)
+    images: list[int] = []
+    trials = Bench.trials
+
+    def noted(self: Bench, task: Task, baseline: Baseline) -> list[Trial]:
+        images.append(len(self.problem.dataset))
+        found = trials(self, task, baseline)
+        assert {len(self.problem.labels), len(self.problem.targets), len(self.problem.encoded)} == {images[-1]}
+        return found
+
+    monkeypatch.setattr(TRIALS, noted)
+    listener = Listener()
+    analyze(model, calib, output=folder, samples=72, reporter=listener, **QUICK)
+    assert any("extended by 40 others" in note for note in listener.notes)
+    assert set(images) == {40}
+    found = read_analysis(folder)
+    assert len(measurements(folder)) == 1
+    assert (found.fingerprint, found.calibration) == (before.fingerprint, before.calibration)
+    assert found.settings.samples == 72
+    assert [(block.samples, block.requested) for block in found.added] == [(40, 40)]
+    # KL is a mean over images: those of the added ones alone follow from both
+    journal = measured(folder).added_journal(1).read_text(encoding="utf-8").splitlines()[1:]
+    added = {trial.changes: trial for trial in (from_json(Trial, line) for line in journal)}
+    for trial, first in zip(found.trials, before.trials, strict=True):
+        other = added[trial.changes]
+        assert trial.kl == pytest.approx((32 * first.kl + 40 * other.kl) / 72)
+        assert trial.top1_drop == pytest.approx((32 * first.top1_drop + 40 * other.top1_drop) / 72)
+        for tensor, delta in trial.deltas.items():
+            parts = (first.deltas[tensor], other.deltas[tensor])
+            assert delta.xl == pytest.approx((32 * parts[0].xl + 40 * parts[1].xl) / 72)
+            assert delta.ly_se == pytest.approx(((32 * parts[0].ly_se) ** 2 + (40 * parts[1].ly_se) ** 2) ** 0.5 / 72)
+    # scores are of all images
+    assert read_analyzed(folder).scores["kl"].scores[0].value == found.trials[0].kl
+    # the same again, and further widths on all images
+    images.clear()
+    analyze(model, calib, output=folder, samples=72, **QUICK)
+    assert images == []
+    analyze(model, calib, output=folder, samples=72, **{**QUICK, "bits": (2, 3, 4)})
+    assert sorted(set(images)) == [32, 40]
+    assert {trial.bits for trial in read_analysis(folder).trials} == {2, 3, 4}
+    allocate(folder, bounds={"compression": "8"}, output=tmp_path / "m.onnx")
+    # eight more are too few for an estimate
+    images.clear()
+    listener = Listener()
+    analyze(model, calib, output=folder, samples=None, reporter=listener, **QUICK)
+    assert images == []
+    assert any("8 images more" in note for note in listener.notes)
+    assert read_analysis(folder).settings.samples == 72
+
+
+def test_images_that_have_changed_are_not_added_to(tmp_path: Path) -> None:
+    model, calib = saved(mlp(), tmp_path / "mlp.onnx"), data_for(mlp(), tmp_path / "calib.npz", 64)
+    folder = analyze(model, calib, output=tmp_path / "a.infoq", samples=32, **QUICK)
+    with np.load(calib) as arrays:
+        np.savez(calib, x=arrays["x"] * np.float32(1.01), y=arrays["y"])
+    analyze(model, calib, output=folder, samples=64, **QUICK)
+    assert len(measurements(folder)) == 2
+    assert read_analysis(folder).added == ()
+
+
+def test_options_of_a_criterion_outlive_further_widths(case: Case, copied: Path) -> None:
+    before = score(copied, criterion="infoq", options={"debias": True, "threshold": -1.0})
+    analyze(case.model, case.calib, output=copied, **{**QUICK, "bits": (2, 3, 4)})
+    after = read_analyzed(copied).scores["infoq"]
+    assert after.options == before.options == {"debias": True, "one_over_b": True, "threshold": -1.0}
+    assert {one.bits for one in after.scores} == {2, 3, 4}
 
 
 def test_another_encoder_under_the_same_name_starts_anew(case: Case, tmp_path: Path) -> None:
@@ -138,7 +285,7 @@ def test_another_provider_with_the_same_kernels_finds_the_same(workers: int, cas
     folder = analyze(case.model, case.calib, output=tmp_path / "a.infoq", provider="Azure", workers=workers, **QUICK)
     found, before = read_analysis(folder), read_analysis(case.analysis)
     assert (found.settings.provider, before.settings.provider) == ("azure", "cpu")
-    assert (found.trials, found.observers, found.scores) == (before.trials, before.observers, before.scores)
+    assert (found.trials, found.candidates) == (before.trials, before.candidates)
 
 
 @pytest.mark.parametrize("rounding", ["nearest", "gptq"])
@@ -155,7 +302,7 @@ def test_memory_changes_nothing(workers: int, rounding: str, tmp_path: Path, mon
     monkeypatch.setattr("infoq_onnx.execute.resources._SHARE", 2**40)
     after = analyze(model, folder, output=tmp_path / "b.infoq", memory="64GiB", workers=workers, **settings)
     assert content(after, *names) == before
-    assert sorted(path.name for path in after.iterdir()) == sorted(names)
+    assert files_of(after) == sorted(names)
 
 
 def test_where_the_model_lies_is_all_that_moving_it_changes(case: Case, tmp_path: Path) -> None:
@@ -163,4 +310,4 @@ def test_where_the_model_lies_is_all_that_moving_it_changes(case: Case, tmp_path
     moved = read_analysis(analyze(model, case.calib, output=tmp_path / "a.infoq", **QUICK))
     before = read_analysis(case.analysis)
     assert moved.model.path == str(model)
-    assert (moved.trials, moved.observers, moved.scores) == (before.trials, before.observers, before.scores)
+    assert (moved.trials, moved.candidates) == (before.trials, before.candidates)

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from PIL import Image
 
-from infoq_onnx.analyses import read_analysis
+from infoq_onnx.analyses import read_analysis, read_analyzed
 from infoq_onnx.data.choose import choose
 from infoq_onnx.data.sources import open_source
 from infoq_onnx.demo import demo_calibration_path, demo_model_path, demo_test_path
@@ -19,10 +19,10 @@ from infoq_onnx.errors import (
 from infoq_onnx.evaluation import PREPROCESSING_KEY
 from infoq_onnx.files import sha256_of
 from infoq_onnx.pipeline import allocate, analyze, compress, evaluate, inspect
-from infoq_onnx.pipeline.allocating import FORMATS
+from infoq_onnx.pipeline.emitting import CHECKED_IMAGES
 from infoq_onnx.schema import Allocation, from_json
 from tests.networks import SMALL, Builder, auxiliary_net, mlp, residual_convnet
-from tests.pipeline.cases import QUICK, Case, Listener, data_for, refused, saved
+from tests.pipeline.cases import QUICK, Case, Listener, data_for, measured, refused, saved
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_all_the_way(name: str, criterion: str, tmp_path: Path) -> None:
     assert analysis.network == inspect(model)
     assert analysis.model.sha256 == sha256_of(model)
     assert analysis.calibration.labels == "true"
-    assert set(analysis.scores) == {"infoq", "kl"}
+    assert set(read_analyzed(folder).scores) == {"infoq", "kl"}
 
     done = allocate(folder, bounds={"bitops": "uniform:4/4"}, criterion=criterion, output=tmp_path / "small.onnx")
     assert done.allocation.costs.bitops <= done.allocation.bounds[0].limit
@@ -103,13 +103,13 @@ def test_images_that_analyze_left_out_do_not_stop_allocate(tmp_path: Path) -> No
     pixels = np.random.default_rng(0).integers(0, 256, (200, 8, 8, 3), dtype=np.uint8)
     for index, image in enumerate(pixels):
         Image.fromarray(image).save(images / f"{index:03}.png")
-    drawn = choose(open_source(images), FORMATS["qdq"], 0)[:2]
+    drawn = choose(open_source(images), CHECKED_IMAGES["qdq"], 0)[:2]
     for index in drawn:
         (images / f"{index:03}.png").write_bytes(b"no picture")
     folder = analyze(model, images, preprocessing="none", output=tmp_path / "a.infoq", **QUICK)
     assert read_analysis(folder).calibration.samples == 198
     done = allocate(folder, uniform_bits=(4, 4), output=tmp_path / "small.onnx")
-    assert done.verification.images == FORMATS["qdq"] - 2
+    assert done.verification.images == CHECKED_IMAGES["qdq"] - 2
 
 
 def test_the_allocation_lies_beside_the_model_and_in_it(case: Case, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_the_allocation_lies_beside_the_model_and_in_it(case: Case, tmp_path: Pa
     assert metadata["infoq_onnx.budget"] == "compression-8"
     assert PREPROCESSING_KEY in metadata
     assert done.allocation.model_sha256 == sha256_of(case.model)
-    assert done.allocation.analysis_sha256 == sha256_of(case.analysis / "analysis.json")
+    assert done.allocation.analysis_sha256 == sha256_of(measured(case.analysis).analysis)
     assert done.allocation.costs.compression >= 8
     assert done.before.compression == 1.0
     assert done.float_file_bytes == case.model.stat().st_size
@@ -207,11 +207,16 @@ def test_without_information_only_criteria_that_need_none_are_left(tmp_path: Pat
     calib = data_for(SMALL["concat"](), tmp_path / "calib.npz", 16)
     listener = Listener()
     folder = analyze(model, calib, output=tmp_path / "a.infoq", reporter=listener, **QUICK)
-    assert read_analysis(folder).scores["infoq"] == ()
+    assert read_analyzed(folder).scores["infoq"].scores == ()
     assert any("--criterion" in warning for warning in listener.warnings)
     budget = {"bitops": "uniform:4/4"}
     out = tmp_path / "m.onnx"
-    refused(SettingsError, "infoq", "kl", call=lambda: allocate(folder, bounds=budget, criterion="infoq", output=out))
+    refused(
+        SettingsError,
+        "infoq",
+        "scores nothing",
+        call=lambda: allocate(folder, bounds=budget, criterion="infoq", output=out),
+    )
     assert allocate(folder, bounds=budget, output=out).allocation.optimal
 
 
@@ -220,4 +225,4 @@ def test_features_of_the_model_as_encoder(case: Case, tmp_path: Path) -> None:
     assert analysis.settings.encoder == "self"
     other = read_analysis(case.analysis)
     assert [trial.kl for trial in analysis.trials] == [trial.kl for trial in other.trials]
-    assert analysis.observers != other.observers
+    assert [one.baseline_xl for one in analysis.candidates] != [one.baseline_xl for one in other.candidates]

@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
+from infoq_onnx.allocation.costs import Budget
 from infoq_onnx.allocation.decide import budget_label
-from infoq_onnx.analyses import read_analysis
+from infoq_onnx.allocation.metrics import METRICS
+from infoq_onnx.analyses import read_analyzed
+from infoq_onnx.files import sha256_of
 from infoq_onnx.pipeline import allocate
 from infoq_onnx.schema import Bound
-from tests.pipeline.cases import Case
+from tests.pipeline.cases import Case, Listener, measured
 
 
 def test_uniform(case: Case, tmp_path: Path) -> None:
@@ -53,11 +56,17 @@ def test_criteria_and_alpha_are_recorded(case: Case, tmp_path: Path) -> None:
         case.analysis, bounds={"bitops": "uniform:4/4"}, criterion="kl", alpha=0.5, output=tmp_path / "m.onnx"
     )
     assert (done.allocation.criterion, done.allocation.alpha) == ("kl", 0.5)
-    scores = {(score.unit, score.bits): score.value for score in read_analysis(case.analysis).scores["kl"]}
+    table = read_analyzed(case.analysis).scores["kl"]
+    assert done.allocation.scores_sha256 == sha256_of(measured(case.analysis).scores_by("kl"))
+    scores = {(score.unit.name, score.bits): score.value for score in table.scores}
     bits = done.allocation
     total = sum(scores.get((unit, width), 0.0) for unit, width in bits.weight_bits.items())
     total += 0.5 * sum(scores.get((unit, width), 0.0) for unit, width in bits.activation_bits.items())
     assert bits.score == pytest.approx(total, rel=0.05)
+
+
+def budget(metric: str, text: str) -> Budget:
+    return Budget(METRICS[metric], Bound(metric, 1.0, text))
 
 
 @pytest.mark.parametrize(
@@ -65,12 +74,48 @@ def test_criteria_and_alpha_are_recorded(case: Case, tmp_path: Path) -> None:
     [
         ((), (4, 3), False, "uniform-4-3"),
         ((), (4, 3), True, "uniform-4-8"),
-        ((Bound("bitops", 1.0, "23.04G"),), None, False, "bitops-23.04G"),
-        ((Bound("bitops", 1.0, "uniform:3/3"),), None, True, "bitops-uniform-3-3-weight_only"),
-        ((Bound("size", 1.0, " 1.5 MiB"), Bound("compression", 1.0, "8x")), None, False, "size-1.5-MiB-compression-8x"),
+        ((budget("bitops", "23.04G"),), None, False, "bitops-23.04G"),
+        (
+            (budget("bitops", "uniform:3/3"),),
+            None,
+            True,
+            "bitops-uniform-3-3-weight_only",
+        ),
+        (
+            (
+                budget("size", " 1.5 MiB"),
+                budget("compression", "8x"),
+            ),
+            None,
+            False,
+            "size-1.5-MiB-compression-8x",
+        ),
     ],
 )
 def test_budgets_as_names(
     bounds: tuple[Bound, ...], uniform_bits: tuple[int, int] | None, weight_only: bool, label: str
 ) -> None:
     assert budget_label(bounds, uniform_bits, weight_only) == label
+
+
+def test_a_table_of_costs_beside_another_bound(case: Case, tmp_path: Path) -> None:
+    """Latency that only 4/4 and 8/8 kernels differ in, with a bound on the weights: both hold, and both are kept."""
+    layers = [layer.name for layer in read_analyzed(case.analysis).analysis.network.layers]
+    rows = [f"{name},{b},{b},{cost}" for name in layers for b, cost in ((8, "2us"), (4, "1us"))]
+    table = tmp_path / "latency.csv"
+    table.write_text("\n".join(["layer,w_bits,a_bits,cost", *rows]))
+    listener = Listener()
+    done = allocate(
+        case.analysis,
+        bounds={"compression": "6"},
+        tables=[f"{table}:4.5us"],
+        target="x86-vnni",
+        output=tmp_path / "m.onnx",
+        reporter=listener,
+    ).allocation
+    groups = {layer.name: layer.groups[0] for layer in read_analyzed(case.analysis).analysis.network.layers}
+    fast = [name for name in layers if done.weight_bits[name] <= 4 and done.activation_bits[groups[name]] <= 4]
+    assert len(fast) >= 2
+    assert done.costs.compression >= 6
+    assert done.bounds[1] == Bound("budget", 4.5, f"{table}:4.5us", table_sha256=sha256_of(table))
+    assert f"latency.csv: {6 - len(fast)} us of 4.5 us" in listener.notes

@@ -15,11 +15,11 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from infoq_onnx.analyses import CODES
+from infoq_onnx.analyses import measurements
 from infoq_onnx.execute.cluster import Distributed
 from infoq_onnx.pipeline import analyze
 from tests.networks import residual_convnet
-from tests.pipeline.cases import NAMES, Case, Listener, content, data_for, saved
+from tests.pipeline.cases import CODES, NAMES, Case, Listener, content, data_for, files_of, measured, saved
 
 FILES = (*NAMES, CODES)
 SETTINGS: dict[str, Any] = {"bits": (2, 6, 8), "projections": 16}
@@ -96,7 +96,6 @@ def test_a_machine_that_is_lost_loses_nothing(whole: Case, tmp_path: Path, monke
     try:
         machine, _ = cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)
         raylet = machine.all_processes["raylet"][0].process.pid
-        journal = tmp_path / "a.infoq" / "journal.jsonl"
         at_the_kill: list[int] = []
 
         class Killer(Listener):
@@ -110,7 +109,7 @@ def test_a_machine_that_is_lost_loses_nothing(whole: Case, tmp_path: Path, monke
                     os.kill(worker, signal.SIGSTOP)
                 in_hand = [ref for ref, task in executors[0]._running.items() if task.machine == machine.node_id]
                 if workers and in_hand and ray.wait(in_hand, num_returns=len(in_hand), timeout=0.5)[1]:
-                    at_the_kill.append(journal.read_bytes().count(b'"trial"'))
+                    at_the_kill.append(measured(tmp_path / "a.infoq").journal.read_bytes().count(b'"changes"'))
                     cluster.remove_node(machine, allow_graceful=False)
                     return
                 # it had just finished all: the next trial is waited for
@@ -133,7 +132,7 @@ def test_a_machine_that_is_lost_loses_nothing(whole: Case, tmp_path: Path, monke
     # what it had in hand was handed out once more
     assert len(submitted) > len(set(submitted))
     assert content(folder, *FILES) == content(whole.analysis, *FILES)
-    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+    assert files_of(folder) == sorted(FILES)
 
 
 def test_the_command_is_stopped_and_goes_on(whole: Case, tmp_path: Path) -> None:
@@ -155,8 +154,9 @@ def test_the_command_is_stopped_and_goes_on(whole: Case, tmp_path: Path) -> None
         )
 
     def trials() -> int:
-        journal = folder / "journal.jsonl"
-        return journal.read_bytes().count(b'"trial"') if journal.exists() else 0
+        begun = folder.is_dir() and measurements(folder)
+        journal = begun[0].journal if begun else None
+        return journal.read_bytes().count(b'"changes"') if journal is not None and journal.exists() else 0
 
     with started() as run:
         until(lambda: trials() >= 2)
@@ -175,4 +175,4 @@ def test_the_command_is_stopped_and_goes_on(whole: Case, tmp_path: Path) -> None
         assert told(said)[1:] == [f"going on with {folder}: {before} of 26 trials are done"]
         assert "raylet" not in shown
     assert content(folder, *FILES) == content(whole.analysis, *FILES)
-    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+    assert files_of(folder) == sorted(FILES)

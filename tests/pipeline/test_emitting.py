@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
-from infoq_onnx.analyses import CODES, read_analysis
+from infoq_onnx.analyses import read_analysis
 from infoq_onnx.emit.storage import STORAGES
 from infoq_onnx.emit.targets import lacks_vnni
 from infoq_onnx.errors import InfeasibleBudgetError, MissingDependencyError, ModelError, SettingsError
@@ -22,7 +22,7 @@ from infoq_onnx.pipeline import allocate, analyze, lint
 from infoq_onnx.report.tables import verification_line
 from infoq_onnx.schema import Verification
 from tests.networks import residual_convnet
-from tests.pipeline.cases import Case, Listener, data_for, refused, saved
+from tests.pipeline.cases import Case, Listener, data_for, measured, refused, saved
 from tests.prepared import images
 
 
@@ -139,7 +139,9 @@ def test_a_missing_qonnx_is_missed_before_weights_are_rounded(
     residual: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "qonnx.core.modelwrapper", None)
-    monkeypatch.setattr("infoq_onnx.pipeline.allocating.reconstruct", lambda *_: pytest.fail("rounded for nothing"))
+    monkeypatch.setattr(
+        "infoq_onnx.pipeline.allocating.round_sequential", lambda *_: pytest.fail("rounded for nothing")
+    )
     options: dict[str, Any] = {"uniform_bits": (4, 4), "file_format": "qonnx", "rounding": "gptq"}
     refused(MissingDependencyError, "infoq-onnx[qonnx]", call=lambda: done(residual, tmp_path / "q.onnx", **options))
     assert list(tmp_path.iterdir()) == []
@@ -239,9 +241,9 @@ def test_without_repair_a_second_budget_rounds_nothing(
         return path.read_bytes()
 
     first = rounded("a.onnx", (4, 8))
-    assert (folder / CODES).exists()
+    assert measured(folder).codes.exists()
     read_analysis(folder)
-    monkeypatch.setattr("infoq_onnx.pipeline.allocating.round_alone", lambda *_: pytest.fail("rounded again"))
+    monkeypatch.setattr("infoq_onnx.pipeline.allocating.round_layerwise", lambda *_: pytest.fail("rounded again"))
     rounded("b.onnx", (2, 8))
     assert rounded("c.onnx", (4, 8)) == first
 

@@ -1,4 +1,4 @@
-"""Killed at twenty random moments, with one process and with two, an analysis ends with the same bytes."""
+"""Killed at a dozen random moments, with one process and with two, an analysis ends with the same bytes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from infoq_onnx.analyses import CODES
 from tests.networks import residual_convnet
-from tests.pipeline.cases import NAMES, content, data_for, saved
+from tests.pipeline.cases import CODES, NAMES, content, data_for, files_of, saved
 
-KILLS = 20
+KILLS = 12
 FILES = (*NAMES, CODES)
 CODE = "from infoq_onnx.cli import main; main()"
 
@@ -47,7 +46,7 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
             code = run.wait(moments.uniform(0, 1.2 * whole) if kills < KILLS else None)
             assert code == 0
             assert content(folder, *FILES) == expected
-            assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+            assert files_of(folder) == sorted(FILES)
             complete = True
             finished += 1
         except subprocess.TimeoutExpired:

@@ -16,7 +16,7 @@ import onnx
 import pytest
 from PIL import Image
 
-from infoq_onnx.analyses import CHECKSUMS, find_analysis, read_analysis
+from infoq_onnx.analyses import current, find_analysis, read_analysis
 from infoq_onnx.errors import (
     AnalysisError,
     DataError,
@@ -27,11 +27,11 @@ from infoq_onnx.errors import (
     SettingsError,
     VerificationError,
 )
-from infoq_onnx.files import sha256_of, write_checksums
+from infoq_onnx.files import sha256_of
 from infoq_onnx.pipeline import allocate, analyze, emitting, evaluate, inspect
 from infoq_onnx.quantize.table import load_table, save_table
 from tests.networks import SMALL, mlp, residual_convnet
-from tests.pipeline.cases import NAMES, QUICK, Case, content, data_for, refused, saved
+from tests.pipeline.cases import NAMES, QUICK, Case, content, data_for, measured, refused, saved
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ from tests.pipeline.cases import NAMES, QUICK, Case, content, data_for, refused,
         ({"projections": 1}, "--projections"),
         ({"neighbours": 0}, "--neighbours"),
         ({"neighbours": 16}, "--neighbours"),
-        ({"threshold": 1.5}, "--threshold"),
+        ({"observers": "few"}, "--observers few: choose selected or all"),
         ({"samples": 3}, "--samples"),
         ({"encoder": "vgg"}, "vgg"),
         ({"trial_rounding": "up"}, "--trial-rounding up: choose nearest or gptq"),
@@ -108,7 +108,7 @@ def test_a_folder_in_use_by_another_process(case: Case, copied: Path) -> None:
         ({"bounds": {"bitops": "1G"}, "uniform_bits": (4, 4)}, SettingsError, ["--uniform", "--bitops"]),
         ({"uniform_bits": (4, 4), "pins": ("fc1=8",)}, SettingsError, ["--uniform", "--pin"]),
         ({"uniform_bits": (4, 3)}, SettingsError, ["--uniform", "3", "2, 4, 8"]),
-        ({"bounds": {"bitops": "uniform:4/4"}, "criterion": "hawq"}, SettingsError, ["hawq", "infoq or kl"]),
+        ({"bounds": {"bitops": "uniform:4/4"}, "criterion": "hawq"}, SettingsError, ["hawq", "kl, infoq"]),
         ({"bounds": {"bitops": "uniform:4/4"}, "bits": (3, 8)}, SettingsError, ["--bits", "3", "2, 4, 8"]),
         ({"bounds": {"bitops": "a lot"}}, SettingsError, ["--bitops", "a lot"]),
         ({"bounds": {"compression": "8"}, "pins": ("fc9=8",)}, SettingsError, ["fc9"]),
@@ -232,7 +232,7 @@ def test_weights_outside_the_model_have_changed(tmp_path: Path) -> None:
 
 def test_analyses_that_cannot_be_read(case: Case, copied: Path, tmp_path: Path) -> None:
     refused(AnalysisError, "nowhere", "analyze", call=lambda: read_analysis(tmp_path / "nowhere"))
-    path = copied / "analysis.json"
+    path = measured(copied).analysis
     text = path.read_text(encoding="utf-8")
     for damaged in (
         text[: len(text) // 2],
@@ -246,25 +246,27 @@ def test_analyses_that_cannot_be_read(case: Case, copied: Path, tmp_path: Path) 
     # another version may have other fields
     for other in ({**json.loads(text), "schema": 999}, {"schema": 999}):
         path.write_text(json.dumps(other), encoding="utf-8")
-        refused(AnalysisError, "schema 999", "analyze again", call=lambda: read_analysis(copied))
+        refused(AnalysisError, "schema 999", "update infoq-onnx", call=lambda: read_analysis(copied))
+    path.write_text(text.replace('"seed"', '"sead"', 1), encoding="utf-8")
+    refused(AnalysisError, "sead", "does not know", "analyze again", call=lambda: read_analysis(copied))
     path.write_text(text.replace('"seed": 0', '"seed": 1', 1), encoding="utf-8")
     refused(AnalysisError, "analysis.json", "was changed", call=lambda: read_analysis(copied))
     path.write_text(text, encoding="utf-8")
     assert read_analysis(copied) == read_analysis(case.analysis)
-    (copied / "ranges.npz").write_bytes(b"")
+    measured(copied).grids.write_bytes(b"")
     refused(
         AnalysisError,
         "ranges.npz",
         call=lambda: allocate(copied, uniform_bits=(4, 4), output=tmp_path / "m.onnx"),
     )
-    (copied / "SHA256SUMS").unlink()
+    measured(copied).checksums.unlink()
     refused(AnalysisError, "SHA256SUMS", "analyze again", call=lambda: read_analysis(copied))
 
 
 def test_an_analysis_of_a_version_that_saw_other_layers(case: Case, copied: Path, tmp_path: Path) -> None:
-    path = copied / "analysis.json"
+    path = measured(copied).analysis
     path.write_text(path.read_text(encoding="utf-8").replace('"macs": 192', '"macs": 191'), encoding="utf-8")
-    write_checksums(copied, ["analysis.json", "ranges.npz"], CHECKSUMS)
+    measured(copied).seal()
     assert read_analysis(copied).network != read_analysis(case.analysis).network
     refused(
         AnalysisError,
@@ -277,14 +279,14 @@ def test_an_analysis_of_a_version_that_saw_other_layers(case: Case, copied: Path
 
 @pytest.mark.parametrize("lacking", ["storage", "group", "weight"])
 def test_an_analysis_of_a_version_that_needed_other_grids(lacking: str, copied: Path, tmp_path: Path) -> None:
-    path = copied / "ranges.npz"
+    path = measured(copied).grids
     table = load_table(path)
     if lacking == "weight":
         del table.weights["fc2"][4]
     else:
         del table.activations["relu1_out"][4 if lacking == "group" else 8]
     save_table(table, path)
-    write_checksums(copied, ["analysis.json", "ranges.npz"], CHECKSUMS)
+    measured(copied).seal()
     refused(
         AnalysisError,
         "ranges.npz",
@@ -300,7 +302,7 @@ def test_nothing_that_allocate_did_not_write_is_replaced(case: Case, copied: Pat
 
     (tmp_path / "mine.json").write_text('{"important": true}')
     refused(SettingsError, "mine.json", call=lambda: wanted(tmp_path / "mine.onnx"))
-    refused(SettingsError, "analysis.json", call=lambda: wanted(copied / "analysis.onnx"))
+    refused(SettingsError, "analysis.json", call=lambda: wanted(measured(copied).path / "analysis.onnx"))
     shutil.copy(case.model, tmp_path / "copy.onnx")
     refused(SettingsError, "float model", call=lambda: wanted(tmp_path / "copy.onnx"))
     wanted(tmp_path / "ours.onnx")
@@ -319,12 +321,23 @@ def test_other_samples_are_not_taken_for_those_that_moved(case: Case, tmp_path: 
 
 def test_the_newest_finished_analysis_is_found(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused(AnalysisError, str(tmp_path), call=lambda: find_analysis(tmp_path))
+    (tmp_path / "empty.infoq").mkdir()
+    refused(AnalysisError, "no finished analysis", call=lambda: find_analysis(tmp_path))
     for age, name in enumerate(("new.infoq", "old.infoq")):
         folder = Path(shutil.copytree(case.analysis, tmp_path / name))
-        os.utime(folder / "analysis.json", (1e9 - age, 1e9 - age))
-    (tmp_path / "unfinished.infoq").mkdir()
-    (tmp_path / "unfinished.infoq" / "journal.jsonl").touch()
+        os.utime(measured(folder).analysis, (1e9 - age, 1e9 - age))
+    (tmp_path / "unfinished.infoq" / "0123456789ab").mkdir(parents=True)
     assert find_analysis(tmp_path) == tmp_path / "new.infoq"
+    for name, pointer in (("new", "../../etc"), ("old", "garbage")):
+        (tmp_path / f"{name}.infoq" / "current").write_text(pointer)
+        refused(
+            AnalysisError,
+            f"{name}.infoq",
+            "current is damaged",
+            call=lambda name=name: current(tmp_path / f"{name}.infoq"),
+        )
+    refused(AnalysisError, "new.infoq", "current is damaged", call=lambda: find_analysis(tmp_path))
+    shutil.copy(case.analysis / "current", tmp_path / "new.infoq")
     monkeypatch.chdir(tmp_path)
     assert find_analysis() == Path("new.infoq")
 

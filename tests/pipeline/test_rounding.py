@@ -12,21 +12,32 @@ import numpy as np
 import onnx
 import pytest
 
-from infoq_onnx.analyses import CHECKSUMS, CODES, read_analysis
+from infoq_onnx.analyses import measurements, read_analysis
 from infoq_onnx.errors import AnalysisError, SettingsError
 from infoq_onnx.graph.ort import run_session
 from infoq_onnx.graph.session import open_session
-from infoq_onnx.inputs import calibration_again, prepare
 from infoq_onnx.pipeline import allocate, analyze, compress
-from infoq_onnx.pipeline.analyzing import UNFINISHED_CODES
+from infoq_onnx.preparation import calibration_again, prepare
 from infoq_onnx.quantize import codes, wide
 from infoq_onnx.quantize.codes import CodeTable, load_codes
 from infoq_onnx.quantize.rounding import Rounded
 from infoq_onnx.schema import Allocation, from_json
-from infoq_onnx.simulate import alone
-from infoq_onnx.simulate.alone import round_alone
+from infoq_onnx.simulate.rounding import layerwise
+from infoq_onnx.simulate.rounding.layerwise import round_layerwise
 from tests.networks import SMALL, depthwise_net, mlp
-from tests.pipeline.cases import NAMES, QUICK, Case, Listener, content, data_for, refused, saved
+from tests.pipeline.cases import (
+    CODES,
+    NAMES,
+    QUICK,
+    Case,
+    Listener,
+    content,
+    data_for,
+    files_of,
+    measured,
+    refused,
+    saved,
+)
 from tests.prepared import images, searched, spread_of
 
 GPTQ: dict[str, Any] = {**QUICK, "trial_rounding": "gptq"}
@@ -50,7 +61,7 @@ def copied(rounded: Path, tmp_path: Path) -> Path:
 
 def checked(folder: Path) -> list[str]:
     """Names of the files whose checksums are kept."""
-    return [line.split("  ", 1)[1] for line in (folder / CHECKSUMS).read_text(encoding="utf-8").splitlines()]
+    return [line.split("  ", 1)[1] for line in measured(folder).checksums.read_text(encoding="utf-8").splitlines()]
 
 
 def assert_same(one: CodeTable, other: CodeTable) -> None:
@@ -64,28 +75,28 @@ def assert_same(one: CodeTable, other: CodeTable) -> None:
 
 
 def test_the_weights_of_trials_lie_beside_the_scores(case: Case, rounded: Path) -> None:
-    assert sorted(path.name for path in rounded.iterdir()) == sorted(FILES)
-    assert checked(rounded) == ["analysis.json", "ranges.npz", CODES]
+    assert files_of(rounded) == sorted(FILES)
+    assert sorted(checked(rounded)) == sorted(["analysis.json", "ranges.npz", CODES])
     analysis = read_analysis(rounded)
     assert analysis.settings.trial_rounding == "gptq"
     prepared = prepare(case.model)
     dataset = calibration_again(analysis, prepared, None, None)
-    expected = round_alone(prepared.graph, prepared.network, dataset, (2, 4, 8), lambda *_: None)
-    assert_same(load_codes(rounded / CODES), expected)
+    expected = round_layerwise(prepared.graph, prepared.network, dataset, (2, 4, 8), lambda *_: None)
+    assert_same(load_codes(measured(rounded).codes), expected)
 
 
 def test_nearest_trials_need_none(case: Case) -> None:
     assert read_analysis(case.analysis).settings.trial_rounding == "nearest"
     assert checked(case.analysis) == ["analysis.json", "ranges.npz"]
-    assert not (case.analysis / CODES).exists()
+    assert not measured(case.analysis).codes.exists()
 
 
 def test_trials_of_weights_are_others_and_those_of_activations_nearly_the_same(case: Case, rounded: Path) -> None:
     pairs = zip(read_analysis(case.analysis).trials, read_analysis(rounded).trials, strict=True)
     for nearest, other in pairs:
-        assert (nearest.unit, nearest.kind, nearest.bits) == (other.unit, other.kind, other.bits)
+        assert nearest.changes == other.changes
         assert nearest.kl != other.kl
-        if nearest.kind == "activation":
+        if nearest.unit.kind == "activation":
             assert other.kl == pytest.approx(nearest.kl, rel=0.2)
 
 
@@ -96,10 +107,10 @@ def test_all_the_way(name: str, tmp_path: Path) -> None:
     calib = data_for(SMALL[name](), tmp_path / "calib.npz")
     folder = analyze(model, calib, output=tmp_path / "a.infoq", **GPTQ)
     analysis = read_analysis(folder)
-    held = set(load_codes(folder / CODES))
+    held = set(load_codes(measured(folder).codes))
     weighted = {layer.name for layer in analysis.network.layers if layer.weight is not None}
     assert held == weighted - ({"up"} if name == "batchnorm" else set())
-    harm = {bits: sum(t.kl for t in analysis.trials if t.kind == "weight" and t.bits == bits) for bits in (2, 4)}
+    harm = {bits: sum(t.kl for t in analysis.trials if t.unit.kind == "weight" and t.bits == bits) for bits in (2, 4)}
     assert harm[2] > harm[4] > 0
     for rounding in ("nearest", "gptq"):
         done = allocate(
@@ -141,7 +152,7 @@ def test_rounding_is_told_before_the_trials(case: Case, tmp_path: Path) -> None:
 def stopped(case: Case, folder: Path, stop: int) -> None:
     with pytest.raises(KeyboardInterrupt):
         analyze(case.model, case.calib, output=folder, reporter=Listener(stop), **GPTQ)
-    assert (folder / UNFINISHED_CODES).is_file()
+    assert measured(folder).unfinished_codes.is_file()
 
 
 @pytest.mark.parametrize("stop", [0, 2, 7, 12])
@@ -152,7 +163,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_bytes(stop: int, case: Case, 
     listener = Listener()
     analyze(case.model, case.calib, output=folder, reporter=listener, **GPTQ)
     assert content(folder, *FILES) == content(rounded, *FILES)
-    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+    assert files_of(folder) == sorted(FILES)
     assert "rounding" not in listener.stages
 
 
@@ -162,7 +173,7 @@ def test_a_run_that_was_stopped_while_it_rounded_goes_on(
     # kept after each layer
     monkeypatch.setattr(codes, "_EVERY", 0)
     monkeypatch.setattr(codes, "_TIMES", 0)
-    folder, rounds = tmp_path / "a.infoq", alone.round_widths
+    folder, rounds = tmp_path / "a.infoq", layerwise.round_widths
     calls: list[int] = []
 
     def interrupted(*given: Any, **options: Any) -> dict[int, Rounded]:
@@ -171,7 +182,7 @@ def test_a_run_that_was_stopped_while_it_rounded_goes_on(
             raise KeyboardInterrupt
         return rounds(*given, **options)
 
-    monkeypatch.setattr(alone, "round_widths", interrupted)
+    monkeypatch.setattr(layerwise, "round_widths", interrupted)
     with pytest.raises(KeyboardInterrupt):
         analyze(case.model, case.calib, output=folder, **GPTQ)
     calls.clear()
@@ -186,7 +197,11 @@ def test_a_run_that_was_stopped_while_it_rounded_goes_on(
 def test_weights_of_another_analysis_are_not_taken(case: Case, rounded: Path, tmp_path: Path) -> None:
     folder = tmp_path / "a.infoq"
     analyze(case.model, case.calib, output=folder, **{**GPTQ, "seed": 1})
-    (folder / CODES).rename(folder / UNFINISHED_CODES)
+    foreign = measured(folder).codes.read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        analyze(case.model, case.calib, output=folder, reporter=Listener(0), **GPTQ)
+    (begun,) = (one for one in measurements(folder) if not one.analysis.exists())
+    begun.unfinished_codes.write_bytes(foreign)
     listener = Listener()
     analyze(case.model, case.calib, output=folder, reporter=listener, **GPTQ)
     assert listener.stages["rounding"][-1] == (3, 3)
@@ -208,9 +223,10 @@ def test_damaged_weights_of_a_stopped_run_are_made_anew(damage: str, case: Case,
     folder = tmp_path / "a.infoq"
     stopped(case, folder, 7)
     if damage == "gone":
-        (folder / UNFINISHED_CODES).unlink()
+        measured(folder).unfinished_codes.unlink()
     else:
-        (folder / UNFINISHED_CODES).write_bytes(damaged(folder / UNFINISHED_CODES, damage))
+        left = measured(folder).unfinished_codes
+        left.write_bytes(damaged(left, damage))
     listener = Listener()
     analyze(case.model, case.calib, output=folder, reporter=listener, **GPTQ)
     assert content(folder, *FILES) == content(rounded, *FILES)
@@ -220,7 +236,7 @@ def test_damaged_weights_of_a_stopped_run_are_made_anew(damage: str, case: Case,
 def test_a_second_run_changes_nothing_and_rounds_nothing(
     case: Case, rounded: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("infoq_onnx.sensitivity.trials.Bench.trials", "infoq_onnx.pipeline.analyzing.round_alone"):
+    for name in ("infoq_onnx.sensitivity.trials.Bench.trials", "infoq_onnx.simulate.rounding.layerwise.round_widths"):
         monkeypatch.setattr(name, lambda *_: pytest.fail("what was finished was done again"))
     analyze(case.model, case.calib, output=copied, **GPTQ)
     assert content(copied, *FILES) == content(rounded, *FILES)
@@ -234,12 +250,12 @@ def test_the_other_rounding_starts_anew(case: Case, rounded: Path, copied: Path,
         listener = Listener()
         analyze(case.model, case.calib, output=start, reporter=listener, **settings)
         assert not any("going on" in note for note in listener.notes)
-        assert any("replaced" in warning for warning in listener.warnings)
+        assert any("it is kept, as" in note for note in listener.notes)
         assert content(start, *names) == content(finished, *names)
         read_analysis(start)
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"bits": (2, 3, 8)}, {"samples": 31}])
+@pytest.mark.parametrize("change", [{"seed": 1}, {"samples": 31}])
 def test_weights_of_other_settings_are_not_taken(
     change: dict[str, Any], case: Case, copied: Path, tmp_path: Path
 ) -> None:
@@ -253,7 +269,7 @@ def test_weights_of_other_settings_are_not_taken(
 
 
 def test_weights_that_were_changed_are_noticed(copied: Path) -> None:
-    (copied / CODES).write_bytes(b"")
+    measured(copied).codes.write_bytes(b"")
     refused(AnalysisError, CODES, "was changed", "analyze again", call=lambda: read_analysis(copied))
 
 
@@ -269,7 +285,8 @@ def test_a_replacement_that_was_stopped_leaves_the_finished_analysis(case: Case,
 
 def test_no_weights_are_left_beside_an_analysis_that_has_none(case: Case, copied: Path) -> None:
     analyze(case.model, case.calib, output=copied, **QUICK)
-    assert sorted(path.name for path in copied.iterdir()) == sorted(NAMES)
+    place = measured(copied).path
+    assert sorted(str(path.relative_to(place)) for path in place.rglob("*") if path.is_file()) == sorted(NAMES)
 
 
 # ------------------------------------------------------------------------------------------------ rounding of the model
@@ -372,16 +389,16 @@ def test_other_images_give_other_weights(repair: bool, half: Case, tmp_path: Pat
     # 32 of 64 are those of the analysis, as the seed is
     assert models[32] == models[None] != models[64]
     # what other images gave is not taken for the analysis'
-    assert (folder / CODES).exists() == (not repair)
+    assert measured(folder).codes.exists() == (not repair)
     if not repair:
-        expected = round_alone(
+        expected = round_layerwise(
             prepare(half.model).graph,
             read_analysis(folder).network,
             calibration_again(read_analysis(folder), prepare(half.model), None, None),
             QUICK["bits"],
             lambda *_: None,
         )
-        assert_same(load_codes(folder / CODES), expected)
+        assert_same(load_codes(measured(folder).codes), expected)
 
 
 def test_images_of_another_set_will_do_where_they_are_asked_for(half: Case, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from infoq_onnx import inputs
+from infoq_onnx import preparation
 from infoq_onnx.analyses import read_analysis
 from infoq_onnx.errors import AnalysisError
 from infoq_onnx.pipeline import allocate, analyze, evaluate, inspect
@@ -63,7 +63,7 @@ def test_an_analysis_with_parts_that_this_version_would_not_make(
 ) -> None:
     model, calib = saved(vectors(), tmp_path / "float.onnx"), data_for(vectors(), tmp_path / "calib.npz")
     folder = analyze(model, calib, output=tmp_path / "a.infoq", **QUICK)
-    monkeypatch.setattr(inputs, "splittable", lambda *_: [])
+    monkeypatch.setattr(preparation, "splittable", lambda *_: [])
     refused(AnalysisError, "another version", call=lambda: allocate(folder, bounds={"compression": "8"}))
 
 

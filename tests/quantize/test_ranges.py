@@ -7,8 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from infoq_onnx.errors import SettingsError
 from infoq_onnx.quantize.grid import dequantize_activation, quantize_activation
-from infoq_onnx.quantize.ranges import BINS, Histogram, activation_quantizer
+from infoq_onnx.quantize.ranges import BINS, RANGES, Histogram, get_range
+from infoq_onnx.quantize.ranges.entropy import divergence_of, entropy
+from infoq_onnx.quantize.ranges.minmax import minmax
+from infoq_onnx.quantize.ranges.mse import mse
+from infoq_onnx.quantize.ranges.percentile import PERCENT, percentile
 from infoq_onnx.schema import BITS, Quantizer
 
 
@@ -52,14 +57,16 @@ def least_squared_error(values: np.ndarray, bits: int) -> float:
 def test_as_good_as_an_exhaustive_search(kind: str, bits: int, excess: float) -> None:
     """At 6 bits 200 values have an error so ragged in the scale, and so small, that less is enough."""
     values = sample(kind)
-    found = squared_error(values, activation_quantizer(histogram_of(values), bits))
+    found = squared_error(values, mse(histogram_of(values), bits))
     assert found <= (1 + excess) * least_squared_error(values, bits)
 
 
 @settings(derandomize=True, deadline=None, max_examples=30)
-@given(st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=12), st.sampled_from(BITS))
-def test_grids_are_usable_whatever_was_seen(values: list[float], bits: int) -> None:
-    quantizer = activation_quantizer(histogram_of(np.array(values, dtype=np.float32)), bits)
+@given(
+    st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=12), st.sampled_from(BITS), st.sampled_from([*RANGES])
+)
+def test_grids_are_usable_whatever_was_seen(values: list[float], bits: int, name: str) -> None:
+    quantizer = RANGES[name](histogram_of(np.array(values, dtype=np.float32)), bits)
     assert quantizer.bits == bits
     assert quantizer.scale == float(np.float32(quantizer.scale)) >= np.finfo(np.float32).tiny
     assert isinstance(quantizer.zero_point, int)
@@ -68,16 +75,17 @@ def test_grids_are_usable_whatever_was_seen(values: list[float], bits: int) -> N
     assert dequantize_activation(zero, quantizer) == 0.0
 
 
+@pytest.mark.parametrize("name", RANGES)
 @pytest.mark.parametrize("bits", BITS)
-def test_one_sided_values_waste_no_codes(bits: int) -> None:
-    assert activation_quantizer(histogram_of(sample("relu")), bits).zero_point == 0
-    assert activation_quantizer(histogram_of(sample("negative")), bits).zero_point == (1 << bits) - 1
+def test_one_sided_values_waste_no_codes(bits: int, name: str) -> None:
+    assert RANGES[name](histogram_of(sample("relu")), bits).zero_point == 0
+    assert RANGES[name](histogram_of(sample("negative")), bits).zero_point == (1 << bits) - 1
 
 
 def test_more_bits_are_better() -> None:
     values = sample("normal", 2000)
     histogram = histogram_of(values)
-    errors = [squared_error(values, activation_quantizer(histogram, bits)) for bits in BITS]
+    errors = [squared_error(values, mse(histogram, bits)) for bits in BITS]
     assert errors == sorted(errors, reverse=True)
 
 
@@ -87,27 +95,99 @@ def test_the_grid_depends_on_counts_and_range_alone() -> None:
     for part in np.array_split(values[::-1], 7):
         again.add(part)
     np.testing.assert_array_equal(once.counts, again.counts)
-    assert activation_quantizer(once, 4) == activation_quantizer(again, 4)
+    assert mse(once, 4) == mse(again, 4)
 
 
 def test_outliers_are_clipped() -> None:
     """Where a single value is far away, the range of all others gets the codes."""
     values = sample("normal", 20_000)
     values[0] = 15.0
-    quantizer = activation_quantizer(histogram_of(values), 4)
+    quantizer = mse(histogram_of(values), 4)
     assert 15 * quantizer.scale < 10
 
 
+@pytest.mark.parametrize("name", RANGES)
 @pytest.mark.parametrize("bits", [2, 8])
-def test_a_tensor_of_zeros(bits: int) -> None:
+def test_a_tensor_of_zeros(bits: int, name: str) -> None:
     histogram = Histogram.empty(0.0, 0.0)
     histogram.add(np.zeros(10, np.float32))
-    assert activation_quantizer(histogram, bits) == Quantizer(bits, 1.0, 0)
+    assert RANGES[name](histogram, bits) == Quantizer(bits, 1.0, 0)
 
 
 def test_values_too_small_for_a_float32_scale() -> None:
     values = np.array([0, 1e-42], dtype=np.float32)
-    assert activation_quantizer(histogram_of(values), 8) == Quantizer(8, 1.0, 0)
+    assert mse(histogram_of(values), 8) == Quantizer(8, 1.0, 0)
+
+
+# --------------------------------------------------------------------------------------------------------- other ranges
+
+
+def ends(quantizer: Quantizer) -> tuple[float, float]:
+    """The least and the largest value of a grid."""
+    last = (1 << quantizer.bits) - 1
+    return -quantizer.zero_point * quantizer.scale, (last - quantizer.zero_point) * quantizer.scale
+
+
+def test_minmax_clips_nothing() -> None:
+    values = sample("outlier")
+    low, high = ends(minmax(histogram_of(values), 8))
+    step = (high - low) / 255
+    assert high - low == pytest.approx(values.max() - values.min(), rel=1e-6)
+    assert abs(low - values.min()) <= step / 2 + 1e-6
+
+
+@pytest.mark.parametrize("kind", ["normal", "relu", "negative"])
+def test_percentile_is_that_of_numpy(kind: str) -> None:
+    values = sample(kind, 400_000)
+    low, high = ends(percentile(histogram_of(values), 8))
+    tail = (100 - PERCENT) / 2
+    expected = np.percentile(values, [tail, 100 - tail])
+    bin_width = float(values.max() - values.min()) / BINS
+    tolerance = 2 * bin_width + (high - low) / 255
+    assert low == pytest.approx(min(expected[0], 0), abs=tolerance)
+    assert high == pytest.approx(max(expected[1], 0), abs=tolerance)
+
+
+def plain_divergence(values: np.ndarray, quantizer: Quantizer) -> float:
+    """KL of the clipped histogram from that of the codes, in numpy, bin by bin."""
+    histogram = histogram_of(values)
+    centers, counts = histogram.centers(), histogram.counts
+    exact = np.rint(centers / quantizer.scale) + quantizer.zero_point
+    inside = np.flatnonzero((exact >= 0) & (exact <= (1 << quantizer.bits) - 1))
+    p = counts[inside].astype(float)
+    p[0] += counts[: inside[0]].sum()
+    p[-1] += counts[inside[-1] + 1 :].sum()
+    q = np.zeros(len(inside))
+    for code in np.unique(exact[inside]):
+        of_code = (exact[inside] == code) & (p > 0)
+        if of_code.any():
+            q[of_code] = counts[inside][of_code].sum() / of_code.sum()
+    p, q = p[p > 0] / p.sum(), q[p > 0] / q.sum()
+    with np.errstate(divide="ignore"):
+        return float(np.sum(p * np.log(p / q)))
+
+
+@pytest.mark.parametrize("kind", ["normal", "relu", "outlier"])
+def test_entropy_keeps_the_distribution_best(kind: str) -> None:
+    """The divergence is that of numpy, and no other range that was tried has a smaller one."""
+    values = sample(kind, 20_000)
+    histogram = histogram_of(values)
+    found = entropy(histogram, 4)
+    counts = histogram.counts.astype(np.float64)
+
+    def divergence(quantizer: Quantizer) -> float:
+        zero, levels = float(quantizer.zero_point), float((1 << quantizer.bits) - 1)
+        return float(divergence_of(histogram.centers(), counts, quantizer.scale, zero, levels))
+
+    assert divergence(found) == pytest.approx(plain_divergence(values, found), rel=1e-9)
+    assert divergence(found) <= divergence(minmax(histogram, 4))
+    if kind == "outlier":
+        assert ends(found)[1] < 10
+
+
+def test_an_unknown_range_is_refused() -> None:
+    with pytest.raises(SettingsError, match="--act-range max: choose mse or percentile"):
+        get_range("max")
 
 
 # ------------------------------------------------------------------------------------------------------------ histogram

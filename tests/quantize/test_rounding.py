@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from infoq_onnx.quantize.descent import descend
+from infoq_onnx.quantize.coordinate_descent import descend
 from infoq_onnx.quantize.fit import fit
 from infoq_onnx.quantize.gptq import factorize, gptq
 from infoq_onnx.quantize.levels import SHIFTED_BITS

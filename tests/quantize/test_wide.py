@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infoq_onnx.quantize import wide
-from infoq_onnx.quantize.clipped import Clipped
+from infoq_onnx.quantize.bias_correction import Clipped
 from infoq_onnx.quantize.fit import fit
 from infoq_onnx.quantize.moments import Moments
 from infoq_onnx.quantize.rounding import round_widths

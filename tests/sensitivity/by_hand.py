@@ -19,7 +19,7 @@ from infoq_onnx.quantize.grid import (
     quantize_activation,
     quantize_weight,
 )
-from infoq_onnx.schema import Rounding, SweepSettings, Trial
+from infoq_onnx.schema import MeasurementSettings, Rounding, Trial
 from infoq_onnx.sensitivity.estimators import (
     directions,
     paired_difference,
@@ -47,7 +47,9 @@ def problem_of(
     if labels is None:
         labels = run_in_batches(of.graph.model, of, {})[of.graph.output].argmax(axis=1).astype(np.int64)
     rounding: Rounding = "nearest" if rounded is None else "gptq"
-    settings = SweepSettings(len(values), SEED, PROJECTIONS, 3, tuple(bits), "pca", 0.7, True, False, True, rounding)
+    settings = MeasurementSettings(
+        len(values), seed=SEED, projections=PROJECTIONS, bits=tuple(bits), trial_rounding=rounding
+    )
     encoded = values.reshape(len(values), -1)[:, :5].astype(np.float64)
     return Problem(of.graph, of.network, of.table, of.dataset, labels, labels % 3, encoded, settings, rounded or {})
 
@@ -109,24 +111,24 @@ class ByHand:
     def outputs(self, trial: Trial) -> dict[str, npt.NDArray[np.float32]]:
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
-        if trial.kind == "weight":
-            set_initializers(model, self.constants(trial.unit, trial.bits))
+        if trial.unit.kind == "weight":
+            set_initializers(model, self.constants(trial.unit.name, trial.bits))
             return run_in_batches(model, self.of, {})
         shown = onnx.ModelProto()
         shown.CopyFrom(self.model)
-        if trial.unit == self.of.graph.input:
+        if trial.unit.name == self.of.graph.input:
             values = np.concatenate(list(self.of.dataset.batches(64)))
         else:
-            shown.graph.output.append(onnx.ValueInfoProto(name=trial.unit))
-            values = run_in_batches(shown, self.of, {})[trial.unit]
-        grid = self.of.table.activations[trial.unit][trial.bits]
+            shown.graph.output.append(onnx.ValueInfoProto(name=trial.unit.name))
+            values = run_in_batches(shown, self.of, {})[trial.unit.name]
+        grid = self.of.table.activations[trial.unit.name][trial.bits]
         seen = dequantize_activation(quantize_activation(values, grid), grid)
         shape = [self.of.graph.batch or "batch", *values.shape[1:]]
         model.graph.input.append(helper.make_tensor_value_info("seen", TensorProto.FLOAT, shape))
-        readers = {layer.name for layer in self.of.network.layers if trial.unit in layer.groups}
+        readers = {layer.name for layer in self.of.network.layers if trial.unit.name in layer.groups}
         for node in model.graph.node:
             if node.name in readers:
-                node.input[:] = ["seen" if tensor == trial.unit else tensor for tensor in node.input]
+                node.input[:] = ["seen" if tensor == trial.unit.name else tensor for tensor in node.input]
         return run_in_batches(model, self.of, {"seen": seen})
 
     def differences(self, found: dict[str, npt.NDArray[np.float32]], tensor: str) -> tuple[float, ...]:

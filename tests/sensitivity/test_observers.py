@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from infoq_onnx.schema import Delta, Observer, Trial
+from infoq_onnx.schema import Candidate, Change, Delta, Observer, Trial, Unit
 from infoq_onnx.sensitivity.observers import MIN_TRIALS, candidates, pearson, select
 from tests.networks import SMALL, Builder, auxiliary_net
 from tests.prepared import searched, small
@@ -74,9 +74,7 @@ def trials(drops: Sequence[float], deltas: Mapping[str, tuple[Sequence[float], S
     """One trial a drop; by tensor the differences of SMI(X;L) and SMI(L;Y)."""
     return [
         Trial(
-            f"unit{index}",
-            "weight",
-            2,
+            (Change(Unit("weight", f"unit{index}"), 2),),
             drop,
             0.0,
             {tensor: Delta(xl[index], 0.01, ly[index], 0.01) for tensor, (xl, ly) in deltas.items()},
@@ -88,8 +86,7 @@ def trials(drops: Sequence[float], deltas: Mapping[str, tuple[Sequence[float], S
 def selected(
     drops: Sequence[float], deltas: Mapping[str, tuple[Sequence[float], Sequence[float]]], threshold: float = 0.7
 ) -> dict[str, Observer]:
-    baseline = dict.fromkeys(deltas, 1.0)
-    found = select(list(deltas), baseline, baseline, trials(drops, deltas), threshold, "logits")
+    found = select([Candidate(tensor, 1.0, 1.0) for tensor in deltas], trials(drops, deltas), threshold, "logits")
     assert [observer.tensor for observer in found] == list(deltas)
     return {observer.tensor: observer for observer in found}
 
@@ -152,8 +149,8 @@ def test_too_few_trials_select_nothing_but_the_logits() -> None:
 def test_only_trials_in_front_of_a_tensor_count() -> None:
     behind = trials(DROPS, {"early": (FOLLOWS, FOLLOWS), "logits": (FOLLOWS, FOLLOWS)})
     ahead = trials(DROPS, {"logits": (OPPOSES, OPPOSES)})
-    baseline = {"early": 2.0, "logits": 3.0}
-    early, logits = select(["early", "logits"], baseline, baseline, [*behind, *ahead], 0.7, "logits")
+    places = [Candidate("early", 2.0, 2.0), Candidate("logits", 3.0, 3.0)]
+    early, logits = select(places, [*behind, *ahead], 0.7, "logits")
     assert (early.trials, logits.trials) == (10, 20)
     assert early.correlation_xl == pytest.approx(1)
     assert logits.correlation_xl == pytest.approx(0, abs=1e-9)

@@ -20,14 +20,15 @@ from infoq_onnx.execute.processes import Processes
 from infoq_onnx.execute.resources import Resources
 from infoq_onnx.graph import session
 from infoq_onnx.quantize.codes import RoundedWeight
-from infoq_onnx.schema import Observer, Trial
+from infoq_onnx.schema import Candidate, Observer, Trial, units_of
+from infoq_onnx.sensitivity.criteria import Context, Criterion
 from infoq_onnx.sensitivity.criteria.infoq import infoq
 from infoq_onnx.sensitivity.criteria.kl import kl
 from infoq_onnx.sensitivity.journal import open_journal
 from infoq_onnx.sensitivity.observers import candidates
-from infoq_onnx.sensitivity.sweep import sweep, trial_count
-from infoq_onnx.sensitivity.trials import Bench, Task, runner, units
-from infoq_onnx.simulate.batching import run_batches
+from infoq_onnx.sensitivity.sweep import SweepResult, sweep, trial_count
+from infoq_onnx.sensitivity.trials import Bench, Problem, Task, runner
+from infoq_onnx.simulate.running.batching import run_batches
 from tests.networks import Builder, mlp, residual_convnet
 from tests.prepared import images, ready, small
 from tests.sensitivity.by_hand import ByHand, problem_of, swept
@@ -35,7 +36,17 @@ from tests.simulate.rounded import alone
 
 
 def by_unit(trials: Sequence[Trial]) -> dict[tuple[str, str, int], Trial]:
-    return {(trial.unit, trial.kind, trial.bits): trial for trial in trials}
+    return {(trial.unit.name, trial.unit.kind, trial.bits): trial for trial in trials}
+
+
+def trials_of(problem: Problem, result: SweepResult, criterion: Criterion) -> Context:
+    """What a criterion that looks at trials gets."""
+    made = {"trials": lambda: (result.trials, result.candidates)}
+    return Context(criterion, problem.network, problem.settings.bits, made)
+
+
+def observers_of(problem: Problem, result: SweepResult) -> Sequence[Observer]:
+    return infoq.score(trials_of(problem, result, infoq), infoq.settings({})).observers
 
 
 # ------------------------------------------------------------------------------------------------------- trials by hand
@@ -76,9 +87,9 @@ def test_every_unit_at_every_width_in_order(tmp_path: Path) -> None:
     groups = [group.name for group in of.network.groups]
     expected = [(name, "weight", bits) for name in layers for bits in (2, 6)]
     expected += [(name, "activation", bits) for name in groups for bits in (2, 6)]
-    assert [(trial.unit, trial.kind, trial.bits) for trial in result.trials] == expected
+    assert [(trial.unit.name, trial.unit.kind, trial.bits) for trial in result.trials] == expected
     assert len(expected) == trial_count(of.network, problem_of(of, bits=(2, 6, 8)).settings)
-    assert [(unit.name, unit.kind) for unit in units(of.network)] == list(
+    assert [(unit.name, unit.kind) for unit in units_of(of.network)] == list(
         dict.fromkeys((name, kind) for name, kind, _ in expected)
     )
 
@@ -94,18 +105,18 @@ def test_weights_only(tmp_path: Path) -> None:
     problem = dataclasses.replace(problem, settings=dataclasses.replace(problem.settings, weight_only=True))
     result = swept(problem, folders[1])
     assert len(result.trials) == trial_count(of.network, problem.settings) == 2 * 7
-    assert {trial.kind for trial in result.trials} == {"weight"}
+    assert {trial.unit.kind for trial in result.trials} == {"weight"}
     for trial in result.trials:
-        assert trial.kl == whole[trial.unit, "weight", trial.bits].kl
+        assert trial.kl == whole[trial.unit.name, "weight", trial.bits].kl
         if trial.bits == 2:
-            assert trial == whole[trial.unit, "weight", 2]
+            assert trial == whole[trial.unit.name, "weight", 2]
 
 
 def test_a_product_of_activations_has_no_weight_to_try() -> None:
     network = small("attention").network
-    weights = {unit.name for unit in units(network) if unit.kind == "weight"}
+    weights = {unit.name for unit in units_of(network) if unit.kind == "weight"}
     assert {"scores", "mix"}.isdisjoint(weights)
-    assert {"q_order_out", "k_order_out"} <= {unit.name for unit in units(network) if unit.kind == "activation"}
+    assert {"q_order_out", "k_order_out"} <= {unit.name for unit in units_of(network) if unit.kind == "activation"}
 
 
 def test_only_observers_behind_a_unit_are_looked_at(tmp_path: Path) -> None:
@@ -125,9 +136,10 @@ def test_only_observers_behind_a_unit_are_looked_at(tmp_path: Path) -> None:
 def test_low_bits_are_seen_by_all_candidates_and_the_rest_by_the_observers(tmp_path: Path) -> None:
     of = small("residual")
     result = swept(problem_of(of, bits=(2, 3, 6, 8)), tmp_path)
-    kept = {observer.tensor for observer in result.observers if observer.selected_xl or observer.selected_ly}
+    observers = observers_of(problem_of(of, bits=(2, 3, 6, 8)), result)
+    kept = {observer.tensor for observer in observers if observer.selected_xl or observer.selected_ly}
     assert kept
-    kinds = {observer.tensor: (observer.selected_xl, observer.selected_ly) for observer in result.observers}
+    kinds = {observer.tensor: (observer.selected_xl, observer.selected_ly) for observer in observers}
     trials = by_unit(result.trials)
     for trial in result.trials:
         for tensor, delta in trial.deltas.items():
@@ -135,18 +147,19 @@ def test_low_bits_are_seen_by_all_candidates_and_the_rest_by_the_observers(tmp_p
             assert told == (delta.xl_se is not None, delta.ly_se is not None)
             assert told == ((True, True) if trial.bits < 5 else kinds[tensor])
     assert any(delta.xl is None for trial in result.trials for delta in trial.deltas.values())
-    for unit in units(of.network):
+    for unit in units_of(of.network):
         low = trials[unit.name, unit.kind, 3].deltas
         assert set(trials[unit.name, unit.kind, 6].deltas) == kept & set(low)
-    assert [observer.tensor for observer in result.observers] == list(candidates(of.graph, of.network))
-    counts = {observer.tensor: observer.trials for observer in result.observers}
-    assert counts["logits"] == 2 * len(units(of.network))
+    assert [observer.tensor for observer in observers] == list(candidates(of.graph, of.network))
+    counts = {observer.tensor: observer.trials for observer in observers}
+    assert counts["logits"] == 2 * len(units_of(of.network))
 
 
 def test_without_low_widths_what_there_is_decides(tmp_path: Path) -> None:
-    result = swept(problem_of(small("mlp"), bits=(6, 8)), tmp_path)
+    problem = problem_of(small("mlp"), bits=(6, 8))
+    result = swept(problem, tmp_path)
     assert {trial.bits for trial in result.trials} == {6}
-    assert next(observer for observer in result.observers if observer.tensor == "logits").trials == 6
+    assert next(observer for observer in observers_of(problem, result) if observer.tensor == "logits").trials == 6
 
 
 # ----------------------------------------------------------------------------------------------------- rounded weights
@@ -159,7 +172,9 @@ def test_rounded_weights_diverge_less(tmp_path: Path) -> None:
     for rounding, rounded in (("nearest", None), ("gptq", alone(of, (2, 3, 8)))):
         (tmp_path / rounding).mkdir()
         result = swept(problem_of(of, bits=(2, 3, 8), rounded=rounded), tmp_path / rounding)
-        harm[rounding] = {(trial.unit, trial.bits): trial.kl for trial in result.trials if trial.kind == "weight"}
+        harm[rounding] = {
+            (trial.unit.name, trial.bits): trial.kl for trial in result.trials if trial.unit.kind == "weight"
+        }
     assert sum(harm["gptq"].values()) < 0.5 * sum(harm["nearest"].values())
 
 
@@ -202,8 +217,8 @@ def test_the_sensitive_layer_scores_highest(tmp_path: Path) -> None:
     problem = problem_of(of, bits=(2, 3, 8))
     result = swept(problem, tmp_path)
     for criterion in (infoq, kl):
-        scores = criterion(result.trials, result.observers, problem.settings)
-        value = {(score.unit, score.bits): score.value for score in scores if score.kind == "weight"}
+        scores = criterion.score(trials_of(problem, result, criterion), criterion.settings({})).scores
+        value = {(score.unit.name, score.bits): score.value for score in scores if score.unit.kind == "weight"}
         assert value["fc2", 2] > 0.01
         assert value["fc2", 2] > value["fc2", 3]
         for harmless in ("fc1", "fc3"):
@@ -299,7 +314,7 @@ def test_the_same_sweep_gives_the_same_numbers(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         results.append(swept(problem, tmp_path / name))
     assert results[0] == results[1]
-    assert isinstance(results[0].observers[0], Observer)
+    assert isinstance(results[0].candidates[0], Candidate)
 
 
 def test_batches_do_not_decide_anything(tmp_path: Path) -> None:
@@ -312,7 +327,7 @@ def test_batches_do_not_decide_anything(tmp_path: Path) -> None:
         of = ready(residual_convnet(width=4, batch=batch), values, bits=(2,))
         results.append(swept(problem_of(of, bits=(2, 8)), folder))
     for one, other in zip(results[0].trials, results[1].trials, strict=True):
-        assert (one.unit, one.kind, one.bits) == (other.unit, other.kind, other.bits)
+        assert one.changes == other.changes
         assert one.kl == pytest.approx(other.kl, rel=0.02, abs=1e-5)
 
 
@@ -325,7 +340,7 @@ def test_tensors_that_mix_the_images_of_a_batch(tmp_path: Path) -> None:
     of = ready(model, random.standard_normal((32, 20, 4), dtype=np.float32), bits=(2,))
     result = swept(problem_of(of, bits=(2, 8)), tmp_path)
     assert {tensor for trial in result.trials for tensor in trial.deltas} == {"mean_out", "logits"}
-    assert all(trial.kl > 0 for trial in result.trials if trial.unit != "fc")
+    assert all(trial.kl > 0 for trial in result.trials if trial.unit.name != "fc")
 
 
 # ------------------------------------------------------------------------------------------------------- many processes
@@ -355,7 +370,7 @@ def test_workers_take_no_products_of_matrices(monkeypatch: pytest.MonkeyPatch) -
     problem = problem_of(small("mlp"))
     bench = Bench(problem)
     baseline = bench.baseline()
-    task = Task(units(problem.network)[0], (2, 6), bench.candidates, bench.candidates)
+    task = Task(units_of(problem.network)[0], (2, 6), bench.candidates, bench.candidates)
     blank = dataclasses.replace(problem, encoded=np.full_like(problem.encoded, np.nan))
     assert runner((blank, baseline, 1, None))(task) == bench.trials(task, baseline)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from infoq_onnx.analyses import read_analysis
+from infoq_onnx.analyses import read_analysis, read_analyzed
 from infoq_onnx.pipeline import analyze
 from infoq_onnx.progress import Silent
 from infoq_onnx.sensitivity.targets import GROUP_SIZE, groups, has_classmates
@@ -75,4 +75,4 @@ def test_images_without_classmates_are_analysed(tmp_path: Path) -> None:
     assert found.calibration.labels == "true"
     assert found.model.float_top1 is not None
     assert any("groups of images" in text for text in notes.said)
-    assert found.scores["infoq"]
+    assert read_analyzed(folder).scores["infoq"].scores

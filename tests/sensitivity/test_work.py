@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from infoq_onnx.sensitivity.trials import Task, units
+from infoq_onnx.schema import units_of
+from infoq_onnx.sensitivity.trials import Task
 from infoq_onnx.sensitivity.work import _OVERHEAD, work_of
-from infoq_onnx.simulate import streams
-from infoq_onnx.simulate.front import Front
+from infoq_onnx.simulate.running import streams
+from infoq_onnx.simulate.running.prefix import Prefix
 from tests.prepared import small
 
 
@@ -15,11 +16,11 @@ def test_what_lies_behind_runs_once_a_width() -> None:
     of = small("residual")
     macs = {layer.name: layer.macs for layer in of.network.layers}
     total = sum(macs.values())
-    tasks = {unit.name: Task(unit, (2, 3, 4)) for unit in units(of.network)}
+    tasks = {unit.name: Task(unit, (2, 3, 4)) for unit in units_of(of.network)}
     work = dict(
         zip(
             tasks,
-            work_of(of.graph, of.network, Front(of.graph, of.network, of.dataset), list(tasks.values())),
+            work_of(of.graph, of.network, Prefix(of.graph, of.network, of.dataset), list(tasks.values())),
             strict=True,
         )
     )
@@ -32,12 +33,12 @@ def test_what_lies_behind_runs_once_a_width() -> None:
 
 def test_what_is_too_large_to_be_carried_is_run_again_for_each_task(monkeypatch: pytest.MonkeyPatch) -> None:
     of = small("residual")
-    front = Front(of.graph, of.network, of.dataset)
+    prefix = Prefix(of.graph, of.network, of.dataset)
     macs = [layer.macs for layer in of.network.layers]
-    assert front.macs_to_carry() == sum(macs[:-1])
-    assert front.macs_to("fc_w") == 0
+    assert prefix.macs_to_carry() == sum(macs[:-1])
+    assert prefix.macs_to("fc_w") == 0
     monkeypatch.setattr(streams, "_KEPT_BYTES", 0)
-    front = Front(of.graph, of.network, of.dataset)
-    assert (front.macs_to_carry(), front.most_bytes()) == (0, 0)
-    assert front.macs_to("stem_w") == 0
-    assert front.macs_to("fc_w") == sum(macs[:-1])
+    prefix = Prefix(of.graph, of.network, of.dataset)
+    assert (prefix.macs_to_carry(), prefix.most_bytes()) == (0, 0)
+    assert prefix.macs_to("stem_w") == 0
+    assert prefix.macs_to("fc_w") == sum(macs[:-1])

@@ -18,10 +18,10 @@ from infoq_onnx.graph.session import open_session
 from infoq_onnx.quantize.codes import CodeTable
 from infoq_onnx.quantize.moments import Moments
 from infoq_onnx.schema import Layer, Network
-from infoq_onnx.simulate import reconstruct as module
-from infoq_onnx.simulate.alone import round_alone
-from infoq_onnx.simulate.batching import logits_of
-from infoq_onnx.simulate.gather import Gathered
+from infoq_onnx.simulate.rounding import sequential as module
+from infoq_onnx.simulate.rounding.gather import Gathered
+from infoq_onnx.simulate.rounding.layerwise import round_layerwise
+from infoq_onnx.simulate.running.batching import logits_of
 from infoq_onnx.simulate.simulation import LayerCodes, simulation
 from tests.networks import SMALL, Builder
 from tests.prepared import Bits, Ready, dataset_of, images, ready, searched, spread_of
@@ -53,12 +53,12 @@ def layer_called(network: Network, name: str) -> Layer:
 
 def rounded(of: Ready, bits: Bits) -> dict[str, LayerCodes]:
     """Codes of layers that are rounded side by side."""
-    return module.reconstruct(of.graph, of.network, of.placement, of.table, *bits, of.dataset, quiet)
+    return module.round_sequential(of.graph, of.network, of.placement, of.table, *bits, of.dataset, quiet)
 
 
 def alone(of: Ready, bits: Sequence[int]) -> CodeTable:
     """Weights of layers that are rounded each by itself."""
-    return round_alone(of.graph, of.network, of.dataset, bits, quiet)
+    return round_layerwise(of.graph, of.network, of.dataset, bits, quiet)
 
 
 def watch(monkeypatch: pytest.MonkeyPatch) -> dict[str, Moments]:

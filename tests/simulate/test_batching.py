@@ -7,8 +7,8 @@ import pytest
 
 from infoq_onnx.graph.ort import run
 from infoq_onnx.graph.session import open_session
-from infoq_onnx.simulate import batching
-from infoq_onnx.simulate.batching import batch_size, logits_of, padded, run_batches
+from infoq_onnx.simulate.running import batching
+from infoq_onnx.simulate.running.batching import batch_size, logits_of, padded, run_batches
 from tests.networks import mlp, residual_convnet
 from tests.prepared import dataset_of, images, searched, small
 

@@ -7,11 +7,12 @@ import pytest
 
 from infoq_onnx.graph.editing import expose
 from infoq_onnx.graph.ort import run
-from infoq_onnx.quantize.ranges import BINS, Histogram, activation_quantizer
+from infoq_onnx.quantize.ranges import BINS, Histogram
+from infoq_onnx.quantize.ranges.mse import mse
 from infoq_onnx.quantize.weights import weight_scales
 from infoq_onnx.schema import BITS
-from infoq_onnx.simulate import batching
-from infoq_onnx.simulate.calibrate import calibrate, observe, quantizers_of
+from infoq_onnx.simulate.quantizers.calibrate import calibrate, observe, quantizers_of
+from infoq_onnx.simulate.running import batching
 from tests.networks import SMALL, Builder, residual_convnet
 from tests.prepared import Ready, dataset_of, images, ready, searched, small
 
@@ -133,9 +134,7 @@ def test_grids_are_fitted_to_the_float_network() -> None:
     histogram = Histogram.empty(float(values.min()), float(values.max()))
     histogram.add(values)
     for bits in (2, 5, 8):
-        assert of.table.activations["relu1_out"][bits].scale == pytest.approx(
-            activation_quantizer(histogram, bits).scale, rel=1e-5
-        )
+        assert of.table.activations["relu1_out"][bits].scale == pytest.approx(mse(histogram, bits).scale, rel=1e-5)
         np.testing.assert_array_equal(of.table.weights["fc2"][bits], weight_scales(of.graph.constant("fc2_w"), bits, 0))
 
 

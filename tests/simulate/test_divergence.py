@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import rel_entr, softmax
 
-from infoq_onnx.simulate.divergence import kl_divergence
+from infoq_onnx.simulate.running.divergence import kl_divergence
 
 
 def test_is_that_of_the_distributions() -> None:

@@ -15,8 +15,15 @@ from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.ort import run_session
 from infoq_onnx.graph.session import open_session
 from infoq_onnx.schema import Network
-from infoq_onnx.simulate.batching import logits_of
-from infoq_onnx.simulate.equalize import LARGEST_FACTOR, Factors, equalized, factors_of, find_factors, pairs
+from infoq_onnx.simulate.equalization.equalize import (
+    LARGEST_FACTOR,
+    Factors,
+    equalized,
+    factors_of,
+    find_factors,
+    pairs,
+)
+from infoq_onnx.simulate.running.batching import logits_of
 from infoq_onnx.simulate.simulation import simulation
 from tests.networks import SMALL, batchnorm_net
 from tests.prepared import Ready, dataset_of, images, ready, searched, small, spread_of
@@ -162,7 +169,7 @@ def test_progress_counts_images() -> None:
 
 def test_every_batch_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     *_, whole = factors_for(network(relu))
-    monkeypatch.setattr("infoq_onnx.simulate.reach.batch_size", lambda graph, kept: 7)  # noqa: ARG005
+    monkeypatch.setattr("infoq_onnx.simulate.equalization.channel_absmax.batch_size", lambda graph, kept: 7)  # noqa: ARG005
     *_, parts = factors_for(network(relu))
     assert whole.keys() == parts.keys()
     for tensor, factor in whole.items():

@@ -8,10 +8,10 @@ import onnx
 import pytest
 
 from infoq_onnx.quantize.moments import Moments, Statistics
-from infoq_onnx.simulate import gather as module
-from infoq_onnx.simulate.forms import Form, form_of
-from infoq_onnx.simulate.gather import Gathered, gather
-from infoq_onnx.simulate.streams import Stream
+from infoq_onnx.simulate.rounding import gather as module
+from infoq_onnx.simulate.rounding.as_matmul import Form, form_of
+from infoq_onnx.simulate.rounding.gather import Gathered, gather
+from infoq_onnx.simulate.running.streams import Stream
 from tests.networks import Builder, mlp, residual_convnet
 from tests.prepared import dataset_of, images, searched, small
 from tests.simulate.rounded import (

@@ -1,4 +1,4 @@
-"""Where quantizers stand: rules a, b and c of `infoq_onnx.simulate.placement`, one by one."""
+"""Where quantizers stand: rules a, b and c of `infoq_onnx.simulate.quantizers.placement`, one by one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.operators import clip_bounds
-from infoq_onnx.simulate.placement import Placement
+from infoq_onnx.simulate.quantizers.placement import Placement
 from tests.networks import (
     SMALL,
     Builder,

@@ -10,7 +10,7 @@ import pytest
 
 from infoq_onnx.errors import ModelError
 from infoq_onnx.pipeline import analyze, plan
-from infoq_onnx.simulate.repeatability import _differ, _gaps, require_repeatable
+from infoq_onnx.simulate.running.repeatability import _differ, _gaps, require_repeatable
 from tests.networks import SMALL, Builder
 from tests.pipeline.cases import QUICK
 from tests.prepared import dataset_of, images, is_one_line, searched, small

@@ -12,7 +12,7 @@ from infoq_onnx.graph.session import open_session
 from infoq_onnx.quantize.codes import RoundedWeight
 from infoq_onnx.quantize.grid import weight_code_limits
 from infoq_onnx.schema import BITS, Quantizer
-from infoq_onnx.simulate.batching import batch_size, logits_of
+from infoq_onnx.simulate.running.batching import batch_size, logits_of
 from infoq_onnx.simulate.simulation import layer_codes, simulation, with_bias
 from tests.networks import SMALL
 from tests.prepared import Bits, Ready, images, small, spread_of

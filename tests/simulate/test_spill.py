@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infoq_onnx.errors import OutputError
-from infoq_onnx.simulate import streams
-from infoq_onnx.simulate.reconstruct import reconstruct
-from infoq_onnx.simulate.spill import Filed, Spill
+from infoq_onnx.simulate.rounding.sequential import round_sequential
+from infoq_onnx.simulate.running import streams
+from infoq_onnx.simulate.running.spill import Filed, Spill
 from tests.networks import SMALL
 from tests.prepared import is_one_line, small
 
@@ -61,13 +61,13 @@ def test_where_it_is_kept_changes_nothing(name: str, tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(streams, "Filed", Counted)
     arguments = (of.graph, of.network, of.placement, of.table, *of.uniform(3, 8), of.dataset, lambda *_: None)
-    before = reconstruct(*arguments)
+    before = round_sequential(*arguments)
     assert not made
-    after = reconstruct(*arguments, Spill(tmp_path, 0))
+    after = round_sequential(*arguments, Spill(tmp_path, 0))
     assert made
     for layer, codes in before.items():
         np.testing.assert_array_equal(codes.weight, after[layer].weight)
         np.testing.assert_array_equal(codes.scales, after[layer].scales)
     filed = len(made)
-    reconstruct(*arguments, Spill(tmp_path, 2**40))
+    round_sequential(*arguments, Spill(tmp_path, 2**40))
     assert len(made) == filed

@@ -9,11 +9,11 @@ import numpy.typing as npt
 import pytest
 
 from infoq_onnx.graph.graph import Graph
-from infoq_onnx.simulate import streams as module
-from infoq_onnx.simulate.calibrate import quantizers_of
-from infoq_onnx.simulate.insert import insert_quantizers
+from infoq_onnx.simulate.quantizers.calibrate import quantizers_of
+from infoq_onnx.simulate.quantizers.insert import insert_quantizers
+from infoq_onnx.simulate.running import streams as module
+from infoq_onnx.simulate.running.streams import Stream
 from infoq_onnx.simulate.simulation import layer_codes, simulation
-from infoq_onnx.simulate.streams import Stream
 from tests.networks import SMALL, residual_convnet
 from tests.prepared import Ready, images, small, spread_of
 from tests.simulate.rounded import made, rounded, tensors_of

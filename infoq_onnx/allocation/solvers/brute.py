@@ -38,6 +38,9 @@ def solve_brute(program: Program, time_limit: float | None) -> Outcome:  # noqa:
         score = np.sum([scores[pick] for scores, pick in zip(program.scores, picks, strict=True)], axis=0)
         for limit in program.limits:
             total = sum(amount * math.prod(bits[v] for v in variables) for amount, variables in limit.terms)
+            for variables, costs in limit.tables:
+                rows = zip(*(bits[v].tolist() for v in variables), strict=True)
+                total = total + np.array([costs[row] for row in rows], dtype=np.int64)
             score = np.where(total <= limit.upper, score, math.inf)
         lowest = int(np.argmin(score))
         if score[lowest] < best_score:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator, Mapping
 
 import pulp
 
@@ -103,6 +104,24 @@ def _add_limits(model: pulp.LpProblem, x: list[list[pulp.LpVariable]], program: 
     narrowest = bits_of(program, [0] * len(x))
     widest = bits_of(program, [-1] * len(x))
     products: dict[tuple[int, ...], list[list[pulp.LpVariable]]] = {}
+
+    def product(u: int, v: int) -> list[list[pulp.LpVariable]]:
+        if (u, v) not in products:
+            products[u, v] = _add_product(model, x[u], x[v], f"p_{u}_{v}")
+        return products[u, v]
+
+    def priced(
+        variables: tuple[int, ...], costs: Mapping[tuple[int, ...], int]
+    ) -> Iterator[tuple[int, pulp.LpVariable]]:
+        """Yield what each choice of one or two variables costs, and the binary that stands for it."""
+        u, v = min(variables), max(variables)
+        for i, b in enumerate(program.choices[u]):
+            if u == v:
+                yield costs[(b,) * len(variables)], x[u][i]
+                continue
+            for j, c in enumerate(program.choices[v]):
+                yield costs[(b, c) if variables == (u, v) else (c, b)], product(u, v)[i][j]
+
     for limit in program.limits:
         if total_of(limit, widest) <= limit.upper:
             continue
@@ -113,13 +132,14 @@ def _add_limits(model: pulp.LpProblem, x: list[list[pulp.LpVariable]], program: 
             if u == v:
                 values = [(bits ** len(variables), x[u][i]) for i, bits in enumerate(program.choices[u])]
             else:
-                if (u, v) not in products:
-                    products[u, v] = _add_product(model, x[u], x[v], f"p_{u}_{v}")
-                p = products[u, v]
+                p = product(u, v)
                 values = [
                     (b * c, p[i][j]) for i, b in enumerate(program.choices[u]) for j, c in enumerate(program.choices[v])
                 ]
             row += [(amount * (value - least), variable) for value, variable in values if amount and value > least]
+        for variables, costs in limit.tables:
+            least = costs[tuple(narrowest[v] for v in variables)]
+            row += [(cost - least, variable) for cost, variable in priced(variables, costs) if cost > least]
         divisor = math.gcd(*(coefficient for coefficient, _ in row))
         # an integer is at most n exactly when it is at most n + 1/2, and that is out of rounding's reach
         upper = (limit.upper - total_of(limit, narrowest)) // divisor + 0.5

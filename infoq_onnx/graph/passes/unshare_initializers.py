@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import onnx
 
-from infoq_onnx.graph.editing import add_initializer, initializers_of, output_names, reads, to_array
-
-LAYERS = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul"])
+from infoq_onnx.graph.editing import QUANTIZABLE, add_initializer, initializers_of, output_names, reads, to_array
 
 
 def unshare_initializers(model: onnx.ModelProto) -> int:
@@ -22,7 +20,7 @@ def unshare_initializers(model: onnx.ModelProto) -> int:
     """
     graph = model.graph
     constants = initializers_of(graph)
-    layers = [node for node in graph.node if node.op_type in LAYERS and not node.domain]
+    layers = [node for node in graph.node if node.op_type in QUANTIZABLE and not node.domain]
     taken = output_names(graph).union(*(reads(node) for node in graph.node if node not in layers))
     copies = 0
     for layer in layers:

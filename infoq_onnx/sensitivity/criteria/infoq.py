@@ -14,17 +14,42 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from infoq_onnx.schema import Observer, Score, SweepSettings, Trial
+from infoq_onnx.errors import SettingsError
+from infoq_onnx.schema import Observer, Score, Trial
+from infoq_onnx.sensitivity.criteria.base import Context, Scored, criterion
+from infoq_onnx.sensitivity.observers import THRESHOLD, select, selection_bits
 
 
-def infoq(trials: Sequence[Trial], observers: Sequence[Observer], settings: SweepSettings) -> tuple[Score, ...]:
+@criterion(
+    source="InfoQ, arXiv 2508.04753",
+    needs=("trials",),
+    options={
+        "threshold": "Correlation with the accuracy drop above which a candidate becomes an observer.",
+        "one_over_b": "The factor 1/b of Eq. 4.",
+        "debias": "Subtract the noise level from each difference.",
+    },
+)
+def infoq(context: Context, *, threshold: float = THRESHOLD, one_over_b: bool = True, debias: bool = False) -> Scored:
+    """Mutual information that is lost at the observers behind the unit, as published (Eq. 4)."""
+    if not -1 <= threshold <= 1:
+        raise SettingsError(f"threshold {threshold}: a correlation lies between -1 and 1")
+    low = selection_bits(sorted({trial.bits for trial in context.trials}))
+    trials = [trial for trial in context.trials if trial.bits in low]
+    observers = select(context.candidates, trials, threshold, context.network.output)
+    return Scored(equation_4(context.trials, observers, one_over_b=one_over_b, debias=debias), observers)
+
+
+def equation_4(
+    trials: Sequence[Trial], observers: Sequence[Observer], *, one_over_b: bool = True, debias: bool = False
+) -> tuple[Score, ...]:
     """Score trials by Eq. 4.
 
     Parameters
     ----------
     trials : the sweep's trials
     observers : candidates with their selection; unselected ones do not count
-    settings : `one_over_b` switches the factor 1/b, `debias` the correction for noise
+    one_over_b : the factor 1/b
+    debias : the correction for noise
 
     Returns
     -------
@@ -44,12 +69,11 @@ def infoq(trials: Sequence[Trial], observers: Sequence[Observer], settings: Swee
                 (observer.selected_ly, delta.ly, delta.ly_se, observer.baseline_ly),
             ):
                 if selected and difference is not None and se is not None:
-                    lost += max(0.0, abs(difference) - se) if settings.debias else abs(difference)
+                    lost += max(0.0, abs(difference) - se) if debias else abs(difference)
                     variance += se * se
                     present += baseline
         # no observer behind the unit, or none that holds information: nothing can be said, nothing is claimed
-        factor = (1.0 / trial.bits if settings.one_over_b else 1.0) / present if present > 0 else math.nan
+        factor = (1.0 / trial.bits if one_over_b else 1.0) / present if present > 0 else math.nan
         if not math.isnan(factor):
-            value = factor * lost
-            scores.append(Score(trial.unit, trial.kind, trial.bits, value, factor * math.sqrt(variance)))
+            scores.append(Score(trial.unit, trial.bits, factor * lost, factor * math.sqrt(variance)))
     return tuple(scores)

@@ -5,11 +5,11 @@ It needs no labels, no observers and no estimator: the criterion any other has t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from infoq_onnx.schema import Score
+from infoq_onnx.sensitivity.criteria.base import Context, criterion
 
-from infoq_onnx.schema import Observer, Score, SweepSettings, Trial
 
-
-def kl(trials: Sequence[Trial], observers: Sequence[Observer], settings: SweepSettings) -> tuple[Score, ...]:  # noqa: ARG001
-    """Score trials by output KL, in nats; exact for these images, so `se` is 0."""
-    return tuple(Score(trial.unit, trial.kind, trial.bits, trial.kl, 0.0) for trial in trials)
+@criterion(source="ZeroQ, arXiv 2001.00281", needs=("trials",))
+def kl(context: Context) -> tuple[Score, ...]:
+    """KL divergence of the trial's predictions from the baseline's; exact for these images, so its error is 0."""
+    return tuple(Score(trial.unit, trial.bits, trial.kl, 0.0) for trial in context.trials)

@@ -1,0 +1,207 @@
+"""A cost that was measured elsewhere: latency, energy, … of each layer at each pair of bit-widths, from a CSV file.
+
+::
+
+    layer,w_bits,a_bits,cost
+    conv1,8,8,0.31ms
+    conv1,4,8,0.22ms
+
+`w_bits` of a product of two activations are those of its second input. A layer can always run as it would with more
+bits. So a pair of bit-widths costs what the cheapest pair that is nowhere narrower costs, and pairs that the hardware
+does not have are left out of the file.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from fractions import Fraction
+from pathlib import Path
+
+from infoq_onnx.allocation.metrics.base import Term
+from infoq_onnx.allocation.metrics.bitops import multiplied
+from infoq_onnx.errors import SettingsError
+from infoq_onnx.schema import BITS, Network
+
+COLUMNS = ("layer", "w_bits", "a_bits", "cost")
+WIDEST = 32
+"""Bits of the widest pair that a file may list: float32."""
+LARGEST_FILE = 2**26
+MOST_STEPS = 2**50
+"""Beyond this a limit that is a float64 no longer tells one step from the next."""
+_PREFIXES = {"": 0, "m": -3, "u": -6, "µ": -6, "n": -9}
+UNITS: Mapping[str, tuple[str, int]] = {
+    prefix + unit: (unit, power) for unit in ("s", "J") for prefix, power in _PREFIXES.items()
+}
+"""Suffix → what it is a unit of, and its power of ten."""
+
+Pair = tuple[int, int]
+"""Bits of the weights, and of the activations."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Costs of a network's layers, as a metric."""
+
+    label: str
+    """The file's name."""
+    costs: Mapping[str, Mapping[Pair, int]]
+    """Layer → pair → cost, in the smallest step that all costs are multiples of."""
+    step: Fraction
+    """That step, in the unit of the limit."""
+    suffix: str
+    """The unit of the limit."""
+    sha256: str
+    """Of the file."""
+    name: str = "budget"
+    at_most: bool = True
+
+    @property
+    def suffixes(self) -> Mapping[str, int]:
+        """The limit's own unit."""
+        return {self.suffix: 1} if self.suffix else {}
+
+    def terms(self, network: Network) -> tuple[Term, ...]:
+        """One a layer: its cost by the bits of its activations and its weights."""
+        found = []
+        for layer in network.layers:
+            pairs = self.costs[layer.name]
+            whole: dict[tuple[int, ...], int] = {(a, w): pairs[w, a] for w, a in pairs}
+            found.append(Term(1, multiplied(layer), whole))
+        return tuple(found)
+
+    def value(self, network: Network, total: int) -> float:  # noqa: ARG002
+        """In the unit of the limit."""
+        return float(total * self.step)
+
+    def total(self, network: Network, value: Fraction) -> Fraction:  # noqa: ARG002
+        """In steps."""
+        return value / self.step
+
+
+def read_table(text: str, network: Network) -> tuple[Table, float]:
+    """Read a budget such as `latency.csv:12ms`.
+
+    Parameters
+    ----------
+    text : the file's path, a colon, and the limit; its unit is one of `UNITS`, or none. Costs without a unit have that
+        of the limit
+    network : whose layers the file lists
+
+    Returns
+    -------
+    Table
+    limit : float
+        In its own unit.
+
+    Raises
+    ------
+    SettingsError
+        The file cannot be read, lacks a layer, lists an unknown one, or a cost or the limit is no quantity.
+    """
+    name, colon, written = text.rpartition(":")
+    if not colon or not name:
+        raise SettingsError(f"--budget {text}: write TABLE.csv:LIMIT such as latency.csv:12ms")
+    limit, suffix = _quantity(written, f"--budget {text}")
+    path = Path(name)
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise SettingsError(f"--budget {text}: {path} is too large for a table of costs")
+        content = path.read_bytes()
+        lines = content.decode("utf-8-sig")
+    except OSError as error:
+        raise SettingsError(f"--budget {text}: cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"--budget {text}: {path} is no text file") from error
+    listed = _rows(lines, path, suffix, network)
+    digits = max(0, *(-_exponent(cost) for pairs in listed.values() for cost in pairs.values()))
+    if limit.scaleb(digits) > MOST_STEPS:
+        raise SettingsError(f"--budget {text}: the costs have too many digits for a limit of this size; round them")
+    steps = {layer: {pair: int(cost.scaleb(digits)) for pair, cost in pairs.items()} for layer, pairs in listed.items()}
+    costs = {layer: _as_wide_as(pairs, layer, path) for layer, pairs in steps.items()}
+    if missing := [layer.name for layer in network.layers if layer.name not in costs]:
+        raise SettingsError(f"{path} has no row for layer {missing[0]}: every layer needs its costs")
+    digest = hashlib.sha256(content).hexdigest()
+    return Table(path.name, costs, Fraction(1, 10**digits), suffix, digest), float(limit)
+
+
+def _rows(lines: str, path: Path, suffix: str, network: Network) -> dict[str, dict[Pair, Decimal]]:
+    """Read the costs, in the unit of the limit."""
+    try:
+        reader = csv.DictReader(io.StringIO(lines, newline=""), skipinitialspace=True, strict=True)
+        names = [name.strip().lower() for name in reader.fieldnames or ()]
+        if sorted(names) != sorted(COLUMNS):
+            raise SettingsError(f"{path}: the first line has to be {','.join(COLUMNS)}")
+        reader.fieldnames = names
+        known = {layer.name for layer in network.layers}
+        found: dict[str, dict[Pair, Decimal]] = {}
+        for row in reader:
+            where = f"{path}, line {reader.line_num}"
+            if None in row or None in row.values():
+                raise SettingsError(f"{where}: has not {len(COLUMNS)} values")
+            layer = row["layer"].strip()
+            if layer not in known:
+                raise SettingsError(f"{where}: no layer is called {layer!r}; infoq-onnx inspect lists them")
+            pair = (_width(row["w_bits"], where), _width(row["a_bits"], where))
+            if pair in found.setdefault(layer, {}):
+                raise SettingsError(f"{where}: {layer} at {pair[0]}/{pair[1]} bits has a cost already")
+            found[layer][pair] = _converted(row["cost"], where, suffix)
+    except csv.Error as error:
+        raise SettingsError(f"{path} is no CSV file: {error}") from error
+    if not found:
+        raise SettingsError(f"{path} lists no costs")
+    return found
+
+
+def _as_wide_as(listed: Mapping[Pair, int], layer: str, path: Path) -> dict[Pair, int]:
+    """Give each pair the least cost of those that are nowhere narrower."""
+    found = {}
+    for pair in itertools.product(BITS, BITS):
+        wider = [cost for (w, a), cost in listed.items() if w >= pair[0] and a >= pair[1]]
+        if not wider:
+            raise SettingsError(
+                f"{path} has no row for {layer} at {pair[0]}/{pair[1]} bits, nor at more: add one at 8/8"
+            )
+        found[pair] = min(wider)
+    return found
+
+
+def _width(text: str, where: str) -> int:
+    written = text.strip()
+    if not written.isdecimal() or not 1 <= int(written) <= WIDEST:
+        raise SettingsError(f"{where}: {written!r} is no bit-width from 1 to {WIDEST}")
+    return int(written)
+
+
+def _converted(text: str, where: str, suffix: str) -> Decimal:
+    cost, own = _quantity(text, where)
+    if own == suffix or not own:
+        return cost
+    if not suffix or UNITS[own][0] != UNITS[suffix][0]:
+        raise SettingsError(f"{where}: a cost in {own}, and a limit in {suffix or 'no unit'}: give both the same unit")
+    return cost.scaleb(UNITS[own][1] - UNITS[suffix][1])
+
+
+def _quantity(text: str, where: str) -> tuple[Decimal, str]:
+    """Read a number that is not negative, and its unit."""
+    written = text.strip()
+    suffix = next((s for s in sorted(UNITS, key=len, reverse=True) if written.endswith(s)), "")
+    try:
+        value = Decimal(written[: len(written) - len(suffix)].strip())
+    except InvalidOperation:
+        value = Decimal("nan")
+    if not value.is_finite() or value < 0 or not -30 <= _exponent(value) <= 30 or value > Decimal("1e30"):
+        raise SettingsError(
+            f"{where}: {written!r} is no cost: write a number such as 0.31, alone or with a unit like ms"
+        )
+    return value, suffix
+
+
+def _exponent(value: Decimal) -> int:
+    exponent = value.as_tuple().exponent
+    return exponent if isinstance(exponent, int) else 99

@@ -1,0 +1,222 @@
+"""What `allocate` starts from: its settings checked, and the analysis, the model and the grids loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from infoq_onnx.allocation.bounds import option, parse_budget, parse_table
+from infoq_onnx.allocation.costs import Budget
+from infoq_onnx.allocation.decide import budget_label
+from infoq_onnx.analyses import Measurement, current, find_analysis, read_analysis
+from infoq_onnx.data.dataset import Dataset
+from infoq_onnx.emit.qonnx import require_qonnx
+from infoq_onnx.emit.storage import STORAGES
+from infoq_onnx.emit.targets import TARGETS, require_target, saturating_layers
+from infoq_onnx.errors import AnalysisError, OutputError, SettingsError
+from infoq_onnx.execute.resources import Resources
+from infoq_onnx.files import require_writable, sha256_of
+from infoq_onnx.pipeline.emitting import CHECKED_IMAGES
+from infoq_onnx.preparation import PreparedModel, calibration_again, memory_bytes, prepare_again
+from infoq_onnx.progress import Reporter
+from infoq_onnx.quantize.table import GridTable, load_table
+from infoq_onnx.schema import (
+    BASELINE_BITS,
+    EXACT_BITS,
+    Allocation,
+    AllocationSettings,
+    Analysis,
+    OtherVersion,
+    Rounding,
+    read,
+)
+from infoq_onnx.sensitivity.criteria import get_criterion
+from infoq_onnx.simulate.equalization.equalize import equalized
+from infoq_onnx.simulate.running.spill import Spill
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things are now, where they moved since the analysis; None: where they were."""
+
+    model: Path | str | None = None
+    calib: Path | str | None = None
+    classes: Path | str | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything that an allocation is made from."""
+
+    settings: AllocationSettings
+    places: Places
+    found: Analysis
+    measurement: Measurement
+    bounds: tuple[Budget, ...]
+    label: str
+    """The budget in one word."""
+    path: Path
+    """The ONNX to write."""
+    prepared: PreparedModel
+    """The analysed model, equalized."""
+    grids: GridTable
+    saturating: frozenset[str]
+    """Layers whose sums may saturate with 8-bit weights on a processor that the target admits."""
+    share: int | None
+    """Bytes that a large set of arrays may take in memory; None: what it needs."""
+    reporter: Reporter
+
+    @property
+    def fits_pairs(self) -> bool:
+        """Whether products of codes have to fit 16 bits in pairs."""
+        return TARGETS[self.settings.target] and self.settings.file_format == "qdq"
+
+    @property
+    def storage(self) -> str:
+        """How weight codes lie in the file."""
+        return self.settings.storage or "packed"
+
+    @property
+    def repair(self) -> bool:
+        """Whether each layer makes up for the errors of the layers before it."""
+        return self.settings.rounding == "gptq" and self.settings.repair
+
+    @property
+    def spill(self) -> Spill | None:
+        """Where activations go that would take too much memory."""
+        return None if self.share is None else Spill(self.path.parent, self.share)
+
+    @functools.cached_property
+    def images(self) -> Dataset:
+        """What weights are rounded with: read once, and only where it is needed."""
+        return self._load(self.settings.samples)
+
+    @functools.cached_property
+    def check_images(self) -> Dataset:
+        """What the written model is checked with: any images will do, so those that cannot be read are left out."""
+        few = min(CHECKED_IMAGES[self.settings.file_format], self.found.calibration.samples)
+        return self._load(few, tolerated_percent=100)
+
+    def _load(self, samples: int | None, **tolerated: int) -> Dataset:
+        places = self.places
+        return calibration_again(
+            self.found, self.prepared, places.calib, places.classes, samples, cache_bytes=self.share, **tolerated
+        )
+
+
+def resolve(
+    analysis: Path | str | None,
+    settings: AllocationSettings,
+    places: Places,
+    memory: str | None,
+    output: Path | str | None,
+    reporter: Reporter,
+) -> Request:
+    """Check what was asked for, and load what it takes; the arguments are those of `allocate`.
+
+    Raises
+    ------
+    InfoQError
+        What is missing, contradicts itself or cannot be used is told before any work.
+    """
+    _check_settings(settings)
+    share = Resources(memory=memory_bytes(memory)).share
+    folder = Path(analysis) if analysis is not None else find_analysis()
+    found, measurement = read_analysis(folder), current(folder)
+    bounds = (
+        *(parse_budget(metric, text, found.network) for metric, text in settings.bounds.items()),
+        *(parse_table(text, found.network) for text in settings.tables),
+    )
+    label = budget_label(bounds, settings.uniform_bits, settings.weight_only)
+    stem = Path(places.model or found.model.path).stem
+    path = Path(output) if output is not None else Path(f"{stem}.{label}.onnx")
+    if path.suffix != ".onnx":
+        raise SettingsError(f"-o {path}: the model's name must end in .onnx")
+    prepared = prepare_again(found, places.model)
+    _check_output(path, prepared)
+    require_writable(path)
+    grids = _load_grids(measurement.grids, prepared, found.settings.bits)
+    prepared = dataclasses.replace(prepared, graph=equalized(prepared.graph, found.network, grids.factors))
+    request = Request(
+        settings, places, found, measurement, bounds, label, path, prepared, grids, frozenset(), share, reporter
+    )
+    if request.fits_pairs:
+        request = dataclasses.replace(request, saturating=saturating_layers(prepared.graph, found.network, grids))
+    if settings.samples is not None or places.calib is not None or places.classes is not None:
+        # where the user says they are now, there may be others than those of the analysis
+        _ = request.images
+    return request
+
+
+def _check_settings(settings: AllocationSettings) -> None:
+    """Make sure that the settings make sense together."""
+    if settings.storage is not None and settings.storage not in STORAGES:
+        raise SettingsError(f"--storage {settings.storage}: choose {' or '.join(STORAGES)}")
+    if settings.rounding not in get_args(Rounding):
+        raise SettingsError(f"--rounding {settings.rounding}: choose {' or '.join(get_args(Rounding))}")
+    require_target(settings.target)
+    if settings.file_format not in CHECKED_IMAGES:
+        raise SettingsError(f"--format {settings.file_format}: choose {' or '.join(CHECKED_IMAGES)}")
+    if settings.file_format == "qonnx":
+        if settings.storage is not None:
+            raise SettingsError(
+                f"--storage {settings.storage}: --format qonnx keeps weights in float; drop one of the two"
+            )
+        require_qonnx()
+    if settings.samples is not None and settings.rounding == "nearest":
+        raise SettingsError(f"--samples {settings.samples}: --rounding nearest looks at no images; drop one of the two")
+    if settings.uniform_bits is None and not settings.bounds and not settings.tables:
+        raise SettingsError(
+            "give one or more bounds (such as --bitops 23.04G or --compression 10.66), or --uniform W/A"
+        )
+    # uniform bits go by no scores, but a name that is none is a mistake all the same
+    get_criterion(settings.criterion)
+    choosing = [
+        *map(option, settings.bounds),
+        *(["--budget"] if settings.tables else []),
+        *(["--pin"] if settings.pins else []),
+        *(["--bits"] if settings.bits is not None else []),
+    ]
+    if settings.uniform_bits is not None and choosing:
+        raise SettingsError(f"--uniform decides all bits: drop it, or {' and '.join(choosing)}")
+
+
+def _load_grids(path: Path, prepared: PreparedModel, bits: Sequence[int]) -> GridTable:
+    """Load the grids of an analysis, and make sure that there is one wherever one may be needed."""
+    table = load_table(path)
+    layers = [layer.name for layer in prepared.network.layers if layer.weight is not None]
+    complete = (
+        all(BASELINE_BITS in table.activations.get(tensor, ()) for tensor in prepared.placement.storage)
+        and all(set(bits) <= set(table.activations.get(group.name, ())) for group in prepared.network.groups)
+        and all({*bits, EXACT_BITS, BASELINE_BITS} <= set(table.weights.get(layer, ())) for layer in layers)
+    )
+    if not complete:
+        raise AnalysisError(f"{path} was made by another version, and lacks grids that are needed; run analyze again")
+    return table
+
+
+def _check_output(path: Path, prepared: PreparedModel) -> None:
+    """Refuse to write over what allocate did not write."""
+    # os.path says no where a name is too long or a folder is closed: writing will tell
+    if os.path.realpath(path) == os.path.realpath(prepared.path) or (
+        os.path.isfile(path) and _same_content(path, prepared.path)
+    ):
+        raise SettingsError(f"-o {path} is the float model itself; choose another name")
+    beside = path.with_suffix(".json")
+    if os.path.isfile(beside):
+        try:
+            read(Allocation, beside.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError, OtherVersion) as error:
+            raise SettingsError(f"-o {path} would replace {beside}, no allocation; choose another name") from error
+
+
+def _same_content(path: Path, model: Path) -> bool:
+    try:
+        return sha256_of(path) == sha256_of(model)
+    except OSError as error:
+        raise OutputError(f"cannot replace {path}: {error.strerror or error}; choose another name with -o") from error

@@ -1,0 +1,247 @@
+"""Scores by one criterion, computed of what an analysis measured."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from infoq_onnx.analyses import Measurement, current, find_analysis, is_of, read_analysis, read_scores, write_scores
+from infoq_onnx.data.dataset import Dataset
+from infoq_onnx.errors import AnalysisError, OutputError, SettingsError
+from infoq_onnx.files import sha256_of
+from infoq_onnx.graph.editing import expose
+from infoq_onnx.graph.session import open_session, running_on
+from infoq_onnx.preparation import PreparedModel, calibration_again, memory_bytes, prepare_again
+from infoq_onnx.progress import Reporter, Silent
+from infoq_onnx.quantize.table import GridTable, load_table
+from infoq_onnx.schema import SCORES_VERSION, Analysis, CriterionInfo, ScoreTable
+from infoq_onnx.sensitivity.criteria import NEEDS, Context, Criterion, Need, OptionValue, get_criteria, get_criterion
+from infoq_onnx.simulate.equalization.equalize import equalized
+from infoq_onnx.simulate.running.batching import batch_size, logits_of, run_batches
+
+UNMADE = "gradients"
+"""What no criterion can have yet."""
+
+
+def criteria() -> tuple[CriterionInfo, ...]:
+    """List the criteria there are, those of other installed packages included.
+
+    Raises
+    ------
+    SettingsError
+        Another package's criterion cannot be loaded.
+    """
+    return tuple(
+        CriterionInfo(
+            name=one.name,
+            summary=one.summary,
+            source=one.source,
+            needs=tuple(need for need in NEEDS if need in one.needs),
+            passes=one.passes,
+            options={name: (option.default, option.help) for name, option in one.options.items()},
+            package=one.package,
+        )
+        for one in get_criteria().values()
+    )
+
+
+def score(
+    analysis: Path | str | None = None,
+    *,
+    criterion: str,
+    options: Mapping[str, OptionValue] | None = None,
+    model: Path | str | None = None,
+    calib: Path | str | None = None,
+    classes: Path | str | None = None,
+    memory: str | None = None,
+    reporter: Reporter | None = None,
+) -> ScoreTable:
+    """Score every unit by a criterion, and keep the scores with the analysis.
+
+    Parameters
+    ----------
+    analysis : the analysis folder; None takes the newest in the working folder
+    criterion : its name, see `sensitivity.criteria`
+    options : the criterion's own options; what is not given has its default
+    model, calib, classes : where they are now, when they moved since the analysis; the images only where the criterion
+        looks at them
+    memory : bytes such as "2GiB" that the images may take, about
+    reporter : receives progress
+
+    Returns
+    -------
+    ScoreTable
+        It replaces scores that were there by the same criterion.
+
+    Raises
+    ------
+    InfoQError
+        See `infoq_onnx.errors`.
+    """
+    reporter = reporter or Silent()
+    chosen = get_criterion(criterion)
+    values = chosen.settings(options or {})
+    folder = Path(analysis) if analysis is not None else find_analysis()
+    found, measurement = read_analysis(folder), current(folder)
+    # read whatever the criterion needs no model for, so that one that is gone is no hindrance
+    grids = functools.cache(lambda: load_table(measurement.grids))
+    allowed = memory_bytes(memory)
+
+    @functools.cache
+    def prepared() -> PreparedModel:
+        again = prepare_again(found, model)
+        return dataclasses.replace(again, graph=equalized(again.graph, again.network, grids().factors))
+
+    @functools.cache
+    def images() -> Dataset:
+        return calibration_again(found, prepared(), calib, classes, cache_bytes=allowed)
+
+    made = _without_images(found, prepared, grids)
+    made["activations"] = lambda: partial(_activations, prepared(), images())
+    made["labels"] = lambda: _labels(prepared(), images())
+    with running_on(found.settings.provider):
+        table = compute(measurement, found, chosen, values, made)
+    if not table.scores:
+        reporter.warn(f"{criterion} scores nothing here")
+    write_scores(measurement, table)
+    return table
+
+
+def scores_for(
+    measurement: Measurement,
+    found: Analysis,
+    criterion: str,
+    prepared: PreparedModel,
+    grids: GridTable,
+    reporter: Reporter,
+) -> ScoreTable:
+    """Return the scores of an analysis by a criterion; they are computed where that takes no pass over the images.
+
+    Parameters
+    ----------
+    measurement, found : the analysis
+    criterion : its name
+    prepared, grids : the analysed model, equalized, and its grids
+    reporter : is told what is computed
+
+    Raises
+    ------
+    SettingsError
+        There is no such criterion, there are no scores by it and they are not cheap, or it scores nothing.
+    """
+    known = read_scores(measurement, criterion)
+    if known is not None and is_of(known, measurement):
+        table = known
+    else:
+        chosen = get_criterion(criterion)
+        if not chosen.is_cheap():
+            state = "no scores" if known is None else "older scores than trials"
+            raise SettingsError(
+                f"the analysis has {state} by {criterion}; make them with: infoq-onnx score {measurement.path} "
+                f"--criterion {criterion}"
+            )
+        options = chosen.settings({} if known is None else known.options)
+        made = _without_images(found, lambda: prepared, lambda: grids)
+        table = compute(measurement, found, chosen, options, made)
+        reporter.note(f"computed the scores by {criterion}")
+        with contextlib.suppress(OutputError):
+            # a folder that cannot be written only costs time
+            write_scores(measurement, table)
+    if not table.scores:
+        raise SettingsError(f"{criterion} scores nothing in this analysis; give another --criterion")
+    return table
+
+
+def refresh_scores(
+    measurement: Measurement, found: Analysis, prepared: PreparedModel, grids: GridTable, reporter: Reporter
+) -> None:
+    """Compute the scores by all criteria that only look at trials, and again those that were there and are cheap."""
+    for name, chosen in get_criteria().items():
+        known: ScoreTable | None = None
+        with contextlib.suppress(AnalysisError):
+            known = read_scores(measurement, name)
+        if not chosen.is_cheap() or (known is None and chosen.needs != {"trials"}):
+            continue
+        if known is not None and is_of(known, measurement):
+            continue
+        made = _without_images(found, lambda: prepared, lambda: grids)
+        table = compute(measurement, found, chosen, chosen.settings({} if known is None else known.options), made)
+        if not table.scores:
+            reporter.warn(
+                f"{name} scores nothing, as its observers hold no information: for --criterion {name} give more images "
+                "or other labels"
+            )
+        write_scores(measurement, table)
+
+
+def compute(
+    measurement: Measurement,
+    found: Analysis,
+    criterion: Criterion,
+    options: Mapping[str, OptionValue],
+    made: Mapping[Need, Callable[[], Any]],
+) -> ScoreTable:
+    """Let a criterion score, and say what of.
+
+    Raises
+    ------
+    SettingsError
+        The criterion needs what there is not, or fails.
+    """
+    if UNMADE in criterion.needs:
+        raise SettingsError(f"criterion {criterion.name} needs {UNMADE}, which cannot be computed yet; choose another")
+    context = Context(criterion, found.network, found.settings.bits, made)
+    scored = criterion.score(context, options)
+    return ScoreTable(
+        schema=SCORES_VERSION,
+        criterion=criterion.name,
+        options=dict(options),
+        package=criterion.package,
+        measured_sha256=sha256_of(measurement.analysis),
+        scores=tuple(scored.scores),
+        observers=tuple(scored.observers),
+    )
+
+
+def _without_images(
+    found: Analysis, prepared: Callable[[], PreparedModel], grids: Callable[[], GridTable]
+) -> dict[Need, Callable[[], Any]]:
+    """Return what makes each thing that needs no pass over the images; the model is the equalized one."""
+    return {
+        "trials": lambda: (found.trials, found.candidates),
+        "grids": grids,
+        "weights": lambda: weights_of(prepared()),
+    }
+
+
+def weights_of(prepared: PreparedModel) -> dict[str, npt.NDArray[np.float32]]:
+    """Return the weights of a network by layer."""
+    layers = [layer for layer in prepared.network.layers if layer.weight is not None]
+    return {layer.name: prepared.graph.constant(layer.weight) for layer in layers if layer.weight is not None}
+
+
+def _activations(prepared: PreparedModel, images: Dataset) -> Iterator[dict[str, npt.NDArray[np.float32]]]:
+    """Yield what each group's tensor holds, batch by batch."""
+    graph = prepared.graph
+    names = [group.name for group in prepared.network.groups]
+    inner = [name for name in names if name != graph.input]
+    session = open_session(expose(graph.model, inner))
+    for batch, outputs in run_batches(session, graph, inner, images, batch_size(graph, inner)):
+        values = {graph.input: batch, **dict(zip(inner, outputs, strict=True))}
+        yield {name: values[name] for name in names}
+
+
+def _labels(prepared: PreparedModel, images: Dataset) -> npt.NDArray[np.int64]:
+    if images.labels is not None:
+        return images.labels
+    graph = prepared.graph
+    logits = logits_of(open_session(graph.model), graph, images, batch_size(graph))
+    return np.asarray(logits.argmax(axis=1), dtype=np.int64)

@@ -1,0 +1,241 @@
+"""What a verb starts from: a model made ready, samples made ready, and the same again from what an analysis says."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from infoq_onnx.allocation.units import BYTES, parse_quantity
+from infoq_onnx.data import preprocess
+from infoq_onnx.data.dataset import CACHE_BYTES, TOLERATED_PERCENT, Dataset, load_dataset
+from infoq_onnx.data.encoders import get_encoder
+from infoq_onnx.data.encoders.onnx_file import encode
+from infoq_onnx.errors import AnalysisError, DataError, ModelError, SettingsError
+from infoq_onnx.graph.editing import expose
+from infoq_onnx.graph.external import model_sha256
+from infoq_onnx.graph.graph import Graph
+from infoq_onnx.graph.inference import require_inference
+from infoq_onnx.graph.load import load_model
+from infoq_onnx.graph.network import find_network
+from infoq_onnx.graph.normalize import normalize
+from infoq_onnx.memory import SMALLEST
+from infoq_onnx.progress import Reporter
+from infoq_onnx.schema import Analysis, Network, Preprocessing, Split
+from infoq_onnx.simulate.equalization.channel_splitting import split, splittable
+from infoq_onnx.simulate.quantizers.placement import Placement, place
+from infoq_onnx.simulate.running.batching import batch_size
+
+SELF = "self"
+"""The encoder that is the model itself."""
+
+Recipe = Callable[[tuple[int, ...]], Preprocessing]
+"""Makes a preprocessing for a model's input shape."""
+
+
+@dataclass(frozen=True)
+class PreparedModel:
+    """A model, normalised, with what there is to quantize in it."""
+
+    path: Path
+    sha256: str
+    """Of the file, and of its external data where it has any (see `graph.external`)."""
+    graph: Graph
+    network: Network
+    placement: Placement
+
+
+def prepare(model: Path | str) -> PreparedModel:
+    """Load, check and normalise a model, and find its quantizable layers.
+
+    Raises
+    ------
+    ModelError
+        The file cannot be used.
+    """
+    path = Path(model)
+    loaded = load_model(path)
+    try:
+        normal = normalize(loaded)
+        # what was computed from constants is a constant now
+        require_inference(normal)
+        graph = Graph(normal)
+        network = find_network(graph)
+        placement = place(graph, network)
+    except ModelError as error:
+        # what is found in a graph is told without the file it came from
+        raise ModelError(f"{path}: {error}") from error
+    return PreparedModel(path, model_sha256(path), graph, network, placement)
+
+
+def with_splits(prepared: PreparedModel, splits: tuple[Split, ...]) -> PreparedModel:
+    """Let channels be read in parts, see `simulate.equalization.channel_splitting`."""
+    if not splits:
+        return prepared
+    graph = split(prepared.graph, prepared.network, splits)
+    network = find_network(graph)
+    repeated = sum(layer.parameters for layer in network.layers)
+    repeated -= sum(layer.parameters for layer in prepared.network.layers)
+    network = dataclasses.replace(network, repeated=repeated)
+    return dataclasses.replace(prepared, graph=graph, network=network, placement=place(graph, network))
+
+
+def preprocessing_for(
+    choice: str | Recipe | Preprocessing | None, input_shape: tuple[int, ...]
+) -> Preprocessing | None:
+    """Make the preprocessing that was asked for, by a preset's name, by a recipe, or as it is."""
+    if isinstance(choice, str):
+        return preprocess.preset(choice, input_shape)
+    return choice(input_shape) if callable(choice) else choice
+
+
+def load_samples(
+    prepared: PreparedModel,
+    data: Path | str,
+    classes: Path | str | None,
+    preprocessing: str | Recipe | Preprocessing | None,
+    samples: int | None,
+    seed: int,
+    cache_bytes: int | None = None,
+    without: npt.NDArray[np.int64] | None = None,
+) -> Dataset:
+    """Load samples for a model; the arguments are those of `pipeline.analyze`.
+
+    `cache_bytes` is how much of them may stay in memory, by default as much as `data.dataset` has it; `without` are
+    positions in the source that are taken already.
+    """
+    shape = prepared.network.input_shape
+    return load_dataset(
+        Path(data),
+        classes=None if classes is None else Path(classes),
+        preprocessing=preprocessing_for(preprocessing, shape),
+        input_shape=shape,
+        samples=samples,
+        seed=seed,
+        without=without,
+        n_classes=prepared.network.classes,
+        cache_bytes=CACHE_BYTES if cache_bytes is None else cache_bytes,
+    )
+
+
+def memory_bytes(memory: str | None) -> int | None:
+    """Read how much memory there is, e.g. "2GiB"; None: as much as is needed.
+
+    Raises
+    ------
+    SettingsError
+        It is no number of bytes, or less than what any work takes.
+    """
+    if memory is None:
+        return None
+    try:
+        found = int(parse_quantity(memory, BYTES))
+    except SettingsError as error:
+        raise SettingsError(f"--memory: {error}") from error
+    if found < SMALLEST:
+        raise SettingsError(f"--memory {memory}: give at least {SMALLEST // 2**20}MiB")
+    return found
+
+
+def report_skipped(dataset: Dataset, reporter: Reporter) -> None:
+    """Name the images that are left out."""
+    for path, reason in dataset.skipped:
+        reporter.warn(f"{path} is left out: {reason}")
+    if dataset.skipped:
+        reporter.warn(f"{len(dataset.skipped)} of {len(dataset) + len(dataset.skipped)} images are left out")
+
+
+def encode_inputs(name: str, prepared: PreparedModel, dataset: Dataset) -> npt.NDArray[np.float64]:
+    """Encode X as the analysis asks for: X_E [N, e]."""
+    graph = prepared.graph
+    size = batch_size(graph)
+    if name == SELF:
+        features = prepared.network.layers[-1].groups[0]
+        return encode(expose(graph.model, [features]).SerializeToString(), dataset, size, features)
+    return get_encoder(name)(dataset, size)
+
+
+def prepare_again(found: Analysis, model: Path | str | None) -> PreparedModel:
+    """Load the analysed model from where it was, or from where the user says it is, and make sure it is that one.
+
+    Raises
+    ------
+    ModelError
+        It is gone, or cannot be used.
+    AnalysisError
+        It is another one, or this version sees another network in it.
+    """
+    path = Path(model) if model is not None else Path(found.model.path)
+    if not os.path.exists(path):
+        told = "is gone; say where it is with --model" if model is None else "is not there; check --model"
+        raise ModelError(f"the analysed model {path} {told}")
+    prepared = prepare(path)
+    if prepared.sha256 != found.model.sha256:
+        raise AnalysisError(
+            f"the analysis is of another model than {path} (SHA-256 {found.model.sha256[:12]}… then, "
+            f"{prepared.sha256[:12]}… now); run analyze on it, or "
+            + ("say where the analysed one is with --model" if model is None else "give another --model")
+        )
+    if {one.tensor for one in found.splits} <= set(splittable(prepared.graph, prepared.network, prepared.placement)):
+        prepared = with_splits(prepared, found.splits)
+    if prepared.network != found.network:
+        raise AnalysisError(
+            f"the analysis was made by another version, which saw other layers in {path}; run analyze again"
+        )
+    return prepared
+
+
+def calibration_again(
+    found: Analysis,
+    prepared: PreparedModel,
+    calib: Path | str | None,
+    classes: Path | str | None = None,
+    samples: int | None = None,
+    tolerated_percent: int = TOLERATED_PERCENT,
+    cache_bytes: int | None = None,
+) -> Dataset:
+    """Load the analysed samples from where they were, or from where the user says they are.
+
+    Parameters
+    ----------
+    found, prepared : the analysis and its model
+    calib, classes : where the samples and the file of class names are now; None: where they were
+    samples : how many, any of the set; None: those of the analysis, which are made sure to be the same
+    tolerated_percent : how many of them may be unreadable, and left out
+    cache_bytes : see `load_samples`
+
+    Raises
+    ------
+    DataError
+        They are gone.
+    AnalysisError
+        They are others.
+    """
+    reference = found.calibration
+    path = Path(calib) if calib is not None else Path(reference.path)
+    names = classes if classes is not None else reference.classes_path
+    if not os.path.exists(path):
+        told = "is gone; say where it is with --calib" if calib is None else "is not there; check --calib"
+        raise DataError(f"the calibration data {path} {told}")
+    if names is not None and not os.path.exists(names):
+        told = "is gone; say where it is with --classes" if classes is None else "is not there; check --classes"
+        raise DataError(f"the file of class names {names} {told}")
+    dataset = load_dataset(
+        path,
+        classes=None if names is None else Path(names),
+        preprocessing=None if reference.preprocessing == preprocess.AS_IS else reference.preprocessing,
+        input_shape=prepared.network.input_shape,
+        samples=reference.requested if samples is None else samples,
+        seed=found.settings.seed,
+        n_classes=prepared.network.classes,
+        tolerated_percent=tolerated_percent,
+        cache_bytes=CACHE_BYTES if cache_bytes is None else cache_bytes,
+    )
+    if samples is None and dataset.sha256 != reference.sha256:
+        raise AnalysisError(f"{path} holds other samples than the analysis was made with; give those, or analyze again")
+    return dataset

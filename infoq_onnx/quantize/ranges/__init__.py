@@ -1,0 +1,39 @@
+"""Ranges of activations by name: which grid a tensor gets, given the histogram of what it held."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from infoq_onnx.errors import SettingsError
+from infoq_onnx.quantize.ranges.entropy import entropy
+from infoq_onnx.quantize.ranges.histogram import BINS, Histogram, grid_between
+from infoq_onnx.quantize.ranges.minmax import minmax
+from infoq_onnx.quantize.ranges.mse import mse
+from infoq_onnx.quantize.ranges.percentile import percentile
+from infoq_onnx.schema import Quantizer
+
+__all__ = ["BINS", "RANGES", "Histogram", "Range", "get_range", "grid_between"]
+
+
+class Range(Protocol):
+    """A way to choose a grid."""
+
+    def __call__(self, histogram: Histogram, bits: int) -> Quantizer:
+        """Return the unsigned asymmetric grid of `bits` bits; 0 is one of its values."""
+
+
+RANGES: Mapping[str, Range] = {"mse": mse, "percentile": percentile, "minmax": minmax, "entropy": entropy}
+
+
+def get_range(name: str) -> Range:
+    """Return a way to choose grids.
+
+    Raises
+    ------
+    SettingsError
+        There is none of that name.
+    """
+    if name not in RANGES:
+        raise SettingsError(f"--act-range {name}: choose {' or '.join(RANGES)}")
+    return RANGES[name]

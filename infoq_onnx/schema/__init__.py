@@ -1,0 +1,94 @@
+"""The vocabulary: frozen dataclasses that every stage shares, and their JSON form.
+
+Nothing here computes. Tensors are named as in the normalised graph; shapes are those of one image (no batch axis);
+sizes are in elements, MACs are multiply-accumulates for one image.
+"""
+
+from __future__ import annotations
+
+from infoq_onnx.schema.allocation import DEFAULT_CRITERION, Allocation, AllocationSettings, Bound, Costs
+from infoq_onnx.schema.analysis import (
+    AddedSamples,
+    Analysis,
+    Analyzed,
+    CalibrationRef,
+    Candidate,
+    Delta,
+    MeasurementSettings,
+    ModelRef,
+    Observer,
+    Observing,
+    Preprocessing,
+    Score,
+    ScoreTable,
+    Trial,
+)
+from infoq_onnx.schema.bits import BASELINE_BITS, BITS, EXACT_BITS, Change, Kind, Quantizer, Rounding, Unit
+from infoq_onnx.schema.json_form import UnknownField, from_json, to_json
+from infoq_onnx.schema.network import ActivationGroup, Layer, Network, SkippedNode, Split, tensor_of, units_of
+from infoq_onnx.schema.results import (
+    Compressed,
+    CriteriaList,
+    CriterionInfo,
+    DemoRow,
+    Evaluation,
+    Kernel,
+    Lint,
+    Plan,
+    Verification,
+)
+from infoq_onnx.schema.versions import ALLOCATION_VERSION, ANALYSIS_VERSION, SCORES_VERSION, OtherVersion, read
+
+__all__ = [
+    "ALLOCATION_VERSION",
+    "ANALYSIS_VERSION",
+    "BASELINE_BITS",
+    "BITS",
+    "DEFAULT_CRITERION",
+    "EXACT_BITS",
+    "SCORES_VERSION",
+    "ActivationGroup",
+    "AddedSamples",
+    "Allocation",
+    "AllocationSettings",
+    "Analysis",
+    "Analyzed",
+    "Bound",
+    "CalibrationRef",
+    "Candidate",
+    "Change",
+    "Compressed",
+    "Costs",
+    "CriteriaList",
+    "CriterionInfo",
+    "Delta",
+    "DemoRow",
+    "Evaluation",
+    "Kernel",
+    "Kind",
+    "Layer",
+    "Lint",
+    "MeasurementSettings",
+    "ModelRef",
+    "Network",
+    "Observer",
+    "Observing",
+    "OtherVersion",
+    "Plan",
+    "Preprocessing",
+    "Quantizer",
+    "Rounding",
+    "Score",
+    "ScoreTable",
+    "SkippedNode",
+    "Split",
+    "Trial",
+    "Unit",
+    "UnknownField",
+    "Verification",
+    "from_json",
+    "read",
+    "tensor_of",
+    "to_json",
+    "units_of",
+]

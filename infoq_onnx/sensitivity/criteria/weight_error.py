@@ -1,0 +1,36 @@
+"""The squared error of a layer's weights, rounded to nearest: what is left of HAWQ-v2 where all curvatures are equal.
+
+S(u, b) = ‖Q_b(W) − W‖², or that over ‖W‖² with `relative`. Activations have no score, and keep 8 bits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from infoq_onnx.quantize.grid import dequantize_weight, quantize_weight
+from infoq_onnx.schema import Score, Unit
+from infoq_onnx.sensitivity.criteria.base import Context, criterion
+
+
+@criterion(
+    source="HAWQ-v2 without its trace, arXiv 1911.03852",
+    needs=("weights", "grids"),
+    options={"relative": "Divide by the squared norm of the layer's weights."},
+)
+def weight_error(context: Context, *, relative: bool = False) -> list[Score]:
+    """Squared error of a layer's weights; needs no image."""
+    scores = []
+    for layer in context.network.layers:
+        if layer.weight is None or layer.channel_axis is None:
+            continue
+        weight = context.weights[layer.name]
+        exact = weight.astype(np.float64)
+        norm = float(np.sum(exact**2)) if relative else 1.0
+        for bits in context.bits:
+            scales = context.grids.weights[layer.name][bits]
+            codes = quantize_weight(weight, scales, bits, layer.channel_axis)
+            rounded = dequantize_weight(codes, scales, layer.channel_axis)
+            error = float(np.sum((rounded.astype(np.float64) - exact) ** 2))
+            # a layer of zeros is exact at any width
+            scores.append(Score(Unit("weight", layer.name), bits, error / norm if error else 0.0, 0.0))
+    return scores

@@ -1,0 +1,143 @@
+"""Outlier channel splitting: channels that dwarf the others of their tensor are read in parts.
+
+A tensor has one grid for all its channels. One that reaches thirty times as far as the others leaves them a thirtieth
+of the codes; in a vision transformer, a single channel behind one Gelu can cost more than all other 8-bit rounding
+together. Read in n parts, each an n-th of the value and each with the weights of the whole, the channel adds the same
+to a matrix product and reaches an n-th as far (Zhao et al. 2019, arXiv 1901.09504).
+
+Gather repeats the channel and Mul divides it, both in float. So only what a float operator makes and nothing but matrix
+products read is split. Parts are powers of two: no value is rounded by the division.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper
+
+from infoq_onnx.data.dataset import Dataset
+from infoq_onnx.graph.editing import add_initializer, fresh_name, unused_name, with_initializers
+from infoq_onnx.graph.graph import Graph
+from infoq_onnx.schema import Network, Split
+from infoq_onnx.simulate.equalization.channel_absmax import reach
+from infoq_onnx.simulate.quantizers.placement import Placement
+from infoq_onnx.simulate.rounding.as_matmul import form_of
+
+Float32 = npt.NDArray[np.float32]
+
+LARGEST_SHARE = 1 / 32
+"""Parts may be so many more than channels, as a share of these: what they cost in multiplications and weights."""
+LEAST_GAIN = 4
+"""How much smaller the largest value has to become: two more bits for all other channels."""
+_GAINS = tuple(LEAST_GAIN << power for power in reversed(range(10)))
+
+
+def find_splits(
+    graph: Graph, network: Network, placement: Placement, dataset: Dataset, progress: Callable[[int], None]
+) -> tuple[Split, ...]:
+    """Choose what to split by what each channel holds on calibration images.
+
+    Parameters
+    ----------
+    graph, network, placement : the normalised float network and where its quantizers stand
+    dataset : calibration images
+    progress : called with the number of images done
+
+    Returns
+    -------
+    tuple of Split
+        In topological order of the tensors; of one tensor, in the order of its channels.
+    """
+    axes = dict.fromkeys(splittable(graph, network, placement), -1)
+    largest = reach(graph, axes, dataset, progress)
+    return tuple(
+        Split(tensor, channel, parts)
+        for tensor, reached in largest.items()
+        for channel, parts in enumerate(parts_of(reached).tolist())
+        if parts > 1
+    )
+
+
+def splittable(graph: Graph, network: Network, placement: Placement) -> list[str]:
+    """Tensors whose last axis counts the columns of all that reads them, and that no integer kernel makes."""
+    layer_of = {layer.name: layer for layer in network.layers}
+    quantized = {*placement.storage, *placement.inherited}
+
+    def multiplies(tensor: str, node: onnx.NodeProto) -> bool:
+        form = form_of(graph, layer_of[node.name]) if node.name in layer_of else None
+        return form is not None and form.windows is None and node.input[0] == tensor
+
+    return [
+        group.name
+        for group in network.groups
+        if group.name in graph.producer
+        and group.name not in graph.outputs
+        and quantized.isdisjoint(graph.producer[group.name].input)
+        and all(multiplies(group.name, node) for node in graph.consumers[group.name])
+    ]
+
+
+def parts_of(largest: Float32) -> npt.NDArray[np.int64]:
+    """Parts [C] that bring the largest value down as far as `LARGEST_SHARE` allows; ones where that is not far.
+
+    Parameters
+    ----------
+    largest : magnitude that each channel reaches, [C]
+    """
+    exact = largest.astype(np.float64)
+    whole = np.ones(len(exact), dtype=np.int64)
+    top = exact.max(initial=0.0)
+    if not 0 < top < np.inf:
+        return whole
+    for gain in _GAINS:
+        exponents = np.ceil(np.log2(np.maximum(exact * (gain / top), 1.0)))
+        parts: npt.NDArray[np.int64] = np.exp2(exponents).astype(np.int64)
+        if parts.sum() - len(parts) <= LARGEST_SHARE * len(parts):
+            return parts
+    return whole
+
+
+def split(graph: Graph, network: Network, splits: Iterable[Split]) -> Graph:
+    """Read channels in parts: the same network, but for the rounding of sums.
+
+    Parameters
+    ----------
+    graph, network : the normalised float network
+    splits : of tensors that `splittable` lists
+    """
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.model)
+    layer_of = {layer.name: layer for layer in network.layers}
+    parts: dict[str, Counter[int]] = {}
+    wider: dict[str, Float32] = {}
+    for one in splits:
+        parts.setdefault(one.tensor, Counter())[one.channel] = one.parts - 1
+    for tensor, more in parts.items():
+        channels = graph.shapes[tensor][-1]
+        # parts of one channel lie together at the end, so that the others keep their places
+        columns = np.array([*range(channels), *more.elements()])
+        shares = np.array([1 / (1 + more[column]) for column in columns.tolist()], dtype=np.float32)
+        _read_in_parts(model.graph, tensor, columns, shares)
+        for reader in graph.consumers[tensor]:
+            layer = layer_of[reader.name]
+            wider[str(layer.weight)] = graph.constant(str(layer.weight)).take(columns, 1 - int(layer.channel_axis or 0))
+    return Graph(with_initializers(model, wider))
+
+
+def _read_in_parts(graph: onnx.GraphProto, tensor: str, columns: npt.NDArray[np.int64], shares: Float32) -> None:
+    """Let all that reads `tensor` read its columns, times their shares."""
+    repeated, parts = fresh_name(graph, f"{tensor}_repeated"), fresh_name(graph, f"{tensor}_parts")
+    readers = [node for node in graph.node if tensor in node.input]
+    first = list(graph.node).index(readers[0])
+    for node in readers:
+        node.input[list(node.input).index(tensor)] = parts
+    indices = add_initializer(graph, f"{tensor}_columns", columns)
+    factors = add_initializer(graph, f"{tensor}_shares", shares)
+    taken = {node.name for node in graph.node}
+    gather, multiply = unused_name(repeated, taken), unused_name(parts, taken)
+    graph.node.insert(first, helper.make_node("Mul", [repeated, factors], [parts], name=multiply))
+    graph.node.insert(first, helper.make_node("Gather", [tensor, indices], [repeated], name=gather, axis=-1))

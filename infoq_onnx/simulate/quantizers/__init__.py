@@ -1,0 +1,1 @@
+"""Where quantizers stand, and which grids they have."""

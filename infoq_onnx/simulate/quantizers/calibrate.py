@@ -1,0 +1,112 @@
+"""Grids for a network from calibration data: activation ranges in two passes over the float model, weights at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from infoq_onnx.data.dataset import Dataset
+from infoq_onnx.graph.editing import expose
+from infoq_onnx.graph.graph import Graph
+from infoq_onnx.graph.operators import clip_bounds
+from infoq_onnx.graph.session import open_session
+from infoq_onnx.quantize.grid import clips_alike
+from infoq_onnx.quantize.ranges import Histogram, Range
+from infoq_onnx.quantize.ranges.mse import mse
+from infoq_onnx.quantize.table import GridTable
+from infoq_onnx.quantize.weights import weight_scales
+from infoq_onnx.schema import BASELINE_BITS, EXACT_BITS, Network, Quantizer
+from infoq_onnx.simulate.quantizers.insert import Quantizers
+from infoq_onnx.simulate.quantizers.outlier_ranges import is_stretched, least_harm
+from infoq_onnx.simulate.quantizers.placement import Placement
+from infoq_onnx.simulate.running.batching import batch_size, run_batches
+
+Advance = Callable[[int], None]
+
+
+def calibrate(
+    graph: Graph,
+    network: Network,
+    placement: Placement,
+    dataset: Dataset,
+    bits: Sequence[int],
+    advance: Advance,
+    chosen: Range = mse,
+) -> GridTable:
+    """Find every grid the network may need.
+
+    Parameters
+    ----------
+    graph, network, placement : the normalised float network and where its quantizers stand
+    dataset : calibration data
+    bits : bit-widths wanted besides 8
+    advance : called with the number of images done, twice for each image
+    chosen : chooses the range of an activation. With that of least squared error, tensors that few large values stretch
+        get the range that harms least, see `simulate.quantizers.outlier_ranges`; with another one, what it chose
+
+    Returns
+    -------
+    GridTable
+        Storage tensors at 8 bits; groups at every width in `bits`; weights at every width in `bits`, and at 7 and 8.
+    """
+    widths = sorted({*bits, BASELINE_BITS})
+    groups = [group.name for group in network.groups]
+    tensors = list(dict.fromkeys([*placement.storage, *groups]))
+    histograms = observe(graph, tensors, dataset, advance)
+    grids: dict[str, dict[int, Quantizer]] = {}
+    for tensor in tensors:
+        wanted = widths if tensor in groups else [BASELINE_BITS]
+        grids[tensor] = {b: chosen(histograms[tensor], b) for b in wanted}
+    for group in groups:
+        stretched = is_stretched(histograms[group], grids[group][BASELINE_BITS])
+        if chosen is mse and placement.root(group) == group and stretched:
+            grids[group] = least_harm(graph, network, group, grids[group], histograms[group], dataset)
+    # from the last Concat to the first, so that one that feeds another gets its grid before it hands it on
+    for tensor, whole in reversed(placement.joined.items()):
+        grid = grids[whole][BASELINE_BITS]
+        if tensor not in placement.absorbed or clips_alike(grid, *clip_bounds(graph, graph.producer[tensor])):
+            grids[tensor][BASELINE_BITS] = grid
+    for group in groups:
+        # an inherited tensor has its root's grid at 8 bits, so that nothing is rounded twice
+        grids[group][BASELINE_BITS] = grids[placement.root(group)][BASELINE_BITS]
+    weights = {}
+    for layer in network.layers:
+        if layer.weight is not None and layer.channel_axis is not None:
+            weight = graph.constant(layer.weight)
+            # 7 bits stand in for 8 where these would saturate (see `emit.targets`)
+            weights[layer.name] = {
+                b: weight_scales(weight, b, layer.channel_axis) for b in sorted({*widths, EXACT_BITS})
+            }
+    return GridTable(grids, weights)
+
+
+def observe(graph: Graph, tensors: Sequence[str], dataset: Dataset, advance: Advance) -> dict[str, Histogram]:
+    """Histogram whole tensors of the float model over a dataset, in two passes: extremes, then counts."""
+    size = batch_size(graph, tensors)
+    inner = [tensor for tensor in tensors if tensor != graph.input]
+    session = open_session(expose(graph.model, inner))
+
+    def passes() -> Iterable[dict[str, np.ndarray]]:
+        for batch, outputs in run_batches(session, graph, inner, dataset, size):
+            advance(len(batch))
+            yield {graph.input: batch, **dict(zip(inner, outputs, strict=True))}
+
+    low = dict.fromkeys(tensors, 0.0)
+    high = dict.fromkeys(tensors, 0.0)
+    for values in passes():
+        for tensor in tensors:
+            low[tensor] = min(low[tensor], float(values[tensor].min()))
+            high[tensor] = max(high[tensor], float(values[tensor].max()))
+    histograms = {tensor: Histogram.empty(low[tensor], high[tensor]) for tensor in tensors}
+    for values in passes():
+        for tensor in tensors:
+            histograms[tensor].add(values[tensor])
+    return histograms
+
+
+def quantizers_of(table: GridTable, placement: Placement, activation_bits: dict[str, int]) -> Quantizers:
+    """Pick the activation quantizers of one configuration from a table."""
+    storage = {tensor: table.activations[tensor][BASELINE_BITS] for tensor in placement.storage}
+    groups = {group: table.activations[group][bits] for group, bits in activation_bits.items()}
+    return Quantizers(storage, groups)

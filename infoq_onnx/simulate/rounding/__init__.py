@@ -1,0 +1,1 @@
+"""Weights rounded to compute what the float network does."""

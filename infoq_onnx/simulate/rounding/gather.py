@@ -1,0 +1,155 @@
+"""Run two networks up to one layer, and keep what fitting and rounding that layer need to know of the images."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from infoq_onnx.graph.editing import attribute
+from infoq_onnx.graph.graph import Graph
+from infoq_onnx.quantize.bias_correction import Clipped
+from infoq_onnx.quantize.moments import Moments
+from infoq_onnx.quantize.rounding import bytes_to_round
+from infoq_onnx.quantize.wide import Columns, is_wide, most_positions
+from infoq_onnx.schema import Layer, Network
+from infoq_onnx.simulate.rounding.as_matmul import Form, form_of, target_of
+from infoq_onnx.simulate.running.streams import Stream
+
+Float32 = npt.NDArray[np.float32]
+
+_COLUMN_BYTES = 128 * 2**20
+"""What the columns of one batch may take."""
+_POSITIONS = 65536
+"""Output positions that enter the moments, of all images together …"""
+_POSITIONS_A_WEIGHT = 32
+"""… or this many for each weight of a row, where that is more. Neighbours in an image say much the same."""
+_MASSIVE = 100.0
+"""Tokens whose target's squared norm is this many times the median are left out of the moments. A handful of them would
+otherwise decide the fit (see `simulate.quantizers.outlier_ranges`)."""
+_CLIPPED_POSITIONS = 8192
+"""Positions kept of a layer whose output is clipped, of all images together …"""
+_CLIPPED_BYTES = 128 * 2**20
+"""… or fewer, to stay below this."""
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What the images say of a layer."""
+
+    moments: Moments | Columns
+    """Of its input in one network and its output in another, or where it is wide, these themselves."""
+    clipped: Clipped | None
+    """Some positions of both, where the output is clipped behind the layer."""
+
+
+def gather(
+    reference: Stream,
+    student: Stream,
+    layer: Layer,
+    form: Form,
+    shortcut: onnx.NodeProto | None = None,
+    bounds: tuple[float, float] | None = None,
+) -> Gathered:
+    """Sum the moments of a layer's input in one network with its output in another, and keep some positions of both.
+
+    Parameters
+    ----------
+    reference : the network whose output is the target
+    student : the network whose input the layer gets; the same one where nothing has been lost yet
+    layer, form : the layer
+    shortcut : the Add whose *sum* is the target instead; what its other side is in `student` is subtracted
+    bounds : what the target is clipped to behind the layer; None keeps no positions
+    """
+    node = student.node[layer.name]
+    wanted = [next(name for name in node.input if name in student.graph.shapes)]
+    target = result = target_of(reference.graph, layer)
+    if shortcut is not None:
+        target = shortcut.output[0]
+        side = 1 - list(shortcut.input).index(result)
+        wanted.append(student.node[shortcut.name].input[side])
+    normalizer = _normalizer(reference.graph, target) if form.windows is None else None
+    groups, rows, width = form.shape
+    positions = math.prod(layer.output_shape) // (groups * rows)
+    # where the leading axis is not the batch, positions of one image lie apart
+    batched = target in reference.graph.batched and all(name in student.graph.batched for name in wanted)
+    wide = is_wide(groups, width)
+    enough = -(-_wanted_positions(groups, width) // reference.images)
+    taken = min(positions, enough) if batched else positions
+    moments = Columns(width, rows, taken * reference.images) if wide else Moments(groups, width, rows)
+    size = int(np.clip(_COLUMN_BYTES // (4 * groups * width * taken), 1, reference.size))
+    draw, pick = np.random.default_rng(0), np.random.default_rng(1)
+    kept = min(_CLIPPED_POSITIONS, _CLIPPED_BYTES // (4 * groups * (width + 2 * rows)))
+    every = max(1, -(-taken * reference.images // max(1, kept)))
+    parts: list[list[Float32]] = []
+    streams = zip(reference.run([target], size), student.run(wanted, size), strict=True)
+    for index, ((targets,), inputs) in enumerate(streams):
+        chosen = np.sort(draw.choice(positions, taken, replace=False)) if taken < positions else None
+        columns, outputs = form.columns(inputs[0], chosen), form.outputs(targets, chosen)
+        weights = None
+        if normalizer is not None:
+            weights = _normalized(outputs, normalizer)
+        elif form.windows is None and positions > 1:
+            weights = _ordinary(outputs)
+        added = [form.outputs(value, chosen) for value in inputs[1:]]
+        for value in added:
+            outputs = outputs - value
+        # positions lie image by image, so the halves share one image at most; elsewhere batches take turns
+        split = batched and len(inputs[0]) > 1
+        middle = columns.shape[1] // 2 if split else columns.shape[1] * (index % 2)
+        for half, part in enumerate((slice(None, middle), slice(middle, None))):
+            moments.add(columns[:, part], outputs[:, part], half, None if weights is None else weights[part])
+        if bounds is not None:
+            some = np.sort(pick.choice(columns.shape[1], -(-columns.shape[1] // every), replace=False))
+            parts.append([value[:, some] for value in (columns, outputs, *added)])
+    if bounds is None:
+        return Gathered(moments, None)
+    joined = [np.concatenate(part, axis=1) for part in zip(*parts, strict=True)]
+    return Gathered(moments, Clipped(joined[0], joined[1], joined[2] if shortcut is not None else None, *bounds))
+
+
+def _wanted_positions(groups: int, width: int) -> int:
+    """Output positions that are enough for a layer [G, R, d], of all images together."""
+    return most_positions(width) if is_wide(groups, width) else max(_POSITIONS, _POSITIONS_A_WEIGHT * width)
+
+
+def most_bytes(graph: Graph, network: Network, images: int) -> int:
+    """About how many bytes gathering and rounding the layer takes at most that takes most."""
+    most = 0
+    for layer in network.layers:
+        form = form_of(graph, layer)
+        if form is not None:
+            groups, rows, width = form.shape
+            positions = images * math.prod(layer.output_shape) // (groups * rows)
+            taken = min(positions, _wanted_positions(groups, width))
+            columns = min(_COLUMN_BYTES, 4 * groups * width * taken)
+            most = max(most, columns + bytes_to_round(groups, rows, width, taken))
+    return most
+
+
+def _normalizer(graph: Graph, target: str) -> onnx.NodeProto | None:
+    """Return the LayerNormalization over the last axis that reads a layer's target."""
+    for node in graph.consumers.get(target, []):
+        last = (-1, len(graph.shapes[target]) - 1 + (target in graph.batched))
+        if node.op_type == "LayerNormalization" and attribute(node, "axis", -1) in last:
+            return node
+    return None
+
+
+def _normalized(targets: Float32, normalizer: onnx.NodeProto) -> Float32:
+    """Weigh the error at each position of [1, p, R] by what normalisation makes of it, 1 / (variance + ε), [p].
+
+    A token that is thirty times as large as others would otherwise count a thousand times as much.
+    """
+    variances = targets[0].var(axis=1, dtype=np.float64) + attribute(normalizer, "epsilon", 1e-5)
+    return np.asarray(1 / variances, dtype=np.float32)
+
+
+def _ordinary(targets: Float32) -> Float32:
+    """Weights of 0 for positions of [1, p, R] that dwarf the others, 1 for these, [p]."""
+    norms = np.sum(np.square(targets[0], dtype=np.float64), axis=1)
+    median = float(np.median(norms))
+    return np.asarray(norms <= (_MASSIVE * median if median > 0 else np.inf), dtype=np.float32)

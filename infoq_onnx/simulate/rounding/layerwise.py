@@ -1,0 +1,75 @@
+"""Round every layer on its own: its input is the float network's, so its codes do not depend on other layers' bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from infoq_onnx.data.dataset import Dataset
+from infoq_onnx.graph.graph import Graph
+from infoq_onnx.graph.operators import bounds_behind
+from infoq_onnx.quantize.codes import CodeTable
+from infoq_onnx.quantize.rounding import round_widths
+from infoq_onnx.schema import Network
+from infoq_onnx.simulate.rounding.as_matmul import form_of, target_of
+from infoq_onnx.simulate.rounding.gather import gather
+from infoq_onnx.simulate.running.spill import Spill
+from infoq_onnx.simulate.running.streams import Stream
+
+
+def round_layerwise(
+    graph: Graph,
+    network: Network,
+    dataset: Dataset,
+    bits: Sequence[int],
+    progress: Callable[[str, int, int], None],
+    spill: Spill | None = None,
+    kept: CodeTable | None = None,
+    keep: Callable[[CodeTable], None] = lambda _: None,
+) -> CodeTable:
+    """Round every layer that is a plain matrix product, at several bit-widths.
+
+    Parameters
+    ----------
+    graph, network : the float network
+    dataset : calibration images
+    bits : widths wanted
+    progress : called as progress(layer, layers done, layers in all)
+    spill : where activations go that would take too much memory
+    kept : layers that are rounded already, at some widths or all
+    keep : called with all that are after each
+    """
+    table: CodeTable = {layer: dict(widths) for layer, widths in (kept or {}).items()}
+    missing = unrounded(graph, network, bits, table)
+    if not missing:
+        return table
+    stream = Stream(graph, dataset, integer=True, spill=spill)
+    for done, layer in enumerate(network.layers):
+        progress(layer.name, done, len(network.layers))
+        form = form_of(graph, layer) if layer.name in missing else None
+        if form is not None:
+            seen = gather(stream, stream, layer, form, bounds=bounds_behind(graph, target_of(graph, layer)))
+            widths = round_widths(
+                form.rows(),
+                seen.moments,
+                missing[layer.name],
+                has_bias=layer.bias is not None,
+                exact_input=True,
+                clipped=seen.clipped,
+            )
+            found = {**table.get(layer.name, {}), **{b: form.rounded(rounded) for b, rounded in widths.items()}}
+            table[layer.name] = dict(sorted(found.items()))
+            keep(table)
+        stream.advance(layer)
+    progress("", len(network.layers), len(network.layers))
+    # in the order of the layers, whichever were there before
+    return {layer.name: table[layer.name] for layer in network.layers if layer.name in table}
+
+
+def unrounded(graph: Graph, network: Network, bits: Sequence[int], table: CodeTable) -> dict[str, list[int]]:
+    """List the layers that a table lacks some widths of, with these; those that are no matrix product are left out."""
+    missing = {
+        layer.name: [b for b in bits if b not in table.get(layer.name, {})]
+        for layer in network.layers
+        if form_of(graph, layer) is not None
+    }
+    return {name: widths for name, widths in missing.items() if widths}

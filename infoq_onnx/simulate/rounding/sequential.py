@@ -1,0 +1,110 @@
+"""Layer by layer, make the quantized network compute what the float network computes.
+
+Two streams run side by side: the float network, and the quantized one with every layer before the present one rounded.
+Each layer is fitted to the float stream's output on the quantized stream's input and then rounded, so it mends what was
+lost before it, activations included. Where its output goes straight into a residual Add, it is fitted to the float
+*sum*, and so mends what the shortcut lost too. Images stream in batches, and of a layer only moments are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+import onnx
+
+from infoq_onnx.data.dataset import Dataset
+from infoq_onnx.graph.graph import Graph
+from infoq_onnx.graph.operators import bounds_behind, is_depthwise
+from infoq_onnx.quantize.rounding import round_layer
+from infoq_onnx.quantize.table import GridTable
+from infoq_onnx.schema import Layer, Network
+from infoq_onnx.simulate.quantizers.calibrate import quantizers_of
+from infoq_onnx.simulate.quantizers.insert import insert_quantizers
+from infoq_onnx.simulate.quantizers.placement import Placement
+from infoq_onnx.simulate.rounding.as_matmul import form_of, target_of
+from infoq_onnx.simulate.rounding.gather import gather
+from infoq_onnx.simulate.running.spill import Spill
+from infoq_onnx.simulate.running.streams import Stream
+from infoq_onnx.simulate.simulation import LayerCodes, fitting, layer_codes, with_bias
+
+
+def round_sequential(
+    graph: Graph,
+    network: Network,
+    placement: Placement,
+    table: GridTable,
+    weight_bits: Mapping[str, int],
+    activation_bits: Mapping[str, int],
+    dataset: Dataset,
+    progress: Callable[[str, int, int], None],
+    spill: Spill | None = None,
+    exact: Collection[str] = (),
+) -> dict[str, LayerCodes]:
+    """Round every layer in topological order, each to mend what was lost before it.
+
+    Parameters
+    ----------
+    graph, network, placement, table : the network and its activation grids
+    weight_bits, activation_bits : the allocation
+    dataset : calibration images
+    progress : called as progress(layer, layers done, layers in all)
+    spill : where activations go that would take too much memory
+    exact : layers whose products must fit 16 bits in pairs, see `simulation.fitting`
+
+    Returns
+    -------
+    dict of str to LayerCodes
+        By layer. Layers that are no plain matrix product (ConvTranspose …) have their nearest codes.
+    """
+    codes = layer_codes(graph, network, table, weight_bits, activation_bits)
+    quantizers = quantizers_of(table, placement, dict(activation_bits))
+    reference = Stream(graph, dataset, integer=True, spill=spill)
+    quantized = Graph(insert_quantizers(graph, network, placement, quantizers))
+    student = Stream(quantized, dataset, integer=False, spill=spill)
+    layers = [layer for layer in network.layers if layer.name in codes]
+    for done, layer in enumerate(layers):
+        progress(layer.name, done, len(layers))
+        form = form_of(graph, layer)
+        if form is not None:
+            shortcut = _shortcut(graph, layer)
+            target = target_of(graph, layer) if shortcut is None else shortcut.output[0]
+            bounds = bounds_behind(graph, target) if _feels_shifts(graph, layer, target) else None
+            seen = gather(reference, student, layer, form, shortcut, bounds)
+            has_bias = layer.bias is not None
+            rounded = round_layer(
+                form.rows(), seen.moments, weight_bits[layer.name], has_bias=has_bias, clipped=seen.clipped
+            )
+            held = form.rounded(rounded)
+            if layer.name in exact:
+                held = fitting(layer, held)
+            codes[layer.name] = with_bias(layer, held, table, activation_bits)
+        student.fix(layer, codes[layer.name])
+        reference.advance(layer)
+        student.advance(layer)
+    progress("", len(layers), len(layers))
+    return codes
+
+
+def _feels_shifts(graph: Graph, layer: Layer, target: str) -> bool:
+    """Whether a layer, or one that reads what is behind its activation, is depthwise.
+
+    A dense layer mends a shifted mean by itself, when its turn comes. A depthwise one has zero padding against it.
+    """
+    readers = [reader for node in graph.consumers.get(target, []) for reader in graph.consumers.get(node.output[0], [])]
+    padded = [behind for node in readers if node.op_type == "Pad" for behind in graph.consumers[node.output[0]]]
+    return any(is_depthwise(graph, node) for node in (graph.producer[layer.output], *readers, *padded))
+
+
+def _shortcut(graph: Graph, layer: Layer) -> onnx.NodeProto | None:
+    """Return the residual Add that is the only reader of a layer's output, where its other side comes before it."""
+    target = target_of(graph, layer)
+    readers = graph.consumers.get(target, [])
+    if len(readers) != 1 or readers[0].op_type != "Add" or target in graph.outputs:
+        return None
+    others = [name for name in readers[0].input if name != target]
+    if len(others) != 1 or others[0] in graph.initializers or others[0] not in graph.shapes:
+        return None
+    if graph.shapes[others[0]] != graph.shapes[target]:
+        return None
+    order = {tensor: index for index, node in enumerate(graph.nodes) for tensor in node.output}
+    return readers[0] if order.get(others[0], -1) < order[target] else None

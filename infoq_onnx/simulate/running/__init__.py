@@ -1,0 +1,1 @@
+"""Networks, whole or in part, run over all images."""
