@@ -26,9 +26,10 @@ from infoq_onnx.graph.session import open_session, processors
 from infoq_onnx.preparation import calibration_again, prepare_again
 from infoq_onnx.quantize.codes import load_codes
 from infoq_onnx.quantize.table import load_table
-from infoq_onnx.schema import BASELINE_BITS, Trial
+from infoq_onnx.schema import BASELINE_BITS, Bits, Trial
 from infoq_onnx.simulate.equalization.equalize import equalized
 from infoq_onnx.simulate.quantizers.placement import place
+from infoq_onnx.simulate.quantizers.quantizable import Quantizable
 from infoq_onnx.simulate.running.batching import batch_size, logits_of
 from infoq_onnx.simulate.running.divergence import kl_divergence
 from infoq_onnx.simulate.simulation import layer_codes
@@ -43,14 +44,15 @@ def integer_kl(folder: Path) -> tuple[list[Trial], list[float], float]:
     dataset, network = calibration_again(found, prepared, None), prepared.network
     table, rounded = load_table(current(folder).grids), load_codes(current(folder).codes)
     graph = equalized(prepared.graph, network, table.factors)
-    placement = place(graph, network)
+    of = Quantizable(graph, network, place(graph, network), table)
 
     def emitted(trial: Trial | None) -> ort.InferenceSession:
-        weights, activations = uniform(network, BASELINE_BITS, BASELINE_BITS)
+        bits = uniform(network, BASELINE_BITS, BASELINE_BITS)
         if trial is not None:
-            {"weight": weights, "activation": activations}[trial.unit.kind][trial.unit.name] = trial.bits
-        codes = layer_codes(graph, network, table, weights, activations, rounded)
-        model = qdq_model(graph, network, placement, table, weights, activations, codes, STORAGES["int8"], {})
+            changed = {"weight": dict(bits.weights), "activation": dict(bits.activations)}
+            changed[trial.unit.kind][trial.unit.name] = trial.bits
+            bits = Bits(changed["weight"], changed["activation"])
+        model = qdq_model(of, bits, layer_codes(of, bits, rounded), STORAGES["int8"], {})
         return open_session(model)
 
     def logits(session: ort.InferenceSession) -> np.ndarray:

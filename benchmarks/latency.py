@@ -26,19 +26,20 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from page import versions
 
+from infoq_onnx.allocation.costs import uniform
 from infoq_onnx.emit.kernels import find_kernels
 from infoq_onnx.emit.qdq import qdq_model
 from infoq_onnx.emit.storage import STORAGES
 from infoq_onnx.graph.session import open_session
 from infoq_onnx.preparation import prepare
-from infoq_onnx.schema import BITS, Network
+from infoq_onnx.schema import BITS, Bits, Network
 from infoq_onnx.simulate.quantizers.calibrate import calibrate
+from infoq_onnx.simulate.quantizers.quantizable import Quantizable
 from infoq_onnx.simulate.simulation import layer_codes
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ("mobilenetv2", "squeezenet1_1")
 IMAGES = 32
-Bits = tuple[dict[str, int], dict[str, int]]
 
 
 class Images(CalibrationDataReader):  # type: ignore[misc]
@@ -51,17 +52,11 @@ class Images(CalibrationDataReader):  # type: ignore[misc]
         return next(self._batches, None)
 
 
-def uniform(network: Network, weights: int, activations: int) -> Bits:
-    """The same bits everywhere."""
-    layers = [layer.name for layer in network.layers if layer.weight is not None]
-    return dict.fromkeys(layers, weights), {group.name: activations for group in network.groups}
-
-
 def mixed(network: Network) -> Bits:
     """Bits drawn from 2 to 8 for every unit."""
     random = np.random.default_rng(0)
-    weights, activations = uniform(network, 3, 8)
-    return weights, {name: int(random.choice(BITS)) for name in activations}
+    bits = uniform(network, 3, 8)
+    return bits._replace(activations={name: int(random.choice(BITS)) for name in bits.activations})
 
 
 def made(path: Path, folder: Path) -> dict[str, Path]:
@@ -73,6 +68,7 @@ def made(path: Path, folder: Path) -> dict[str, Path]:
     graph, network = prepared.graph, prepared.network
     images = np.random.default_rng(0).standard_normal((IMAGES, *network.input_shape), dtype=np.float32)
     table = calibrate(graph, network, prepared.placement, dataset_of(images), BITS, lambda _: None)
+    of = Quantizable(graph, network, prepared.placement, table)
     found = {"float": path}
     for name, bits, storage in (
         ("3/8, packed", uniform(network, 3, 8), "packed"),
@@ -80,8 +76,8 @@ def made(path: Path, folder: Path) -> dict[str, Path]:
         ("3/8, int8", uniform(network, 3, 8), "int8"),
         ("3/mixed 2 to 8, packed", mixed(network), "packed"),
     ):
-        codes = layer_codes(graph, network, table, *bits)
-        model = qdq_model(graph, network, prepared.placement, table, *bits, codes, STORAGES[storage], {})
+        codes = layer_codes(of, bits)
+        model = qdq_model(of, bits, codes, STORAGES[storage], {})
         found[name] = folder / f"{path.stem} {name.replace('/', '-')}.onnx"
         onnx.save(model, found[name])
     ready, static = folder / "ready.onnx", folder / f"{path.stem} static.onnx"

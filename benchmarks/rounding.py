@@ -32,12 +32,13 @@ from infoq_onnx.graph.session import open_session
 from infoq_onnx.preparation import PreparedModel, load_samples, prepare, with_splits
 from infoq_onnx.quantize import fit, rounding
 from infoq_onnx.quantize.table import GridTable
-from infoq_onnx.schema import BASELINE_BITS
+from infoq_onnx.schema import BASELINE_BITS, Bits
 from infoq_onnx.simulate.equalization.channel_absmax import reach
 from infoq_onnx.simulate.equalization.channel_splitting import find_splits
 from infoq_onnx.simulate.equalization.equalize import equalized, find_factors
 from infoq_onnx.simulate.quantizers.calibrate import calibrate, quantizers_of
 from infoq_onnx.simulate.quantizers.insert import insert_quantizers
+from infoq_onnx.simulate.quantizers.quantizable import Quantizable
 from infoq_onnx.simulate.rounding import gather
 from infoq_onnx.simulate.rounding import sequential as reconstruction
 from infoq_onnx.simulate.rounding.layerwise import round_layerwise
@@ -59,7 +60,6 @@ SHARES = {"even 0.3": 0.3, "even 0.5": 0.5}
 """Ways that let normalisation and weights share their unevenness, with the share of the former."""
 
 Codes = dict[str, LayerCodes]
-Bits = tuple[dict[str, int], dict[str, int]]
 
 
 def quiet(*_: Any) -> None:
@@ -74,31 +74,31 @@ class Model:
     dataset: Dataset
     table: GridTable
 
+    @property
+    def of(self) -> Quantizable:
+        prepared = self.prepared
+        return Quantizable(prepared.graph, prepared.network, prepared.placement, self.table)
+
     def bits(self, weights: int, activations: int) -> Bits:
         network = self.prepared.network
-        return (
+        return Bits(
             {layer.name: weights for layer in network.layers if layer.weight is not None},
             {group.name: activations for group in network.groups},
         )
 
     def nearest(self, bits: Bits) -> Codes:
-        return layer_codes(self.prepared.graph, self.prepared.network, self.table, *bits)
+        return layer_codes(self.of, bits)
 
     def alone(self, bits: Bits) -> Codes:
         graph, network = self.prepared.graph, self.prepared.network
         widths = sorted(set(bits[0].values()))
-        return layer_codes(
-            graph, network, self.table, *bits, round_layerwise(graph, network, self.dataset, widths, quiet)
-        )
+        return layer_codes(self.of, bits, round_layerwise(graph, network, self.dataset, widths, quiet))
 
     def repaired(self, bits: Bits) -> Codes:
-        prepared = self.prepared
-        return round_sequential(
-            prepared.graph, prepared.network, prepared.placement, self.table, *bits, self.dataset, quiet
-        )
+        return round_sequential(self.of, bits, self.dataset, quiet)
 
     def repaired_with_last_wide(self, bits: Bits) -> Codes:
-        return self.repaired(({**bits[0], list(bits[0])[-1]: BASELINE_BITS}, bits[1]))
+        return self.repaired(Bits({**bits[0], list(bits[0])[-1]: BASELINE_BITS}, bits[1]))
 
     def simulated(self, bits: Bits, codes: Codes | None) -> onnx.ModelProto:
         """The network with these codes; with float weights where there are none."""
@@ -106,7 +106,7 @@ class Model:
         network = (prepared.graph, prepared.network, prepared.placement)
         if codes is None:
             return insert_quantizers(*network, quantizers_of(self.table, prepared.placement, bits[1]))
-        return simulation(*network, self.table, *bits, codes=codes)
+        return simulation(self.of, bits, codes=codes)
 
     def tensors(self) -> list[str]:
         """What there is a quantizer for."""

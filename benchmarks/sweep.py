@@ -55,6 +55,7 @@ from infoq_onnx.sensitivity.targets import groups, has_classmates
 from infoq_onnx.simulate.equalization.equalize import equalized
 from infoq_onnx.simulate.quantizers.insert import grid_of_group, quantize_group
 from infoq_onnx.simulate.quantizers.placement import place
+from infoq_onnx.simulate.quantizers.quantizable import Quantizable
 from infoq_onnx.simulate.running.batching import batch_size, logits_of
 from infoq_onnx.simulate.running.divergence import kl_divergence
 from infoq_onnx.simulate.running.prefix import Prefix
@@ -221,9 +222,8 @@ def floor_seconds(work: Path, model: str, found: Analysis) -> tuple[float, float
     plain = Plain(work / f"{model}.infoq")
     network, graph, count = plain.network, plain.graph, len(plain.dataset)
     bits = uniform(network, BASELINE_BITS, BASELINE_BITS)
-    placement = place(graph, network)
-    codes = layer_codes(graph, network, plain.table, *bits)
-    emitted = open_session(qdq_model(graph, network, placement, plain.table, *bits, codes, STORAGES["int8"], {}))
+    of = Quantizable(graph, network, place(graph, network), plain.table)
+    emitted = open_session(qdq_model(of, bits, layer_codes(of, bits), STORAGES["int8"], {}))
     exact = open_session(graph.model)
 
     def whole_pass(session: ort.InferenceSession) -> float:

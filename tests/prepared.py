@@ -17,14 +17,12 @@ from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.network import find_network
 from infoq_onnx.graph.normalize import normalize
 from infoq_onnx.quantize.table import GridTable
-from infoq_onnx.schema import BITS, Network
+from infoq_onnx.schema import BITS, Bits, Network
 from infoq_onnx.simulate.quantizers.calibrate import calibrate
 from infoq_onnx.simulate.quantizers.placement import Placement, place
+from infoq_onnx.simulate.quantizers.quantizable import Quantizable
 
 from . import networks
-
-Bits = tuple[dict[str, int], dict[str, int]]
-"""Of weights by layer, of activations by group."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +35,14 @@ class Ready:
     dataset: Dataset
     table: GridTable
 
+    @property
+    def quantizable(self) -> Quantizable:
+        """What simulation, rounding and emission start from."""
+        return Quantizable(self.graph, self.network, self.placement, self.table)
+
     def uniform(self, weights: int, activations: int) -> Bits:
         """The same bits everywhere."""
-        return (
+        return Bits(
             {layer.name: weights for layer in self.network.layers if layer.weight is not None},
             {group.name: activations for group in self.network.groups},
         )
@@ -48,7 +51,7 @@ class Ready:
         """Bits drawn for each unit."""
         random = np.random.default_rng(seed)
         weights, activations = self.uniform(8, 8)
-        return (
+        return Bits(
             {name: int(random.choice(BITS)) for name in weights},
             {name: int(random.choice(BITS)) for name in activations},
         )

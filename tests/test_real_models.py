@@ -17,6 +17,7 @@ from infoq_onnx.graph.session import open_session
 from infoq_onnx.pipeline import allocate, analyze, evaluate
 from infoq_onnx.preparation import load_samples, prepare
 from infoq_onnx.simulate.quantizers.calibrate import calibrate
+from infoq_onnx.simulate.quantizers.quantizable import Quantizable
 from infoq_onnx.simulate.running.batching import batch_size, logits_of
 from infoq_onnx.simulate.simulation import layer_codes, simulation
 
@@ -83,12 +84,11 @@ def test_models_of_many_kinds_are_emitted_as_simulated(
     dataset = load_samples(prepared, data / "calib", data / "classes.txt", preprocessing, 24, 0)
     table = calibrate(graph, network, placement, dataset, (8,), lambda _: None)
     bits = uniform(network, 8, 8)
-    codes = layer_codes(graph, network, table, *bits)
-    reference = simulation(graph, network, placement, table, *bits, codes=codes)
+    of = Quantizable(graph, network, placement, table)
+    codes = layer_codes(of, bits)
+    reference = simulation(of, bits, codes=codes)
     path = tmp_path / "model.onnx"
-    path.write_bytes(
-        qdq_model(graph, network, placement, table, *bits, codes, STORAGES["packed"], {}).SerializeToString()
-    )
+    path.write_bytes(qdq_model(of, bits, codes, STORAGES["packed"], {}).SerializeToString())
     assert verify(path, graph, dataset, reference, name, exact=False).emulated is lacks_vnni()
     size = batch_size(graph)
     sessions = (open_session(graph.model), open_session(path, optimize=not lacks_vnni()))

@@ -14,7 +14,7 @@ from fractions import Fraction
 
 from infoq_onnx.allocation.metrics import METRICS, Metric, Term, float_bits
 from infoq_onnx.allocation.metrics.weights import FLOAT_BITS
-from infoq_onnx.schema import BASELINE_BITS, Bound, Costs, Network, Unit, units_of
+from infoq_onnx.schema import BASELINE_BITS, Bits, Bound, Costs, Network, Unit, units_of
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,15 @@ class Budget:
         return self.metric.value(network, total_of(self.metric.terms(network), bits))
 
 
-def uniform(network: Network, weight_bits: int, activation_bits: int) -> tuple[dict[str, int], dict[str, int]]:
+def uniform(network: Network, weight_bits: int, activation_bits: int) -> Bits:
     """Give all weights `weight_bits` bits and all activation groups `activation_bits` bits.
 
     Returns
     -------
-    tuple of dict
-        Bits by layer name (layers with weights only), bits by group name.
+    Bits
     """
     weights = {layer.name: weight_bits for layer in network.layers if layer.weight is not None}
-    return weights, {group.name: activation_bits for group in network.groups}
+    return Bits(weights, {group.name: activation_bits for group in network.groups})
 
 
 def costs(network: Network, weight_bits: Mapping[str, int], activation_bits: Mapping[str, int]) -> Costs:

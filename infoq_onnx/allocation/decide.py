@@ -56,7 +56,8 @@ def decide_uniform(
             )
     bits = uniform(found.network, weights, activations)
     if weights == activations == BASELINE_BITS:
-        bits = ({layer: EXACT_BITS if layer in saturating else width for layer, width in bits[0].items()}, bits[1])
+        narrowed = {layer: EXACT_BITS if layer in saturating else width for layer, width in bits.weights.items()}
+        bits = bits._replace(weights=narrowed)
     return Allocation(
         schema=ALLOCATION_VERSION,
         model_sha256=found.model.sha256,
@@ -66,8 +67,8 @@ def decide_uniform(
         alpha=1.0,
         bounds=(),
         pins=(),
-        weight_bits=bits[0],
-        activation_bits=bits[1],
+        weight_bits=dict(bits.weights),
+        activation_bits=dict(bits.activations),
         rounding="",
         repair=False,
         costs=costs(found.network, *bits),

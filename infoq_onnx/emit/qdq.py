@@ -28,23 +28,19 @@ from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.operators import CONVOLUTIONS, clip_bounds
 from infoq_onnx.graph.passes.remove_dead import remove_dead
 from infoq_onnx.quantize.grid import clips_alike
-from infoq_onnx.quantize.table import GridTable
-from infoq_onnx.schema import Network
+from infoq_onnx.schema import Bits, Network
 from infoq_onnx.simulate.quantizers.calibrate import quantizers_of
 from infoq_onnx.simulate.quantizers.insert import Quantizers, insert_quantizers
 from infoq_onnx.simulate.quantizers.placement import Placement
+from infoq_onnx.simulate.quantizers.quantizable import Quantizable
 from infoq_onnx.simulate.simulation import LayerCodes
 
 _QUANTIZER = ("QuantizeLinear", "Clip", "DequantizeLinear")
 
 
 def qdq_model(
-    graph: Graph,
-    network: Network,
-    placement: Placement,
-    table: GridTable,
-    weight_bits: Mapping[str, int],
-    activation_bits: Mapping[str, int],
+    of: Quantizable,
+    bits: Bits,
     codes: Mapping[str, LayerCodes],
     storage: Storage,
     metadata: Mapping[str, str],
@@ -53,8 +49,8 @@ def qdq_model(
 
     Parameters
     ----------
-    graph, network, placement, table : the network and its grids
-    weight_bits, activation_bits : the allocation
+    of : the network
+    bits : of every unit
     codes : the layers' constants, from `layer_codes`
     storage : how weight codes lie in the file
     metadata : entries for metadata_props, beside those of the float model
@@ -63,13 +59,13 @@ def qdq_model(
     -------
     onnx.ModelProto
     """
-    quantizers = quantizers_of(table, placement, dict(activation_bits))
-    model = insert_quantizers(graph, network, placement, quantizers)
-    if (opset := storage.opset(weight_bits.values())) > opset_of(model):
+    network, quantizers = of.network, quantizers_of(of.grids, of.placement, bits.activations)
+    model = insert_quantizers(of.graph, network, of.placement, quantizers)
+    if (opset := storage.opset(bits.weights.values())) > opset_of(model):
         model = onnx.version_converter.convert_version(model, opset)
         stamp_ir_version(model)
-    _drop_redundant_clips(model, graph, placement, quantizers)
-    _store_codes(model, network, codes, weight_bits, storage)
+    _drop_redundant_clips(model, of.graph, of.placement, quantizers)
+    _store_codes(model, network, codes, bits.weights, storage)
     _keep_sums_apart(model, network)
     _clip_by_bounds(model, network)
     for node in model.graph.node:

@@ -8,7 +8,7 @@ depthwise convolution, whose kernels add in 32 bits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,8 @@ from infoq_onnx.graph.operators import is_depthwise
 from infoq_onnx.quantize.grid import quantize_weight
 from infoq_onnx.quantize.saturation import any_saturated, kernel_rows
 from infoq_onnx.quantize.table import GridTable
-from infoq_onnx.schema import BASELINE_BITS, Layer, Network
+from infoq_onnx.schema import BASELINE_BITS, Bits, Layer
+from infoq_onnx.simulate.quantizers.quantizable import Quantizable
 
 TARGETS: dict[str, bool] = {"any": True, "x86-avx2": True, "x86-vnni": False, "arm64": False}
 """Name → whether products must fit 16 bits in pairs."""
@@ -42,12 +43,12 @@ def require_target(name: str) -> None:
         raise SettingsError(f"--target {name}: choose {' or '.join(TARGETS)}")
 
 
-def saturating_layers(graph: Graph, network: Network, table: GridTable) -> frozenset[str]:
+def saturating_layers(of: Quantizable) -> frozenset[str]:
     """Find the layers that may saturate with 8-bit weights, rounded to nearest, and 8-bit activations.
 
     Parameters
     ----------
-    graph, network, table : the network and its grids
+    of : the network
 
     Returns
     -------
@@ -56,20 +57,19 @@ def saturating_layers(graph: Graph, network: Network, table: GridTable) -> froze
     """
     return frozenset(
         layer.name
-        for layer in network.layers
-        if multiplies_in_pairs(graph, layer) and any(any_saturated(part) for part in _nearest(graph, layer, table))
+        for layer in of.network.layers
+        if multiplies_in_pairs(of.graph, layer)
+        and any(any_saturated(part) for part in _nearest(of.graph, layer, of.grids))
     )
 
 
-def meeting_at_8_bits(
-    graph: Graph, network: Network, weight_bits: Mapping[str, int], activation_bits: Mapping[str, int]
-) -> frozenset[str]:
+def meeting_at_8_bits(of: Quantizable, bits: Bits) -> frozenset[str]:
     """Find the layers whose products must be made to fit: 8-bit weights that meet 8-bit activations in pairs."""
     return frozenset(
         layer.name
-        for layer in network.layers
-        if multiplies_in_pairs(graph, layer)
-        and weight_bits[layer.name] == activation_bits[layer.groups[0]] == BASELINE_BITS
+        for layer in of.network.layers
+        if multiplies_in_pairs(of.graph, layer)
+        and bits.weights[layer.name] == bits.activations[layer.groups[0]] == BASELINE_BITS
     )
 
 

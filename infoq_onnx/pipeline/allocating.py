@@ -152,14 +152,12 @@ def round_weights(request: Request, allocation: Allocation) -> dict[str, LayerCo
             f"the analysis measured weights rounded by {tried}, and --rounding is {rounding}: analyze with "
             f"--trial-rounding {rounding} for bits that suit it better"
         )
-    prepared, grids = request.prepared, request.grids
-    bits = (allocation.weight_bits, allocation.activation_bits)
-    exact = meeting_at_8_bits(prepared.graph, prepared.network, *bits) if request.fits_pairs else frozenset()
+    of, bits = request.quantizable, allocation.bits
+    exact = meeting_at_8_bits(of, bits) if request.fits_pairs else frozenset()
     if request.repair:
-        network = (prepared.graph, prepared.network, prepared.placement)
-        return round_sequential(*network, grids, *bits, request.images, _progress(request), request.spill, exact)
+        return round_sequential(of, bits, request.images, _progress(request), request.spill, exact)
     rounded = _rounded_layerwise(request, allocation) if request.settings.rounding == "gptq" else None
-    return layer_codes(prepared.graph, prepared.network, grids, *bits, rounded, exact)
+    return layer_codes(of, bits, rounded, exact)
 
 
 def emit(request: Request, allocation: Allocation, codes: Mapping[str, LayerCodes]) -> Verification:
@@ -181,9 +179,7 @@ def emit(request: Request, allocation: Allocation, codes: Mapping[str, LayerCode
 
 def _emission(request: Request) -> Emission:
     preprocessing = request.found.calibration.preprocessing
-    return Emission(
-        request.prepared, request.grids, request.storage, request.label, preprocessing, request.settings.file_format
-    )
+    return Emission(request.quantizable, request.storage, request.label, preprocessing, request.settings.file_format)
 
 
 def _progress(request: Request) -> Any:

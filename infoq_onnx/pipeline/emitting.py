@@ -20,10 +20,9 @@ from infoq_onnx.emit.targets import TARGETS
 from infoq_onnx.emit.verify import verify
 from infoq_onnx.evaluation import PREPROCESSING_KEY
 from infoq_onnx.files import replacing, write_text
-from infoq_onnx.preparation import PreparedModel
 from infoq_onnx.quantize.levels import SHIFTED_BITS
-from infoq_onnx.quantize.table import GridTable
 from infoq_onnx.schema import Allocation, Preprocessing, Verification, to_json
+from infoq_onnx.simulate.quantizers.quantizable import Quantizable
 from infoq_onnx.simulate.simulation import LayerCodes, layer_codes, simulation
 
 CHECKED_IMAGES = {"qdq": 128, "qonnx": 8}
@@ -34,8 +33,7 @@ CHECKED_IMAGES = {"qdq": 128, "qonnx": 8}
 class Emission:
     """Everything that a model's file depends on but the codes of its weights, and the allocation."""
 
-    prepared: PreparedModel
-    table: GridTable
+    of: Quantizable
     storage: str
     """How weight codes lie in the file, a key of `emit.storage.STORAGES`."""
     label: str
@@ -52,24 +50,21 @@ class Emission:
             "infoq_onnx.allocation": to_json(allocation, compact=True),
             PREPROCESSING_KEY: to_json(self.preprocessing or preprocess.AS_IS, compact=True),
         }
-        prepared, bits = self.prepared, (allocation.weight_bits, allocation.activation_bits)
         if self.format == "qonnx":
-            return qonnx_model(self.simulation(allocation, codes), prepared.network, bits[0], codes, metadata)
-        network = (prepared.graph, prepared.network, prepared.placement)
-        return qdq_model(*network, self.table, *bits, codes, STORAGES[self.storage], metadata)
+            simulated = self.simulation(allocation, codes)
+            return qonnx_model(simulated, self.of.network, allocation.weight_bits, codes, metadata)
+        return qdq_model(self.of, allocation.bits, codes, STORAGES[self.storage], metadata)
 
     def simulation(self, allocation: Allocation, codes: Mapping[str, LayerCodes]) -> onnx.ModelProto:
         """Build what the file has to compute."""
-        network = (self.prepared.graph, self.prepared.network, self.prepared.placement)
-        return simulation(*network, self.table, allocation.weight_bits, allocation.activation_bits, codes=codes)
+        return simulation(self.of, allocation.bits, codes=codes)
 
     def overhead(self, allocation: Allocation) -> float:
         """Bytes of an allocation's file that are not weights, at most. Of the codes only the origins take room."""
-        bits = (allocation.weight_bits, allocation.activation_bits)
-        codes = layer_codes(self.prepared.graph, self.prepared.network, self.table, *bits)
+        codes = layer_codes(self.of, allocation.bits)
         if allocation.rounding == "gptq":
             for name, held in codes.items():
-                if (width := bits[0][name]) <= SHIFTED_BITS:
+                if (width := allocation.weight_bits[name]) <= SHIFTED_BITS:
                     # codes beyond the usual ones, as channels with levels of their own have them
                     codes[name] = dataclasses.replace(held, weight=np.full_like(held.weight, (1 << width) - 1))
         return float(self.model(allocation, codes).ByteSize()) - allocation.costs.weight_bytes
@@ -83,9 +78,9 @@ class Emission:
         with replacing(path) as onnx_file:
             onnx.save(model, onnx_file)
             if self.format == "qonnx":
-                verification = verify_qonnx(model, self.prepared.graph, dataset, reference, str(path))
+                verification = verify_qonnx(model, self.of.graph, dataset, reference, str(path))
             else:
                 exact = TARGETS[allocation.target]
-                verification = verify(onnx_file, self.prepared.graph, dataset, reference, str(path), exact=exact)
+                verification = verify(onnx_file, self.of.graph, dataset, reference, str(path), exact=exact)
             write_text(path.with_suffix(".json"), to_json(allocation))
         return verification

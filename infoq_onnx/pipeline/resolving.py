@@ -37,6 +37,7 @@ from infoq_onnx.schema import (
 )
 from infoq_onnx.sensitivity.criteria import get_criterion
 from infoq_onnx.simulate.equalization.equalize import equalized
+from infoq_onnx.simulate.quantizers.quantizable import Quantizable
 from infoq_onnx.simulate.running.spill import Spill
 
 
@@ -70,6 +71,11 @@ class Request:
     share: int | None
     """Bytes that a large set of arrays may take in memory; None: what it needs."""
     reporter: Reporter
+
+    @property
+    def quantizable(self) -> Quantizable:
+        """The network with its quantizers' places and grids."""
+        return Quantizable(self.prepared.graph, self.prepared.network, self.prepared.placement, self.grids)
 
     @property
     def fits_pairs(self) -> bool:
@@ -146,7 +152,7 @@ def resolve(
         settings, places, found, measurement, bounds, label, path, prepared, grids, frozenset(), share, reporter
     )
     if request.fits_pairs:
-        request = dataclasses.replace(request, saturating=saturating_layers(prepared.graph, found.network, grids))
+        request = dataclasses.replace(request, saturating=saturating_layers(request.quantizable))
     if settings.samples is not None or places.calib is not None or places.classes is not None:
         # where the user says they are now, there may be others than those of the analysis
         _ = request.images

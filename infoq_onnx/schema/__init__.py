@@ -23,7 +23,7 @@ from infoq_onnx.schema.analysis import (
     ScoreTable,
     Trial,
 )
-from infoq_onnx.schema.bits import BASELINE_BITS, BITS, EXACT_BITS, Change, Kind, Quantizer, Rounding, Unit
+from infoq_onnx.schema.bits import BASELINE_BITS, BITS, EXACT_BITS, Bits, Change, Kind, Quantizer, Rounding, Unit
 from infoq_onnx.schema.json_form import UnknownField, from_json, to_json
 from infoq_onnx.schema.network import ActivationGroup, Layer, Network, SkippedNode, Split, tensor_of, units_of
 from infoq_onnx.schema.results import (
@@ -53,6 +53,7 @@ __all__ = [
     "AllocationSettings",
     "Analysis",
     "Analyzed",
+    "Bits",
     "Bound",
     "CalibrationRef",
     "Candidate",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from infoq_onnx.schema.bits import Rounding
+from infoq_onnx.schema.bits import Bits, Rounding
 
 DEFAULT_CRITERION = "kl"
 """Whose scores bits are chosen by: it kept more than InfoQ's (docs/benchmarks/default_criterion.md)."""
@@ -109,3 +109,8 @@ class Allocation:
     """Images that gptq rounded with …"""
     samples_sha256: str = ""
     """… and the hash of their contents; nearest looks at none."""
+
+    @property
+    def bits(self) -> Bits:
+        """Bits of every unit."""
+        return Bits(self.weight_bits, self.activation_bits)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 BITS: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8)
 """The bit-widths the method knows. 8 is the baseline."""
@@ -33,6 +34,15 @@ class Change:
 
     unit: Unit
     bits: int
+
+
+class Bits(NamedTuple):
+    """Bits of every unit."""
+
+    weights: Mapping[str, int]
+    """Of every layer that has weights, by its name."""
+    activations: Mapping[str, int]
+    """Of every activation group, by its tensor."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ import numpy.typing as npt
 import onnx
 
 from infoq_onnx.graph.editing import with_initializers
-from infoq_onnx.graph.graph import Graph
 from infoq_onnx.quantize.codes import CodeTable, RoundedWeight
 from infoq_onnx.quantize.grid import (
     bias_scales,
@@ -21,10 +20,10 @@ from infoq_onnx.quantize.grid import (
 )
 from infoq_onnx.quantize.saturation import unsaturated
 from infoq_onnx.quantize.table import GridTable
-from infoq_onnx.schema import Layer, Network
+from infoq_onnx.schema import Bits, Layer
 from infoq_onnx.simulate.quantizers.calibrate import quantizers_of
 from infoq_onnx.simulate.quantizers.insert import insert_quantizers
-from infoq_onnx.simulate.quantizers.placement import Placement
+from infoq_onnx.simulate.quantizers.quantizable import Quantizable
 
 
 @dataclass(frozen=True)
@@ -46,11 +45,8 @@ class LayerCodes:
 
 
 def layer_codes(
-    graph: Graph,
-    network: Network,
-    table: GridTable,
-    weight_bits: Mapping[str, int],
-    activation_bits: Mapping[str, int],
+    of: Quantizable,
+    bits: Bits,
     rounded: CodeTable | None = None,
     exact: Collection[str] = (),
 ) -> dict[str, LayerCodes]:
@@ -58,25 +54,25 @@ def layer_codes(
 
     Parameters
     ----------
-    graph, network, table : the network and its grids
-    weight_bits, activation_bits : bits of every layer's weights and of every group
+    of : the network
+    bits : of every unit
     rounded : weights by layer and bits; a layer that is not in it gets its nearest codes
     exact : layers whose products must fit 16 bits in pairs, see `fitting`
     """
     codes = {}
-    for layer in network.layers:
+    for layer in of.network.layers:
         if layer.weight is None or layer.channel_axis is None:
             continue
-        bits = weight_bits[layer.name]
+        width = bits.weights[layer.name]
         if rounded is not None and layer.name in rounded:
-            held = rounded[layer.name][bits]
+            held = rounded[layer.name][width]
         else:
-            scales = table.weights[layer.name][bits]
-            weight = quantize_weight(graph.constant(layer.weight), scales, bits, layer.channel_axis)
-            held = RoundedWeight(weight, scales, None if layer.bias is None else graph.constant(layer.bias))
+            scales = of.grids.weights[layer.name][width]
+            weight = quantize_weight(of.graph.constant(layer.weight), scales, width, layer.channel_axis)
+            held = RoundedWeight(weight, scales, None if layer.bias is None else of.graph.constant(layer.bias))
         if layer.name in exact:
             held = fitting(layer, held)
-        codes[layer.name] = with_bias(layer, held, table, activation_bits)
+        codes[layer.name] = with_bias(layer, held, of.grids, bits.activations)
     return codes
 
 
@@ -106,16 +102,7 @@ def with_bias(layer: Layer, held: RoundedWeight, table: GridTable, activation_bi
     return LayerCodes(held.codes, held.scales, quantize_bias(held.bias, units), units)
 
 
-def simulation(
-    graph: Graph,
-    network: Network,
-    placement: Placement,
-    table: GridTable,
-    weight_bits: Mapping[str, int],
-    activation_bits: Mapping[str, int],
-    *,
-    codes: Mapping[str, LayerCodes] | None = None,
-) -> onnx.ModelProto:
+def simulation(of: Quantizable, bits: Bits, *, codes: Mapping[str, LayerCodes] | None = None) -> onnx.ModelProto:
     """Build the float model that computes what the quantized network computes.
 
     Weights and biases are float values on their grids; activations pass QuantizeLinear and DequantizeLinear. It is
@@ -123,16 +110,16 @@ def simulation(
 
     Parameters
     ----------
-    graph, network, placement, table : the network and its grids
-    weight_bits, activation_bits : bits of every layer's weights and of every group
+    of : the network
+    bits : of every unit
     codes : the layers' constants; None takes the nearest codes of `layer_codes`
     """
-    quantizers = quantizers_of(table, placement, dict(activation_bits))
-    model = insert_quantizers(graph, network, placement, quantizers)
+    quantizers = quantizers_of(of.grids, of.placement, bits.activations)
+    model = insert_quantizers(of.graph, of.network, of.placement, quantizers)
     if codes is None:
-        codes = layer_codes(graph, network, table, weight_bits, activation_bits)
+        codes = layer_codes(of, bits)
     values: dict[str, npt.NDArray[np.float32]] = {}
-    for layer in network.layers:
+    for layer in of.network.layers:
         if layer.weight is not None and layer.channel_axis is not None:
             held = codes[layer.name]
             values[layer.weight] = dequantize_weight(held.weight, held.scales, layer.channel_axis)

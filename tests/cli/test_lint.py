@@ -22,8 +22,8 @@ from tests.prepared import small
 def quantized(tmp_path: Path) -> Path:
     of = small("residual")
     bits = of.uniform(4, 4)
-    codes = layer_codes(of.graph, of.network, of.table, *bits)
-    model = qdq_model(of.graph, of.network, of.placement, of.table, *bits, codes, STORAGES["packed"], {})
+    codes = layer_codes(of.quantizable, bits)
+    model = qdq_model(of.quantizable, bits, codes, STORAGES["packed"], {})
     onnx.save(model, tmp_path / "small.onnx")
     return tmp_path / "small.onnx"
 

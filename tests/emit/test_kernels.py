@@ -33,8 +33,8 @@ def only(b: Quantized, y: str, layer: str) -> tuple[bool, str]:
 def test_every_layer_that_we_emit_is_an_integer_kernel(name: str, storage: str) -> None:
     of = small(name)
     bits = of.mixed(seed=2)
-    codes = layer_codes(of.graph, of.network, of.table, *bits)
-    model = qdq_model(of.graph, of.network, of.placement, of.table, *bits, codes, STORAGES[storage], {})
+    codes = layer_codes(of.quantizable, bits)
+    model = qdq_model(of.quantizable, bits, codes, STORAGES[storage], {})
     before = model.SerializeToString()
     found = find_kernels(model)
     assert [kernel.layer for kernel in found] == [layer.name for layer in of.network.layers]
@@ -105,8 +105,8 @@ def test_a_bias_in_other_units() -> None:
 def test_int4_straight_behind_dequantize_linear() -> None:
     of = small("residual")
     bits = of.uniform(4, 8)
-    codes = layer_codes(of.graph, of.network, of.table, *bits)
-    model = qdq_model(of.graph, of.network, of.placement, of.table, *bits, codes, STORAGES["native"], {})
+    codes = layer_codes(of.quantizable, bits)
+    model = qdq_model(of.quantizable, bits, codes, STORAGES["native"], {})
     casts = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "Cast"}
     for node in model.graph.node:
         for index, name in enumerate(node.input):
@@ -124,8 +124,8 @@ def test_int4_straight_behind_dequantize_linear() -> None:
 def test_an_output_that_is_wanted_in_float_too() -> None:
     of = small("mlp")
     bits = of.uniform(8, 8)
-    codes = layer_codes(of.graph, of.network, of.table, *bits)
-    model = qdq_model(of.graph, of.network, of.placement, of.table, *bits, codes, STORAGES["int8"], {})
+    codes = layer_codes(of.quantizable, bits)
+    model = qdq_model(of.quantizable, bits, codes, STORAGES["int8"], {})
     (first,) = [node for node in model.graph.node if node.name == "fc1"]
     model.graph.output.append(helper.make_tensor_value_info(first.output[0], TensorProto.FLOAT, ["batch", 16]))
     verdict, *others = find_kernels(model)
@@ -138,8 +138,8 @@ def test_an_output_that_is_wanted_in_float_too() -> None:
 def test_a_weight_on_the_left() -> None:
     of = made(left_constant(), 32)
     bits = of.uniform(8, 8)
-    codes = layer_codes(of.graph, of.network, of.table, *bits)
-    model = qdq_model(of.graph, of.network, of.placement, of.table, *bits, codes, STORAGES["int8"], {})
+    codes = layer_codes(of.quantizable, bits)
+    model = qdq_model(of.quantizable, bits, codes, STORAGES["int8"], {})
     verdict = {kernel.layer: kernel for kernel in find_kernels(model)}["left"]
     assert not verdict.integer
     assert verdict.reason.endswith("is on the left: integer kernels take it on the right")

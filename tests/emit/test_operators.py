@@ -80,11 +80,10 @@ def attention(batch: int | None) -> onnx.ModelProto:
 def assert_computes_what_was_simulated(model: onnx.ModelProto, bits: tuple[int, int]) -> onnx.ModelProto:
     of = ready(model, bits=(4, 8))
     chosen = of.uniform(*bits)
-    exact = meeting_at_8_bits(of.graph, of.network, *chosen)
-    codes = layer_codes(of.graph, of.network, of.table, *chosen, exact=exact)
-    network = (of.graph, of.network, of.placement, of.table)
-    emitted = qdq_model(*network, *chosen, codes, STORAGES["packed"], {})
-    simulated = simulation(*network, *chosen, codes=codes)
+    exact = meeting_at_8_bits(of.quantizable, chosen)
+    codes = layer_codes(of.quantizable, chosen, exact=exact)
+    emitted = qdq_model(of.quantizable, chosen, codes, STORAGES["packed"], {})
+    simulated = simulation(of.quantizable, chosen, codes=codes)
     size = batch_size(of.graph)
     expected = logits_of(open_session(simulated, optimize=False), of.graph, of.dataset, size)
     for optimize, most in ((False, 1e-5), (True, 0.02)):

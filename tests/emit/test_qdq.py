@@ -21,11 +21,11 @@ from infoq_onnx.emit.targets import lacks_vnni
 from infoq_onnx.graph.session import open_session
 from infoq_onnx.quantize.grid import clips_alike, quantize_activation
 from infoq_onnx.quantize.table import GridTable
-from infoq_onnx.schema import BITS, Quantizer
+from infoq_onnx.schema import BITS, Bits, Quantizer
 from infoq_onnx.simulate.running.batching import batch_size, logits_of
 from infoq_onnx.simulate.simulation import layer_codes, simulation
 from tests.networks import SMALL, Builder, auxiliary_net
-from tests.prepared import Bits, Ready, ready, small, spread_of
+from tests.prepared import Ready, ready, small, spread_of
 
 from .optimized import operators
 
@@ -42,14 +42,14 @@ def bits_of(of: Ready, case: str) -> Bits:
 
 
 def emitted(of: Ready, bits: Bits, storage: str = "packed") -> onnx.ModelProto:
-    codes = layer_codes(of.graph, of.network, of.table, *bits)
-    model = qdq_model(of.graph, of.network, of.placement, of.table, *bits, codes, STORAGES[storage], {"key": "value"})
+    codes = layer_codes(of.quantizable, bits)
+    model = qdq_model(of.quantizable, bits, codes, STORAGES[storage], {"key": "value"})
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
 def simulated(of: Ready, bits: Bits) -> Logits:
-    model = simulation(of.graph, of.network, of.placement, of.table, *bits)
+    model = simulation(of.quantizable, bits)
     return logits_of(open_session(model, integer_kernels=False), of.graph, of.dataset, batch_size(of.graph))
 
 
@@ -233,7 +233,7 @@ def test_a_head_beside_the_first_output_stays_in_float(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", SMALL)
 def test_weights_and_biases_are_integers_or_on_their_grid(name: str) -> None:
     of = small(name)
-    codes = layer_codes(of.graph, of.network, of.table, *of.uniform(4, 4))
+    codes = layer_codes(of.quantizable, of.uniform(4, 4))
     stored = {tensor.name: tensor for tensor in emitted(of, of.uniform(4, 4), "int8").graph.initializer}
     for layer in of.network.layers:
         if layer.weight is None:

@@ -14,16 +14,16 @@ from infoq_onnx.emit.qonnx import qonnx_model, verify_qonnx
 from infoq_onnx.errors import MissingDependencyError, VerificationError
 from infoq_onnx.graph.load import QONNX_DOMAIN
 from infoq_onnx.quantize.levels import SHIFTED_BITS
-from infoq_onnx.schema import BITS
+from infoq_onnx.schema import BITS, Bits
 from infoq_onnx.simulate.simulation import layer_codes, simulation
-from tests.prepared import Bits, Ready, dataset_of, images, is_one_line, small
+from tests.prepared import Ready, dataset_of, images, is_one_line, small
 from tests.simulate.rounded import rounded
 
 
 def made(of: Ready, bits: Bits, *, fitted: bool = False) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     """The QONNX model and its simulation."""
-    codes = rounded(of, bits) if fitted else layer_codes(of.graph, of.network, of.table, *bits)
-    simulated = simulation(of.graph, of.network, of.placement, of.table, *bits, codes=codes)
+    codes = rounded(of, bits) if fitted else layer_codes(of.quantizable, bits)
+    simulated = simulation(of.quantizable, bits, codes=codes)
     return qonnx_model(simulated, of.network, bits[0], codes, {"key": "value"}), simulated
 
 

@@ -137,13 +137,13 @@ def test_a_file_says_what_its_layers_say(name: str) -> None:
     """Layers are judged before there is a file, and again in the graph that onnxruntime makes of the file."""
     of = small(name)
     bits = of.uniform(8, 8)
-    codes = layer_codes(of.graph, of.network, of.table, *bits)
-    model = qdq_model(of.graph, of.network, of.placement, of.table, *bits, codes, STORAGES["packed"], {})
+    codes = layer_codes(of.quantizable, bits)
+    model = qdq_model(of.quantizable, bits, codes, STORAGES["packed"], {})
     found = {kernel.layer for kernel in find_kernels(model) if kernel.saturates}
-    assert found == saturating_layers(of.graph, of.network, of.table)
-    assert found <= meeting_at_8_bits(of.graph, of.network, *bits)
-    codes = layer_codes(of.graph, of.network, of.table, *bits, exact=meeting_at_8_bits(of.graph, of.network, *bits))
-    model = qdq_model(of.graph, of.network, of.placement, of.table, *bits, codes, STORAGES["packed"], {})
+    assert found == saturating_layers(of.quantizable)
+    assert found <= meeting_at_8_bits(of.quantizable, bits)
+    codes = layer_codes(of.quantizable, bits, exact=meeting_at_8_bits(of.quantizable, bits))
+    model = qdq_model(of.quantizable, bits, codes, STORAGES["packed"], {})
     assert not any(kernel.saturates for kernel in find_kernels(model))
 
 
@@ -151,8 +151,8 @@ def test_a_file_says_what_its_layers_say(name: str) -> None:
 def test_7_bits_of_weights_or_activations_are_enough(bits: tuple[int, int]) -> None:
     of = small("residual")
     chosen = of.uniform(*bits)
-    codes = layer_codes(of.graph, of.network, of.table, *chosen)
-    model = qdq_model(of.graph, of.network, of.placement, of.table, *chosen, codes, STORAGES["packed"], {})
+    codes = layer_codes(of.quantizable, chosen)
+    model = qdq_model(of.quantizable, chosen, codes, STORAGES["packed"], {})
     assert not any(kernel.saturates for kernel in find_kernels(model))
 
 

@@ -214,8 +214,8 @@ def network(opset: int) -> onnx.ModelProto:
 def emitted(of: Ready, storage: str, seed: int, codes: Codes | None = None) -> onnx.ModelProto:
     bits = of.mixed(seed)
     if codes is None:
-        codes = layer_codes(of.graph, of.network, of.table, *bits)
-    model = qdq_model(of.graph, of.network, of.placement, of.table, *bits, codes, STORAGES[storage], {})
+        codes = layer_codes(of.quantizable, bits)
+    model = qdq_model(of.quantizable, bits, codes, STORAGES[storage], {})
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -270,8 +270,8 @@ def test_each_width_has_one_function() -> None:
     of = small("residual")
     bits = of.uniform(3, 8)
     bits[0]["stem"], bits[0]["fc"] = 8, 5
-    codes = layer_codes(of.graph, of.network, of.table, *bits)
-    model = qdq_model(of.graph, of.network, of.placement, of.table, *bits, codes, STORAGES["packed"], {})
+    codes = layer_codes(of.quantizable, bits)
+    model = qdq_model(of.quantizable, bits, codes, STORAGES["packed"], {})
     assert [function.name for function in model.functions] == ["Unpack3", "Unpack5"]
     assert sum(node.domain == DOMAIN for node in model.graph.node) == len(of.network.layers) - 1
     stored = {tensor.name: len(tensor.raw_data) for tensor in model.graph.initializer}

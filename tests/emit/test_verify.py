@@ -25,13 +25,13 @@ NETWORKS = ["residual", "fixed batch"]
 def emitted(name: str) -> onnx.ModelProto:
     of = small(name)
     bits = of.mixed(seed=0)
-    codes = layer_codes(of.graph, of.network, of.table, *bits)
-    return qdq_model(of.graph, of.network, of.placement, of.table, *bits, codes, STORAGES["int8"], {})
+    codes = layer_codes(of.quantizable, bits)
+    return qdq_model(of.quantizable, bits, codes, STORAGES["int8"], {})
 
 
 def verified(name: str, path: Path, *, exact: bool = False) -> Verification:
     of = small(name)
-    model = simulation(of.graph, of.network, of.placement, of.table, *of.mixed(seed=0))
+    model = simulation(of.quantizable, of.mixed(seed=0))
     return verify(path, of.graph, of.dataset, model, "shown.onnx", exact=exact)
 
 
@@ -60,8 +60,8 @@ def saturating(path: Path) -> Path:
     """Write a model with 8-bit weights everywhere, some of which saturate."""
     of = small("residual")
     bits = of.uniform(8, 8)
-    codes = layer_codes(of.graph, of.network, of.table, *bits)
-    model = qdq_model(of.graph, of.network, of.placement, of.table, *bits, codes, STORAGES["int8"], {})
+    codes = layer_codes(of.quantizable, bits)
+    model = qdq_model(of.quantizable, bits, codes, STORAGES["int8"], {})
     onnx.save(model, path)
     return path
 
@@ -69,7 +69,7 @@ def saturating(path: Path) -> Path:
 def test_a_file_that_may_saturate_is_refused_where_it_must_be_exact(tmp_path: Path) -> None:
     path = saturating(tmp_path / "model.onnx")
     of = small("residual")
-    reference = simulation(of.graph, of.network, of.placement, of.table, *of.uniform(8, 8))
+    reference = simulation(of.quantizable, of.uniform(8, 8))
     with pytest.raises(VerificationError) as caught:
         verify(path, of.graph, of.dataset, reference, "shown.onnx")
     assert is_one_line(caught.value, "shown.onnx", "may saturate", "without VNNI", "no file was left")
@@ -82,7 +82,7 @@ def test_kernels_of_other_processors_are_emulated_where_these_saturate(
 ) -> None:
     path = saturating(tmp_path / "model.onnx")
     of = small("residual")
-    reference = simulation(of.graph, of.network, of.placement, of.table, *of.uniform(8, 8))
+    reference = simulation(of.quantizable, of.uniform(8, 8))
     for lacks in (True, False):
         if lacks or not lacks_vnni():
             monkeypatch.setattr("infoq_onnx.emit.verify.lacks_vnni", lambda lacks=lacks: lacks)
@@ -177,7 +177,7 @@ def test_integer_kernels_may_differ_by_a_few_times_what_the_simulation_differs_f
 
 def test_a_nudge_is_of_scales_alone() -> None:
     of = small("residual")
-    plain = simulation(of.graph, of.network, of.placement, of.table, *of.uniform(4, 4))
+    plain = simulation(of.quantizable, of.uniform(4, 4))
     moved = nudged(plain)
     scales = {node.input[1] for node in plain.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")}
     assert scales

@@ -17,14 +17,14 @@ from infoq_onnx.graph.ort import run_session
 from infoq_onnx.graph.session import open_session
 from infoq_onnx.quantize.codes import CodeTable
 from infoq_onnx.quantize.moments import Moments
-from infoq_onnx.schema import Layer, Network
+from infoq_onnx.schema import Bits, Layer, Network
 from infoq_onnx.simulate.rounding import sequential as module
 from infoq_onnx.simulate.rounding.gather import Gathered
 from infoq_onnx.simulate.rounding.layerwise import round_layerwise
 from infoq_onnx.simulate.running.batching import logits_of
 from infoq_onnx.simulate.simulation import LayerCodes, simulation
 from tests.networks import SMALL, Builder
-from tests.prepared import Bits, Ready, dataset_of, images, ready, searched, spread_of
+from tests.prepared import Ready, dataset_of, images, ready, searched, spread_of
 
 Codes = Mapping[str, LayerCodes]
 
@@ -53,7 +53,7 @@ def layer_called(network: Network, name: str) -> Layer:
 
 def rounded(of: Ready, bits: Bits) -> dict[str, LayerCodes]:
     """Codes of layers that are rounded side by side."""
-    return module.round_sequential(of.graph, of.network, of.placement, of.table, *bits, of.dataset, quiet)
+    return module.round_sequential(of.quantizable, bits, of.dataset, quiet)
 
 
 def alone(of: Ready, bits: Sequence[int]) -> CodeTable:
@@ -96,7 +96,7 @@ def differ(one: Codes, other: Codes) -> bool:
 def error_of(of: Ready, bits: Bits, codes: Codes | None) -> float:
     """How far the logits are from those of the float network, on images that nothing was fitted to."""
     held_out = dataset_of(images(of.network.input_shape, 64, seed=9))
-    model = simulation(of.graph, of.network, of.placement, of.table, *bits, codes=codes)
+    model = simulation(of.quantizable, bits, codes=codes)
     size = of.graph.batch or 64
     found = logits_of(open_session(model, integer_kernels=False), of.graph, held_out, size)
     expected = logits_of(open_session(of.graph.model), of.graph, held_out, size)

@@ -16,7 +16,7 @@ from scipy.special import log_softmax
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.network import find_network
 from infoq_onnx.graph.session import open_session
-from infoq_onnx.schema import Network, Split
+from infoq_onnx.schema import Bits, Network, Split
 from infoq_onnx.simulate.equalization.channel_splitting import (
     LARGEST_SHARE,
     LEAST_GAIN,
@@ -27,6 +27,7 @@ from infoq_onnx.simulate.equalization.channel_splitting import (
 )
 from infoq_onnx.simulate.quantizers.calibrate import calibrate
 from infoq_onnx.simulate.quantizers.placement import place
+from infoq_onnx.simulate.quantizers.quantizable import Quantizable
 from infoq_onnx.simulate.running.batching import logits_of
 from infoq_onnx.simulate.simulation import simulation
 from tests.networks import SMALL, Builder
@@ -70,8 +71,8 @@ def test_eight_bits_lose_less() -> None:
         network = find_network(of)
         placement = place(of, network)
         table = calibrate(of, network, placement, dataset_of(values), (8,), lambda _: None)
-        bits = {layer.name: 8 for layer in network.layers}, {group.name: 8 for group in network.groups}
-        simulated = Graph(simulation(of, network, placement, table, *bits))
+        bits = Bits({layer.name: 8 for layer in network.layers}, {group.name: 8 for group in network.groups})
+        simulated = Graph(simulation(Quantizable(of, network, placement, table), bits))
         found = log_softmax(logits(simulated, others).astype(np.float64), axis=1)
         return float(np.mean(np.sum(np.exp(exact) * (exact - found), axis=1)))
 

@@ -272,7 +272,7 @@ def test_layers_and_pairs_are_the_same_afterwards() -> None:
 def error_of(of: Ready, activations: int) -> float:
     """How far 8-bit weights and such activations bring the logits from the float network's, on other images."""
     held_out = dataset_of(images(of.network.input_shape, 64, seed=9))
-    model = simulation(of.graph, of.network, of.placement, of.table, *of.uniform(8, activations))
+    model = simulation(of.quantizable, of.uniform(8, activations))
     exact = logits_of(open_session(of.graph.model), of.graph, held_out, 64)
     return spread_of(logits_of(open_session(model, integer_kernels=False), of.graph, held_out, 64) - exact, exact)
 

@@ -10,10 +10,11 @@ import pytest
 from infoq_onnx.graph.editing import expose
 from infoq_onnx.graph.ort import run
 from infoq_onnx.quantize.grid import dequantize_activation, quantize_activation
+from infoq_onnx.schema import Bits
 from infoq_onnx.simulate.quantizers.calibrate import quantizers_of
 from infoq_onnx.simulate.quantizers.insert import Quantizers, group_names, insert_quantizers, quantize_group
 from tests.networks import SMALL
-from tests.prepared import Bits, Ready, images, small
+from tests.prepared import Ready, images, small
 
 
 def inserted(of: Ready, bits: Bits) -> tuple[onnx.ModelProto, Quantizers]:

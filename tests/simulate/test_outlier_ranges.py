@@ -50,7 +50,7 @@ def divergence(of: Ready, activations: int) -> float:
     session = open_session(of.graph.model)
     size = batch_size(of.graph)
     exact = log_softmax(logits_of(session, of.graph, of.dataset, size).astype(np.float64), axis=1)
-    simulated = simulation(of.graph, of.network, of.placement, of.table, *of.uniform(8, activations))
+    simulated = simulation(of.quantizable, of.uniform(8, activations))
     found = logits_of(open_session(simulated, integer_kernels=False), of.graph, of.dataset, size)
     return float(np.mean(np.sum(np.exp(exact) * (exact - log_softmax(found.astype(np.float64), axis=1)), axis=1)))
 

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from infoq_onnx.emit.storage.narrow import narrow
 from infoq_onnx.graph.session import open_session
-from infoq_onnx.schema import Layer
+from infoq_onnx.schema import Bits, Layer
 from infoq_onnx.simulate.rounding import sequential as module
 from infoq_onnx.simulate.rounding.as_matmul import form_of
 from infoq_onnx.simulate.rounding.gather import Gathered
@@ -60,7 +60,7 @@ def test_convolutions_lose_a_fraction(name: str) -> None:
 def test_codes_are_of_the_kind_that_nearest_ones_are(name: str) -> None:
     of = small(name)
     bits = of.mixed(seed=3)
-    nearest, found = layer_codes(of.graph, of.network, of.table, *bits), rounded(of, bits)
+    nearest, found = layer_codes(of.quantizable, bits), rounded(of, bits)
     assert list(nearest) == list(found)
     axes = {layer.name: int(layer.channel_axis or 0) for layer in of.network.layers}
     for layer, codes in found.items():
@@ -84,11 +84,8 @@ def test_progress_is_told() -> None:
     of = small("mlp")
     told: list[tuple[str, int, int]] = []
     round_sequential(
-        of.graph,
-        of.network,
-        of.placement,
-        of.table,
-        *of.uniform(4, 4),
+        of.quantizable,
+        of.uniform(4, 4),
         of.dataset,
         lambda layer, done, total: told.append((layer, done, total)),
     )
@@ -117,7 +114,7 @@ def test_targets_are_float_outputs_and_float_sums(
     of = small(name)
     bits = of.uniform(4, 4)
     seen = watch(monkeypatch)
-    model = simulation(of.graph, of.network, of.placement, of.table, *bits, codes=rounded(of, bits))
+    model = simulation(of.quantizable, bits, codes=rounded(of, bits))
     for layer in of.network.layers:
         wanted, sources = layer.output, [node_called(model, layer.name).input[0]]
         if layer.name in shortcuts:
@@ -208,11 +205,11 @@ def test_which_sums_are_targets(end: Callable[[Builder, str], str], found: bool)
 def test_a_branch_mends_what_its_shortcut_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     of = made(summed(a_sum), 64, (3, 4))
     weights, activations = of.uniform(4, 8)
-    bits = ({**weights, "stem": 3}, activations)
+    bits = Bits({**weights, "stem": 3}, activations)
     exact = tensors_of(of, of.graph.model, ["sum_out"], integer=True)[0]
 
     def error() -> float:
-        model = simulation(of.graph, of.network, of.placement, of.table, *bits, codes=rounded(of, bits))
+        model = simulation(of.quantizable, bits, codes=rounded(of, bits))
         return spread_of(tensors_of(of, model, ["sum_out"], integer=False)[0] - exact, exact)
 
     aware = error()
@@ -233,7 +230,7 @@ def test_an_output_of_the_network_is_itself_a_target() -> None:
 def test_transposed_convolutions_keep_their_nearest_codes() -> None:
     of = small("batchnorm")
     bits = of.uniform(3, 4)
-    nearest, found = layer_codes(of.graph, of.network, of.table, *bits)["up"], rounded(of, bits)["up"]
+    nearest, found = layer_codes(of.quantizable, bits)["up"], rounded(of, bits)["up"]
     assert_same({"up": nearest}, {"up": found})
 
 
@@ -241,7 +238,7 @@ def test_transposed_convolutions_keep_their_nearest_codes() -> None:
 def test_layers_that_are_no_plain_product_keep_their_nearest_codes(network: Callable[[], onnx.ModelProto]) -> None:
     of = made(network(), 32)
     bits = of.uniform(4, 4)
-    nearest, found = layer_codes(of.graph, of.network, of.table, *bits), rounded(of, bits)
+    nearest, found = layer_codes(of.quantizable, bits), rounded(of, bits)
     assert_same({"left": nearest["left"]}, {"left": found["left"]})
     assert differ(nearest, found)
 
@@ -281,7 +278,7 @@ def test_a_dead_layer_is_no_obstacle() -> None:
     assert all(np.isfinite(held.scales).all() for held in codes.values())
     # constant logits have no spread of their own
     expected = logits_of(open_session(of.graph.model), of.graph, of.dataset, 16)
-    simulated = simulation(of.graph, of.network, of.placement, of.table, *of.uniform(4, 4), codes=codes)
+    simulated = simulation(of.quantizable, of.uniform(4, 4), codes=codes)
     found = logits_of(open_session(simulated, integer_kernels=False), of.graph, of.dataset, 16)
     np.testing.assert_allclose(found, expected, atol=0.2)
 

@@ -11,18 +11,18 @@ from infoq_onnx.graph.ort import run_session
 from infoq_onnx.graph.session import open_session
 from infoq_onnx.quantize.codes import RoundedWeight
 from infoq_onnx.quantize.grid import weight_code_limits
-from infoq_onnx.schema import BITS, Quantizer
+from infoq_onnx.schema import BITS, Bits, Quantizer
 from infoq_onnx.simulate.running.batching import batch_size, logits_of
 from infoq_onnx.simulate.simulation import layer_codes, simulation, with_bias
 from tests.networks import SMALL
-from tests.prepared import Bits, Ready, images, small, spread_of
+from tests.prepared import Ready, images, small, spread_of
 from tests.simulate.rounded import alone, error_of, fitted
 
 Array = npt.NDArray[np.float64]
 
 
 def logits(of: Ready, bits: Bits) -> npt.NDArray[np.float32]:
-    model = simulation(of.graph, of.network, of.placement, of.table, *bits)
+    model = simulation(of.quantizable, bits)
     return logits_of(open_session(model, integer_kernels=False), of.graph, of.dataset, batch_size(of.graph))
 
 
@@ -112,7 +112,7 @@ def test_fewer_bits_are_further_from_the_float_network(name: str) -> None:
 def test_codes_are_within_their_bits(name: str) -> None:
     of = small(name)
     bits = of.mixed(seed=1)
-    codes = layer_codes(of.graph, of.network, of.table, *bits)
+    codes = layer_codes(of.quantizable, bits)
     assert codes.keys() == bits[0].keys()
     for layer in of.network.layers:
         if layer.name not in codes:
@@ -132,7 +132,7 @@ def test_codes_are_within_their_bits(name: str) -> None:
 
 def test_biases_are_in_units_of_the_input_grid_that_was_chosen() -> None:
     of = small("mlp")
-    by_bits = {bits: layer_codes(of.graph, of.network, of.table, *of.uniform(8, bits))["fc2"] for bits in (8, 2)}
+    by_bits = {bits: layer_codes(of.quantizable, of.uniform(8, bits))["fc2"] for bits in (8, 2)}
     for bits, held in by_bits.items():
         scale = np.float32(of.table.activations["relu1_out"][bits].scale)
         np.testing.assert_array_equal(held.bias_scales, held.scales * scale)
@@ -149,8 +149,8 @@ def test_rounded_weights_take_the_place_of_nearest_codes(name: str) -> None:
     table = alone(of, BITS)
     last = of.network.layers[-1].name
     del table[last]
-    nearest = layer_codes(of.graph, of.network, of.table, weights, activations)
-    found = layer_codes(of.graph, of.network, of.table, weights, activations, table)
+    nearest = layer_codes(of.quantizable, Bits(weights, activations))
+    found = layer_codes(of.quantizable, Bits(weights, activations), table)
     assert list(found) == list(nearest)
     for layer in of.network.layers:
         if layer.name not in table:
@@ -186,14 +186,14 @@ def test_a_transposed_convolution_in_groups_has_a_bias_for_each_output_of_each_g
 def test_rounded_weights_compute_better_than_nearest_ones(name: str) -> None:
     of = fitted(name)
     bits = of.uniform(3, 8)
-    codes = layer_codes(of.graph, of.network, of.table, *bits, alone(of, (3,)))
+    codes = layer_codes(of.quantizable, bits, alone(of, (3,)))
     assert error_of(of, bits, codes) < 0.75 * error_of(of, bits, None)
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_the_simulation_is_a_float_model_of_the_same_form(name: str) -> None:
     of = small(name)
-    model = simulation(of.graph, of.network, of.placement, of.table, *of.mixed(seed=2))
+    model = simulation(of.quantizable, of.mixed(seed=2))
     onnx.checker.check_model(model, full_check=True)
     assert [value.name for value in model.graph.input] == [of.graph.input]
     assert [value.name for value in model.graph.output] == list(of.graph.outputs)

@@ -60,7 +60,7 @@ def test_where_it_is_kept_changes_nothing(name: str, tmp_path: Path, monkeypatch
             super().__init__(shape, folder)
 
     monkeypatch.setattr(streams, "Filed", Counted)
-    arguments = (of.graph, of.network, of.placement, of.table, *of.uniform(3, 8), of.dataset, lambda *_: None)
+    arguments = (of.quantizable, of.uniform(3, 8), of.dataset, lambda *_: None)
     before = round_sequential(*arguments)
     assert not made
     after = round_sequential(*arguments, Spill(tmp_path, 0))

@@ -92,8 +92,8 @@ def test_what_is_read_first_may_be_all_that_is_asked_for() -> None:
 def test_fixed_layers_compute_what_the_simulation_does() -> None:
     of = small("residual")
     bits = of.uniform(3, 4)
-    codes = layer_codes(of.graph, of.network, of.table, *bits)
-    model = simulation(of.graph, of.network, of.placement, of.table, *bits, codes=codes)
+    codes = layer_codes(of.quantizable, bits)
+    model = simulation(of.quantizable, bits, codes=codes)
     quantizers = quantizers_of(of.table, of.placement, bits[1])
     quantized = Graph(insert_quantizers(of.graph, of.network, of.placement, quantizers))
     stream = Stream(quantized, of.dataset, integer=False)
@@ -108,7 +108,7 @@ def test_fixed_layers_compute_what_the_simulation_does() -> None:
 def test_what_was_kept_behind_a_layer_is_not_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A layer that is fixed too late changes nothing."""
     of = small("mlp")
-    codes = layer_codes(of.graph, of.network, of.table, *of.uniform(2, 8))
+    codes = layer_codes(of.quantizable, of.uniform(2, 8))
     first, second = of.network.layers[:2]
     before = whole(stream_of(of), ["logits"], 16)[0]
     for memory, same in ((2**20, True), (0, False)):

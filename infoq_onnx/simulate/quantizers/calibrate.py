@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -105,7 +105,7 @@ def observe(graph: Graph, tensors: Sequence[str], dataset: Dataset, advance: Adv
     return histograms
 
 
-def quantizers_of(table: GridTable, placement: Placement, activation_bits: dict[str, int]) -> Quantizers:
+def quantizers_of(table: GridTable, placement: Placement, activation_bits: Mapping[str, int]) -> Quantizers:
     """Pick the activation quantizers of one configuration from a table."""
     storage = {tensor: table.activations[tensor][BASELINE_BITS] for tensor in placement.storage}
     groups = {group: table.activations[group][bits] for group, bits in activation_bits.items()}

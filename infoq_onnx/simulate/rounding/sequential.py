@@ -8,7 +8,7 @@ lost before it, activations included. Where its output goes straight into a resi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 
 import onnx
 
@@ -16,11 +16,10 @@ from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.operators import bounds_behind, is_depthwise
 from infoq_onnx.quantize.rounding import round_layer
-from infoq_onnx.quantize.table import GridTable
-from infoq_onnx.schema import Layer, Network
+from infoq_onnx.schema import Bits, Layer
 from infoq_onnx.simulate.quantizers.calibrate import quantizers_of
 from infoq_onnx.simulate.quantizers.insert import insert_quantizers
-from infoq_onnx.simulate.quantizers.placement import Placement
+from infoq_onnx.simulate.quantizers.quantizable import Quantizable
 from infoq_onnx.simulate.rounding.as_matmul import form_of, target_of
 from infoq_onnx.simulate.rounding.gather import gather
 from infoq_onnx.simulate.running.spill import Spill
@@ -29,12 +28,8 @@ from infoq_onnx.simulate.simulation import LayerCodes, fitting, layer_codes, wit
 
 
 def round_sequential(
-    graph: Graph,
-    network: Network,
-    placement: Placement,
-    table: GridTable,
-    weight_bits: Mapping[str, int],
-    activation_bits: Mapping[str, int],
+    of: Quantizable,
+    bits: Bits,
     dataset: Dataset,
     progress: Callable[[str, int, int], None],
     spill: Spill | None = None,
@@ -44,8 +39,8 @@ def round_sequential(
 
     Parameters
     ----------
-    graph, network, placement, table : the network and its activation grids
-    weight_bits, activation_bits : the allocation
+    of : the network
+    bits : of every unit
     dataset : calibration images
     progress : called as progress(layer, layers done, layers in all)
     spill : where activations go that would take too much memory
@@ -56,10 +51,11 @@ def round_sequential(
     dict of str to LayerCodes
         By layer. Layers that are no plain matrix product (ConvTranspose …) have their nearest codes.
     """
-    codes = layer_codes(graph, network, table, weight_bits, activation_bits)
-    quantizers = quantizers_of(table, placement, dict(activation_bits))
+    graph, network = of.graph, of.network
+    codes = layer_codes(of, bits)
+    quantizers = quantizers_of(of.grids, of.placement, bits.activations)
     reference = Stream(graph, dataset, integer=True, spill=spill)
-    quantized = Graph(insert_quantizers(graph, network, placement, quantizers))
+    quantized = Graph(insert_quantizers(graph, network, of.placement, quantizers))
     student = Stream(quantized, dataset, integer=False, spill=spill)
     layers = [layer for layer in network.layers if layer.name in codes]
     for done, layer in enumerate(layers):
@@ -72,12 +68,12 @@ def round_sequential(
             seen = gather(reference, student, layer, form, shortcut, bounds)
             has_bias = layer.bias is not None
             rounded = round_layer(
-                form.rows(), seen.moments, weight_bits[layer.name], has_bias=has_bias, clipped=seen.clipped
+                form.rows(), seen.moments, bits.weights[layer.name], has_bias=has_bias, clipped=seen.clipped
             )
             held = form.rounded(rounded)
             if layer.name in exact:
                 held = fitting(layer, held)
-            codes[layer.name] = with_bias(layer, held, table, activation_bits)
+            codes[layer.name] = with_bias(layer, held, of.grids, bits.activations)
         student.fix(layer, codes[layer.name])
         reference.advance(layer)
         student.advance(layer)
