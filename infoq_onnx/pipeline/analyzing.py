@@ -5,10 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import hashlib
-import importlib.metadata
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -25,25 +22,23 @@ from infoq_onnx.analyses import (
     measurement_of,
 )
 from infoq_onnx.data.dataset import Dataset
-from infoq_onnx.data.encoders import encoder_file, get_encoder
+from infoq_onnx.data.encoders import get_encoder
 from infoq_onnx.errors import AnalysisError, DataError, ModelError, OutputError, SettingsError
 from infoq_onnx.execute.cluster import connected
 from infoq_onnx.execute.resources import Resources
 from infoq_onnx.files import clear_leftovers, write_text
-from infoq_onnx.graph.external import model_sha256
-from infoq_onnx.graph.session import open_session, processors, provider_called, running_on
-from infoq_onnx.pipeline.extending import Load, decisive, extensible
+from infoq_onnx.graph.session import processors, provider_called, running_on
+from infoq_onnx.pipeline.extending import Load, extensible
+from infoq_onnx.pipeline.looking import Seen, fingerprint_of, look, versions
 from infoq_onnx.pipeline.scoring import refresh_scores
 from infoq_onnx.preparation import (
     SELF,
     PreparedModel,
     Recipe,
-    encode_inputs,
     load_samples,
     memory_bytes,
     prepare,
     report_skipped,
-    with_splits,
 )
 from infoq_onnx.progress import Reporter, Silent
 from infoq_onnx.quantize.codes import CodeTable, Keeper, load_codes, save_codes
@@ -55,27 +50,21 @@ from infoq_onnx.schema import (
     BITS,
     AddedSamples,
     Analysis,
-    CalibrationRef,
     MeasurementSettings,
     ModelRef,
     Observing,
     Preprocessing,
     Rounding,
-    Split,
     to_json,
 )
 from infoq_onnx.sensitivity.criteria import get_criteria
 from infoq_onnx.sensitivity.journal import Journal, locked, open_journal
-from infoq_onnx.sensitivity.observers import candidates
 from infoq_onnx.sensitivity.pooling import pooled
 from infoq_onnx.sensitivity.sweep import SweepResult, sweep, trial_count
-from infoq_onnx.sensitivity.targets import groups, has_classmates
 from infoq_onnx.sensitivity.trials import Problem
-from infoq_onnx.simulate.equalization.channel_splitting import find_splits
 from infoq_onnx.simulate.equalization.equalize import Factors, equalized, find_factors
 from infoq_onnx.simulate.quantizers.calibrate import calibrate
 from infoq_onnx.simulate.rounding.layerwise import round_layerwise, unrounded
-from infoq_onnx.simulate.running.batching import batch_size, logits_of
 from infoq_onnx.simulate.running.repeatability import require_repeatable
 from infoq_onnx.simulate.running.spill import Spill
 
@@ -83,8 +72,6 @@ MIN_SAMPLES = 16
 """Below this, neighbours and ranges mean nothing."""
 MAX_PROJECTIONS = 10_000
 """Far above what an estimate gains by, and what memory still holds."""
-
-Labels = npt.NDArray[np.int64]
 
 
 def analyze(
@@ -217,24 +204,6 @@ def set_up(
     return prepared, dataset, dataclasses.replace(settings, samples=len(dataset))
 
 
-@dataclass(frozen=True)
-class Seen:
-    """The model and the images, as one look at the float network's predictions shows them."""
-
-    prepared: PreparedModel
-    """With the channels that are read in parts …"""
-    splits: tuple[Split, ...]
-    """… and these."""
-    float_top1: float | None
-    labels: Labels
-    """True ones, or the float network's predictions [N]."""
-    targets: Labels
-    """What SMI(L; Y) asks about [N]."""
-    encoded: npt.NDArray[np.float64]
-    """X_E [N, e]."""
-    calibration: CalibrationRef
-
-
 def _load(
     prepared: PreparedModel,
     calib: Path | str,
@@ -258,12 +227,12 @@ def _identify(
 ) -> tuple[Seen, str, list[Dataset]]:
     """Find out which measurement this is: that of just these images, or one that is extended by some of them."""
     whole = look(prepared, dataset, settings, reporter)
-    own = _fingerprint(whole, settings)
+    own = fingerprint_of(whole, settings)
     if measurement_of(folder, own).path.is_dir():
         return whole, own, [dataset]
     for measurement, blocks in extensible(folder, prepared, dataset, settings, load, MIN_SAMPLES):
         seen = look(prepared, blocks[0], settings, Silent())
-        fingerprint = _fingerprint(seen, settings)
+        fingerprint = fingerprint_of(seen, settings)
         if measurement_of(folder, fingerprint).path != measurement.path:
             continue
         had, added = len(blocks[0]), sum(map(len, blocks[1:]))
@@ -305,77 +274,6 @@ def _sweep_added(
     known = [share for share in right if share is not None]
     top1 = float(np.average(known, weights=images)) if len(known) == len(images) else None
     return dataclasses.replace(seen, float_top1=top1), pooled(results, images)
-
-
-def look(
-    prepared: PreparedModel,
-    dataset: Dataset,
-    settings: MeasurementSettings,
-    reporter: Reporter,
-    *,
-    grouped: bool | None = None,
-) -> Seen:
-    """Run the float network over the images: what stands for X and Y, and which channels are read in parts.
-
-    With `grouped`, groups of images stand for Y, or do not, whatever the labels are like.
-
-    Raises
-    ------
-    ModelError
-        The logits are not finite.
-    """
-    logits = logits_of(open_session(prepared.graph.model), prepared.graph, dataset, batch_size(prepared.graph))
-    if not np.isfinite(logits).all():
-        raise ModelError(
-            f"{prepared.path} computes NaN or infinite logits on the calibration data; check the preprocessing"
-        )
-    encoded = encode_inputs(settings.encoder, prepared, dataset)
-    splits: tuple[Split, ...] = ()
-    if settings.equalize:
-        splits = find_splits(prepared.graph, prepared.network, prepared.placement, dataset, lambda _: None)
-        prepared = with_splits(prepared, splits)
-    predicted = logits.argmax(axis=1).astype(np.int64)
-    float_top1 = None if dataset.labels is None else float(np.mean(predicted == dataset.labels))
-    _report_accuracy(float_top1, prepared.network.classes, len(dataset), reporter)
-    for one in splits:
-        reporter.note(f"channel {one.channel} of {one.tensor} dwarfs the others: it is read in {one.parts} parts")
-    labels = predicted if dataset.labels is None else dataset.labels
-    calibration = dataset.ref()
-    targets = labels
-    if not has_classmates(labels, settings.neighbours) if grouped is None else grouped:
-        targets = groups(logits)
-        calibration = dataclasses.replace(calibration, targets="groups")
-        reporter.note(
-            f"too few images a class to measure information on classes: {len(np.unique(targets))} groups of images "
-            "that the float model finds alike stand in for them"
-        )
-    calibration = dataclasses.replace(
-        calibration,
-        path=str(Path(calibration.path).resolve()),
-        classes_path=None if calibration.classes_path is None else str(Path(calibration.classes_path).resolve()),
-    )
-    return Seen(prepared, splits, float_top1, labels, targets, encoded, calibration)
-
-
-def _versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in ("infoq-onnx", "onnxruntime", "numpy")}
-
-
-def _fingerprint(seen: Seen, settings: MeasurementSettings) -> str:
-    """Hash all that decides what one trial measures, and nothing that only decides which trials there are."""
-    encoder = encoder_file(settings.encoder)
-    parts = [
-        seen.prepared.sha256,
-        seen.calibration.sha256,
-        to_json(seen.calibration.preprocessing),
-        str(sorted(decisive(settings).items())),
-        "" if encoder is None else model_sha256(encoder),
-        str(_versions()),
-        # what is measured where follows from the model, but by rules that change with the code
-        to_json(seen.prepared.network),
-        str(candidates(seen.prepared.graph, seen.prepared.network)),
-    ]
-    return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
 def _begin(
@@ -482,7 +380,7 @@ def _finish(
     analysis = Analysis(
         schema=ANALYSIS_VERSION,
         fingerprint=fingerprint,
-        versions=_versions(),
+        versions=versions(),
         model=ModelRef(
             path=str(prepared.path.resolve()),
             sha256=prepared.sha256,
@@ -531,15 +429,3 @@ def _check_settings(settings: MeasurementSettings) -> None:
     provider_called(settings.provider)
     if settings.encoder != SELF:
         get_encoder(settings.encoder)
-
-
-def _report_accuracy(top1: float | None, classes: int, images: int, reporter: Reporter) -> None:
-    if top1 is None:
-        reporter.note(f"{images} images without labels: the float model's own predictions stand in for them")
-        return
-    reporter.note(f"float model: {100 * top1:.2f} % top-1 on {images} calibration images")
-    chance = 1 / classes
-    if top1 <= max(chance + 4 * np.sqrt(chance * (1 - chance) / images), min(5 * chance, 0.05)):
-        reporter.warn(
-            f"{100 * top1:.2f} % is near chance ({100 * chance:.2f} %): wrong preprocessing or wrong label order?"
-        )

@@ -268,7 +268,7 @@ def test_trials_seen_by_other_candidates_are_not_mixed_in(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A journal may be left by another version of the code."""
-    for module in ("infoq_onnx.pipeline.analyzing", "infoq_onnx.sensitivity.trials"):
+    for module in ("infoq_onnx.pipeline.looking", "infoq_onnx.sensitivity.trials"):
         monkeypatch.setattr(f"{module}.candidates", lambda graph, network: candidates(graph, network)[-1:])
     with pytest.raises(KeyboardInterrupt):
         analyze(case.model, case.calib, output=tmp_path / "a.infoq", reporter=Listener(7), **QUICK)
