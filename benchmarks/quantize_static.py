@@ -4,8 +4,8 @@
 
 8 bits for all: QDQ, uint8 activations, int8 weights per channel, ranges from the extremes (its default), after
 quant_pre_process; once with all operators it can quantize (its default), and once with those that multiply by weights.
-It sees the calibration images that benchmarks/low_bit.py gives our tool, and is evaluated on the same test images, by the
-kernels of the processor that runs this.
+It sees the calibration images that benchmarks/low_bit.py gives our tool, and is evaluated on the same test images, by
+the kernels of the processor that runs this.
 """
 
 from __future__ import annotations
