@@ -11,8 +11,8 @@ import time
 
 import numpy as np
 
-from infoq_onnx.allocation.bounds import Pins, parse_budget
-from infoq_onnx.allocation.program import Limit, Program, is_feasible, score_of, total_of
+from infoq_onnx.allocation.bounds import parse_budget
+from infoq_onnx.allocation.program import Limit, Program, Rules, Scores, is_feasible, score_of, total_of
 from infoq_onnx.allocation.solve import solve
 from infoq_onnx.allocation.solvers import SOLVERS
 from infoq_onnx.schema import ActivationGroup, Layer, Network
@@ -113,7 +113,8 @@ def print_times() -> None:
         for budget in BUDGETS:
             bounds = [parse_budget(metric, text, network) for metric, text in budget.items()]
             start = time.perf_counter()
-            found = solve(network, weights, activations, bounds, Pins(), weight_only=set(budget) == {"compression"})
+            rules = Rules(weight_only=set(budget) == {"compression"})
+            found = solve(network, Scores(weights, activations), bounds, rules)
             seconds = time.perf_counter() - start
             written = ", ".join(f"{metric} {text}" for metric, text in budget.items())
             sizes = f"{len(network.layers)} | {len(network.groups)}"

@@ -22,7 +22,7 @@ from infoq_onnx.graph.session import open_session
 from infoq_onnx.preparation import load_samples, prepare
 from infoq_onnx.quantize.bias_correction import Clipped, bias_behind
 from infoq_onnx.quantize.coordinate_descent import descend
-from infoq_onnx.quantize.fit import DAMPING
+from infoq_onnx.quantize.damping import DAMPING
 from infoq_onnx.quantize.gptq import factorize, gptq
 from infoq_onnx.quantize.levels import search_levels
 from infoq_onnx.simulate.running.batching import batch_size, run_batches

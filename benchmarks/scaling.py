@@ -58,10 +58,15 @@ def main() -> None:
     parser.add_argument("--rounding", type=float, help="seconds of rounding, where they are known")
     arguments = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).parents[1]))
+    with session.using(session.Runtime(threads=1)):
+        measure(arguments)
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Measure on one thread, and print."""
     from tests.networks import resnet50
     from tests.prepared import dataset_of, images, searched
 
-    session.limit_threads(1)
     jit.limit_threads(1)
     count = arguments.images
     graph, network, _ = searched(resnet50())

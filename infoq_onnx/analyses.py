@@ -163,7 +163,7 @@ def current(folder: Path | str) -> Measurement:
             raise AnalysisError(f"{pointer} is damaged; run analyze again")
     if os.path.isdir(folder) and (measurements(folder) or os.path.exists(folder / "journal.jsonl")):
         raise AnalysisError(f"{folder} is not finished; run analyze again, it goes on where it stopped")
-    raise AnalysisError(f"{folder} holds no analysis; make one with: infoq-onnx analyze MODEL --calib IMAGES")
+    raise AnalysisError(f"{folder} holds no analysis; make one with `analyze`")
 
 
 def read_analysis(folder: Path | str) -> Analysis:
@@ -202,7 +202,7 @@ def read_scores(measurement: Measurement, criterion: str) -> ScoreTable | None:
     path = measurement.scores_by(criterion)
     if not os.path.exists(path):
         return None
-    return _read(ScoreTable, path, f"make it again with: infoq-onnx score --criterion {criterion}")
+    return _read(ScoreTable, path, f"make it again with: `score` `criterion` {criterion}")
 
 
 def write_scores(measurement: Measurement, table: ScoreTable) -> None:
@@ -271,7 +271,4 @@ def find_analysis(folder: Path | str = ".") -> Path:
         return max(found, key=found.__getitem__)
     if refused is not None:
         raise refused
-    raise AnalysisError(
-        f"no finished analysis (*.infoq) in {Path(folder).resolve()}; make one with: "
-        "infoq-onnx analyze MODEL --calib IMAGES"
-    )
+    raise AnalysisError(f"no finished analysis (*.infoq) in {Path(folder).resolve()}; make one with `analyze`")

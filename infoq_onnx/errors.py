@@ -2,19 +2,20 @@
 
 ::
 
-    InfoQError                    exit code 1
+    InfoQError
     ├── ModelError                the ONNX file cannot be used
     ├── DataError                 the images, arrays or labels cannot be used
-    ├── SettingsError             an option's value makes no sense here             (exit code 2)
+    ├── SettingsError             a setting's value makes no sense here
     ├── AnalysisError             the analysis is missing, in use, or of something else
-    ├── InfeasibleBudgetError     no allocation meets the bounds                    (exit code 3)
-    ├── VerificationError         the emitted model disagrees with the simulation   (exit code 4)
+    ├── InfeasibleBudgetError     no allocation meets the bounds
+    ├── VerificationError         the emitted model disagrees with the simulation
     ├── OutputError               a result cannot be written
     ├── WorkerError               processes or machines that run trials die, or cannot be had
-    └── MissingDependencyError    an optional package or download is not there
+    └── MissingDependencyError    an optional package or download is missing
 
-The message is one line: what was found, where, and what to do about it. The command line prints it and exits with the
-code; the library raises it. Anything else that escapes is a defect of infoq-onnx.
+The message is one line: what was found, where, and what to do about it. It names settings in backticks, `samples`,
+and says nothing of the command line, which shows them as its options (`cli.wording`) and chooses the exit code
+(`cli.exit_codes`). Any other exception that escapes is a defect of infoq-onnx.
 """
 
 from collections.abc import Mapping
@@ -22,8 +23,6 @@ from collections.abc import Mapping
 
 class InfoQError(Exception):
     """Base of every error this package raises on purpose."""
-
-    exit_code = 1
 
 
 class ModelError(InfoQError):
@@ -35,9 +34,7 @@ class DataError(InfoQError):
 
 
 class SettingsError(InfoQError):
-    """An option has a value that makes no sense for this model or this data."""
-
-    exit_code = 2
+    """A setting has a value that makes no sense for this model or this data."""
 
 
 class AnalysisError(InfoQError):
@@ -47,7 +44,6 @@ class AnalysisError(InfoQError):
 class InfeasibleBudgetError(InfoQError):
     """No choice of bit-widths meets every bound; the message names the smallest reachable value."""
 
-    exit_code = 3
     reachable: Mapping[str, float]
     """By metric, the best that each bound that is out of reach could be, what its overhead adds not counted."""
 
@@ -58,8 +54,6 @@ class InfeasibleBudgetError(InfoQError):
 
 class VerificationError(InfoQError):
     """The emitted model does not compute what the simulation computes; no file is left."""
-
-    exit_code = 4
 
 
 class OutputError(InfoQError):

@@ -136,9 +136,9 @@ def memory_bytes(memory: str | None) -> int | None:
     try:
         found = int(parse_quantity(memory, BYTES))
     except SettingsError as error:
-        raise SettingsError(f"--memory: {error}") from error
+        raise SettingsError(f"`memory`: {error}") from error
     if found < SMALLEST:
-        raise SettingsError(f"--memory {memory}: give at least {SMALLEST // 2**20}MiB")
+        raise SettingsError(f"`memory` {memory}: give at least {SMALLEST // 2**20}MiB")
     return found
 
 
@@ -172,14 +172,14 @@ def prepare_again(found: Analysis, model: Path | str | None) -> PreparedModel:
     """
     path = Path(model) if model is not None else Path(found.model.path)
     if not os.path.exists(path):
-        told = "is gone; say where it is with --model" if model is None else "is not there; check --model"
+        told = "is gone; say where it is with `model`" if model is None else "is not there; check `model`"
         raise ModelError(f"the analysed model {path} {told}")
     prepared = prepare(path)
     if prepared.sha256 != found.model.sha256:
         raise AnalysisError(
             f"the analysis is of another model than {path} (SHA-256 {found.model.sha256[:12]}… then, "
             f"{prepared.sha256[:12]}… now); run analyze on it, or "
-            + ("say where the analysed one is with --model" if model is None else "give another --model")
+            + ("say where the analysed one is with `model`" if model is None else "give another `model`")
         )
     if {one.tensor for one in found.splits} <= set(splittable(prepared.graph, prepared.network, prepared.placement)):
         prepared = with_splits(prepared, found.splits)
@@ -220,10 +220,10 @@ def calibration_again(
     path = Path(calib) if calib is not None else Path(reference.path)
     names = classes if classes is not None else reference.classes_path
     if not os.path.exists(path):
-        told = "is gone; say where it is with --calib" if calib is None else "is not there; check --calib"
+        told = "is gone; say where it is with `calib`" if calib is None else "is not there; check `calib`"
         raise DataError(f"the calibration data {path} {told}")
     if names is not None and not os.path.exists(names):
-        told = "is gone; say where it is with --classes" if classes is None else "is not there; check --classes"
+        told = "is gone; say where it is with `classes`" if classes is None else "is not there; check `classes`"
         raise DataError(f"the file of class names {names} {told}")
     dataset = load_dataset(
         path,

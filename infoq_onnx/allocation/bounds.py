@@ -23,11 +23,6 @@ class Pins:
     """As the user wrote them."""
 
 
-def option(metric: str) -> str:
-    """Name of the command-line option that bounds `metric`."""
-    return "--" + metric.replace("_", "-")
-
-
 def parse_budget(name: str, text: str, network: Network) -> Budget:
     """Read a budget: a quantity (`23.04G`, `1.5MiB`, `10.66x`) or `uniform:W/A`, the cost of all layers at W/A bits.
 
@@ -49,14 +44,14 @@ def parse_budget(name: str, text: str, network: Network) -> Budget:
         raise SettingsError(f"there is no metric {name!r} to bound: choose among {', '.join(METRICS)}")
     metric = METRICS[name]
     if not metric.terms(network):
-        raise SettingsError(f"{option(name)} {text}: the model has nothing that this counts; drop the option")
+        raise SettingsError(f"`{name}` {text}: the model has nothing that this counts; drop this bound")
     try:
         head, colon, tail = text.partition(":")
         if colon and head.strip().lower() == "uniform":
             return Budget(metric, Bound(name, _uniform_value(metric, tail, network), text))
         return Budget(metric, Bound(name, float(parse_quantity(text, metric.suffixes)), text))
     except SettingsError as error:
-        raise SettingsError(f"{option(name)}: {error}") from error
+        raise SettingsError(f"`{name}`: {error}") from error
 
 
 def parse_table(text: str, network: Network) -> Budget:
@@ -104,12 +99,12 @@ def parse_pins(texts: Iterable[str], network: Network, bits: Sequence[int] = BIT
     for text in texts:
         name, equals, widths = text.rpartition("=")
         if not equals:
-            raise SettingsError(f"--pin {text}: write NAME=W/A such as first=8/8, NAME=W or NAME=/A")
+            raise SettingsError(f"`pins` {text}: write NAME=W/A such as first=8/8, NAME=W or NAME=/A")
         try:
             weight_bits, activation_bits = _parse_bits(widths, sorted({*bits, BASELINE_BITS}))
             layers = _find_layers(name, network)
         except SettingsError as error:
-            raise SettingsError(f"--pin {text}: {error}") from error
+            raise SettingsError(f"`pins` {text}: {error}") from error
         wanted: dict[Unit, int] = {}
         for layer in layers:
             if weight_bits is not None and layer.weight is not None:
@@ -117,11 +112,11 @@ def parse_pins(texts: Iterable[str], network: Network, bits: Sequence[int] = BIT
             if activation_bits is not None:
                 wanted |= {Unit("activation", group): activation_bits for group in layer.groups}
         if not wanted:
-            raise SettingsError(f"--pin {text}: {layers[0].name} has no weights; write {name}=/A for its inputs")
+            raise SettingsError(f"`pins` {text}: {layers[0].name} has no weights; write {name}=/A for its inputs")
         for unit, width in wanted.items():
             if pinned.get(unit, width) != width:
                 what = "weights" if unit.kind == "weight" else "activation"
-                raise SettingsError(f"--pin {text} contradicts --pin {source[unit]} on {what} {unit.name}; drop one")
+                raise SettingsError(f"`pins` {text} contradicts `pins` {source[unit]} on {what} {unit.name}; drop one")
             pinned[unit] = width
             source[unit] = text
     return Pins(pinned, texts)

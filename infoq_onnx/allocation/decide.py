@@ -6,9 +6,10 @@ import re
 from collections.abc import Collection, Sequence
 from pathlib import PurePath
 
-from infoq_onnx.allocation.bounds import Pins, parse_pins
+from infoq_onnx.allocation.bounds import parse_pins
 from infoq_onnx.allocation.costs import Budget, costs, uniform
 from infoq_onnx.allocation.monotone import monotone
+from infoq_onnx.allocation.program import Rules, Scores
 from infoq_onnx.allocation.solve import solve
 from infoq_onnx.errors import SettingsError
 from infoq_onnx.schema import (
@@ -51,7 +52,7 @@ def decide_uniform(
     for width in (weights, activations):
         if width not in found.settings.bits:
             raise SettingsError(
-                f"--uniform {weights}/{activations}: {width} is not among the analysed bits "
+                f"`uniform_bits` {weights}/{activations}: {width} is not among the analysed bits "
                 f"{', '.join(map(str, found.settings.bits))}"
             )
     bits = uniform(found.network, weights, activations)
@@ -111,25 +112,21 @@ def decide(
     widths = sorted(set(settings.bits)) if settings.bits is not None else list(found.settings.bits)
     if unknown := sorted(set(widths) - set(found.settings.bits)):
         raise SettingsError(
-            f"--bits: {unknown[0]} was not analysed; the analysis has {', '.join(map(str, found.settings.bits))}"
+            f"`bits`: {unknown[0]} was not analysed; the analysis has {', '.join(map(str, found.settings.bits))}"
         )
     by_kind: dict[str, dict[str, dict[int, float]]] = {"weight": {}, "activation": {}}
     for score in scores:
         by_kind[score.unit.kind].setdefault(score.unit.name, {})[score.bits] = score.value
     # an estimate may say that more bits are worse; they are not, so the score of fewer bits holds for more
-    parsed: Pins = parse_pins(settings.pins, found.network, found.settings.bits)
-    solution = solve(
-        found.network,
-        monotone(by_kind["weight"]),
-        monotone(by_kind["activation"]),
-        bounds,
-        parsed,
+    rules = Rules(
         bits=widths,
+        pins=parse_pins(settings.pins, found.network, found.settings.bits),
         alpha=settings.alpha,
         weight_only=settings.weight_only,
         widest_weight=widest_weight,
         saturating=saturating,
     )
+    solution = solve(found.network, Scores(monotone(by_kind["weight"]), monotone(by_kind["activation"])), bounds, rules)
     return Allocation(
         schema=ALLOCATION_VERSION,
         model_sha256=found.model.sha256,

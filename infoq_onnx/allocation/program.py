@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +17,35 @@ from numpy.typing import NDArray
 from infoq_onnx.allocation.bounds import Pins
 from infoq_onnx.allocation.costs import Budget
 from infoq_onnx.errors import AnalysisError, SettingsError
-from infoq_onnx.schema import BASELINE_BITS, EXACT_BITS, Network, Unit, units_of
+from infoq_onnx.schema import BASELINE_BITS, BITS, EXACT_BITS, Network, Unit, units_of
 
-Scores = Mapping[str, Mapping[int, float]]
+ByBits = Mapping[str, Mapping[int, float]]
+"""Layer or group → bits → score."""
+
+
+class Scores(NamedTuple):
+    """What each width of each unit costs in accuracy. The baseline of 8 bits scores 0 where it is left out."""
+
+    weights: ByBits
+    activations: ByBits
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Which widths units may take, whatever the bounds, and how their scores are added."""
+
+    bits: Sequence[int] = BITS
+    """Widths to choose among; a unit takes those of them that it has a score for."""
+    pins: Pins = field(default_factory=Pins)
+    """A pin holds whatever `bits` and the scores are; a pinned width without a score counts as 0."""
+    alpha: float = 1.0
+    """Factor on activation scores."""
+    weight_only: bool = False
+    """Keep all activations at 8 bits."""
+    widest_weight: int = BASELINE_BITS
+    """No weight gets more bits than this."""
+    saturating: Collection[str] = ()
+    """Layers whose weights get 7 bits in place of 8, unless a pin puts their activations below 8."""
 
 
 @dataclass(frozen=True)
@@ -54,40 +81,16 @@ class Outcome:
     """No choices within the limits score lower: proved, not hoped."""
 
 
-def build_program(
-    network: Network,
-    weight_scores: Scores,
-    activation_scores: Scores,
-    *,
-    bits: Sequence[int],
-    bounds: Sequence[Budget],
-    pins: Pins,
-    alpha: float,
-    weight_only: bool,
-    widest_weight: int = BASELINE_BITS,
-    saturating: Collection[str] = (),
-) -> Program:
+def build_program(network: Network, scores: Scores, bounds: Sequence[Budget], rules: Rules) -> Program:
     """Turn a network, its scores and its bounds into arrays; variables are in the order of `schema.units_of`.
 
     Parameters
     ----------
     network : Network
-    weight_scores, activation_scores : mapping of str to mapping of int to float
-        Score by bits, by layer and by group. The baseline of 8 bits scores 0 where it is left out. A unit without
-        scores stays at 8 bits.
-    bits : sequence of int
-        Widths to choose among; a unit takes those of them that it has a score for.
+    scores : Scores
+        A unit without scores stays at 8 bits.
     bounds : sequence of Budget
-    pins : Pins
-        A pin holds whatever `bits` and the scores are; a pinned width without a score counts as 0.
-    alpha : float
-        Factor on activation scores.
-    weight_only : bool
-        Keep all activations at 8 bits.
-    widest_weight : int
-        No weight gets more bits than this.
-    saturating : collection of str
-        Layers whose weights get 7 bits in place of 8, but where a pin puts their activations below 8.
+    rules : Rules
 
     Raises
     ------
@@ -97,28 +100,23 @@ def build_program(
     AnalysisError
         A score is not finite.
     """
-    if not 0 <= alpha < math.inf:
-        raise SettingsError(f"--alpha {alpha}: the factor on activation scores must be zero or more, and finite")
-    choices, scores = [], []
-    below = {unit.name for unit, width in pins.bits.items() if unit.kind == "activation" and width < BASELINE_BITS}
-    narrowed = {layer.name for layer in network.layers if layer.name in saturating and layer.groups[0] not in below}
+    if not 0 <= rules.alpha < math.inf:
+        raise SettingsError(f"`alpha` {rules.alpha}: the factor on activation scores must be zero or more, and finite")
+    choices, columns = [], []
+    pinned = rules.pins.bits.items()
+    below = {unit.name for unit, width in pinned if unit.kind == "activation" and width < BASELINE_BITS}
+    saturating = {
+        layer.name for layer in network.layers if layer.name in rules.saturating and layer.groups[0] not in below
+    }
     for unit in units_of(network):
-        known = (weight_scores if unit.kind == "weight" else activation_scores).get(unit.name, {})
-        by_bits = _allowed(
-            unit,
-            known,
-            bits,
-            pins,
-            weight_only,
-            widest_weight,
-            narrowed=unit.kind == "weight" and unit.name in narrowed,
-        )
+        is_weight = unit.kind == "weight"
+        known = (scores.weights if is_weight else scores.activations).get(unit.name, {})
+        by_bits = _allowed(unit, known, rules, narrowed=is_weight and unit.name in saturating)
         for width, score in by_bits.items():
             if not math.isfinite(score):
                 raise AnalysisError(f"the {unit.kind} score of {unit.name} at {width} bits is {score}; analyze again")
-        factor = alpha if unit.kind == "activation" else 1.0
         choices.append(tuple(by_bits))
-        scores.append(factor * np.array(list(by_bits.values()), dtype=np.float64))
+        columns.append((1.0 if is_weight else rules.alpha) * np.array(list(by_bits.values()), dtype=np.float64))
     index = {unit: i for i, unit in enumerate(units_of(network))}
     limits = []
     for budget in bounds:
@@ -128,24 +126,15 @@ def build_program(
             products = tuple((term.amount, variables) for term, variables in terms if term.table is None)
             tables = tuple((variables, term.table) for term, variables in terms if term.table is not None)
             limits.append(Limit(budget.metric.name, products, upper, tables))
-    return Program(tuple(choices), tuple(scores), tuple(limits))
+    return Program(tuple(choices), tuple(columns), tuple(limits))
 
 
-def _allowed(
-    unit: Unit,
-    scores: Mapping[int, float],
-    bits: Sequence[int],
-    pins: Pins,
-    weight_only: bool,
-    widest_weight: int,
-    *,
-    narrowed: bool,
-) -> dict[int, float]:
+def _allowed(unit: Unit, scores: Mapping[int, float], rules: Rules, *, narrowed: bool) -> dict[int, float]:
     """Score of every width that the unit may take, widths ascending; if `narrowed`, 7 bits stand in for 8."""
-    widest = widest_weight if unit.kind == "weight" else BASELINE_BITS
+    widest = rules.widest_weight if unit.kind == "weight" else BASELINE_BITS
     scores = {BASELINE_BITS: 0.0, **scores} if scores else {}
-    pinned = pins.bits.get(unit)
-    if weight_only and unit.kind == "activation":
+    bits, pinned = rules.bits, rules.pins.bits.get(unit)
+    if rules.weight_only and unit.kind == "activation":
         if pinned not in (None, BASELINE_BITS):
             raise SettingsError(f"a pin puts activation {unit.name} at {pinned} bits, but weight-only keeps it at 8")
         pinned = BASELINE_BITS

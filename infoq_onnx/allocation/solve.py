@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from infoq_onnx.allocation.bounds import Pins, option
+from infoq_onnx.allocation.bounds import Pins
 from infoq_onnx.allocation.costs import Budget
-from infoq_onnx.allocation.program import Program, Scores, bits_of, build_program, is_feasible, score_of
+from infoq_onnx.allocation.program import Program, Rules, Scores, bits_of, build_program, is_feasible, score_of
 from infoq_onnx.allocation.solvers import SOLVERS
 from infoq_onnx.allocation.units import format_quantity
 from infoq_onnx.errors import InfeasibleBudgetError, SettingsError
-from infoq_onnx.schema import BASELINE_BITS, BITS, Network, Unit, units_of
+from infoq_onnx.schema import BASELINE_BITS, Network, Unit, units_of
 
 TIME_LIMIT = 60.0
 
@@ -30,16 +30,10 @@ class Solution:
 
 def solve(
     network: Network,
-    weight_scores: Scores,
-    activation_scores: Scores,
+    scores: Scores,
     bounds: Sequence[Budget],
-    pins: Pins,
+    rules: Rules | None = None,
     *,
-    bits: Sequence[int] = BITS,
-    alpha: float = 1.0,
-    weight_only: bool = False,
-    widest_weight: int = BASELINE_BITS,
-    saturating: Collection[str] = (),
     solver: str = "highs",
     time_limit: float | None = TIME_LIMIT,
 ) -> Solution:
@@ -52,20 +46,10 @@ def solve(
     Parameters
     ----------
     network : Network
-    weight_scores, activation_scores : mapping of str to mapping of int to float
-        Score by bits, by layer and by group; see `program.build_program`.
+    scores : Scores
     bounds : sequence of Budget
-    pins : Pins
-    bits : sequence of int
-        Widths to choose among.
-    alpha : float
-        Factor on activation scores.
-    weight_only : bool
-        Keep all activations at 8 bits.
-    widest_weight : int
-        No weight gets more bits than this.
-    saturating : collection of str
-        See `program.build_program`.
+    rules : Rules or None
+        Which widths units may take; None: the defaults.
     solver : str
         A key of `solvers.SOLVERS`.
     time_limit : float or None
@@ -83,21 +67,11 @@ def solve(
     """
     if solver not in SOLVERS:
         raise SettingsError(f"there is no solver {solver!r}: choose among {', '.join(SOLVERS)}")
-    program = build_program(
-        network,
-        weight_scores,
-        activation_scores,
-        bits=bits,
-        bounds=bounds,
-        pins=pins,
-        alpha=alpha,
-        weight_only=weight_only,
-        widest_weight=widest_weight,
-        saturating=saturating,
-    )
+    rules = rules or Rules()
+    program = build_program(network, scores, bounds, rules)
     variables = units_of(network)
     narrowest = dict(zip(variables, bits_of(program, [0] * len(variables)), strict=True))
-    _require_reachable(network, narrowest, bounds, pins)
+    _require_reachable(network, narrowest, bounds, rules.pins)
     outcome = SOLVERS[solver](program, time_limit)
     picks = _widen(program, outcome.picks)
     chosen = dict(zip(variables, bits_of(program, picks), strict=True))
@@ -137,7 +111,7 @@ def _require_reachable(network: Network, narrowest: Mapping[Unit, int], bounds: 
             extreme = "smallest" if metric.at_most else "largest"
             hint = format_quantity(reachable + bound.overhead, metric.suffixes, up=metric.at_most)
             best[metric.name] = reachable
-            complaints.append(f"{option(metric.name)} {bound.text} cannot be met: the {extreme} reachable is {hint}")
+            complaints.append(f"`{metric.name}` {bound.text} cannot be met: the {extreme} reachable is {hint}")
     if complaints:
         advice = "loosen the budget or drop a pin" if pins.texts else "loosen the budget"
         raise InfeasibleBudgetError(f"{'; '.join(complaints)} ({_describe(narrowest, pins)}); {advice}", best)

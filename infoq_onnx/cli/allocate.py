@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 
 from infoq_onnx.cli.options import BitList, BitPair, FilePath
-from infoq_onnx.schema import AllocationSettings, Rounding
+from infoq_onnx.schema import AllocationSettings
 
 _DEFAULTS = AllocationSettings()
 
@@ -65,7 +65,7 @@ Examples: infoq-onnx allocate --bitops uniform:4/4
 )
 @click.option(
     "--rounding",
-    type=click.Choice(get_args(Rounding)),
+    type=click.Choice(["nearest", "gptq"]),
     default=_DEFAULTS.rounding,
     show_default=True,
     help="gptq: later weights of a layer make up for the errors of earlier ones; nearest: at once, much less accurate.",

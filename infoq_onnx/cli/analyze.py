@@ -9,7 +9,7 @@ from typing import Any, get_args
 import click
 
 from infoq_onnx.cli.options import BitList, FilePath, data_options, preprocessing_of
-from infoq_onnx.schema import MeasurementSettings, Observing, Rounding
+from infoq_onnx.schema import MeasurementSettings, Observing
 
 _DEFAULTS = MeasurementSettings()
 
@@ -75,7 +75,7 @@ _DEFAULTS = MeasurementSettings()
 )
 @click.option(
     "--trial-rounding",
-    type=click.Choice(get_args(Rounding)),
+    type=click.Choice(["nearest", "gptq"]),
     default=_DEFAULTS.trial_rounding,
     show_default=True,
     help="How the weights of a trial are rounded: by gptq, as allocate rounds them by default, or to nearest.",

@@ -19,6 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from infoq_onnx.cli.wording import in_options
 from infoq_onnx.errors import OutputError
 
 PLAIN_INTERVAL = 30.0
@@ -102,8 +103,11 @@ class ConsoleReporter:
 
     def note(self, text: str) -> None:
         """Say something, in one line."""
-        self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._print(text)
 
     def warn(self, text: str) -> None:
         """Say something to be acted on, in one line."""
-        self._bar.console.print(f"warning: {text}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+        self._print(f"warning: {text}", style="yellow")
+
+    def _print(self, text: str, style: str | None = None) -> None:
+        self._bar.console.print(in_options(text), style=style, highlight=False, markup=False, soft_wrap=True)

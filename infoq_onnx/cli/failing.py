@@ -6,10 +6,9 @@ from typing import Any
 
 import click
 
+from infoq_onnx.cli.exit_codes import FAILED, INTERRUPTED, exit_code
+from infoq_onnx.cli.wording import in_options
 from infoq_onnx.errors import InfoQError
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
 
 _LESS_MEMORY = {
     "--memory": "say with --memory how much there is",
@@ -31,9 +30,9 @@ class InfoQGroup(click.Group):
         try:
             return super().invoke(ctx)
         except InfoQError as error:
-            _fail(ctx, str(error), error.exit_code)
+            _fail(ctx, str(error), exit_code(error))
         except MemoryError as error:
-            _fail(ctx, _out_of_memory(error, self.commands[str(ctx.invoked_subcommand)]), 1)
+            _fail(ctx, _out_of_memory(error, self.commands[str(ctx.invoked_subcommand)]), FAILED)
         except click.UsageError as error:
             used = (error.ctx or ctx).command_path
             _fail(ctx, f"{error.format_message().rstrip('.')}; see {used} --help", error.exit_code)
@@ -56,7 +55,7 @@ def _out_of_memory(error: MemoryError, command: click.Command) -> str:
 
 
 def _fail(ctx: click.Context, message: str, code: int) -> None:
-    click.echo(f"error: {' '.join(line.strip() for line in message.splitlines())}", err=True)
+    click.echo(f"error: {in_options(' '.join(line.strip() for line in message.splitlines()))}", err=True)
     ctx.exit(code)
 
 

@@ -190,7 +190,7 @@ def load_dataset(
         )
     if preprocessing is None:
         presets = ", ".join(preprocess.PRESETS)
-        raise SettingsError(f"{path} holds images: choose their preprocessing ({presets}) with --preprocess")
+        raise SettingsError(f"{path} holds images: choose their preprocessing ({presets}) with `preprocessing`")
     preprocess.check_fits(preprocessing, input_shape)
     return _of_images(source, chosen, preprocessing, input_shape, tolerated_percent, cache_bytes)
 

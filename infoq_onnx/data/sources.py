@@ -108,7 +108,7 @@ def check_classes(source: Source, count: int) -> None:
         if source.classes_path is None:
             raise DataError(
                 f"{source.path} has {named} class folders but the model has {count} classes: "
-                "name all of them in label order with --classes"
+                "name all of them in label order with `classes`"
             )
         raise DataError(
             f"{source.classes_path} names {named} classes but the model has {count}: give one a line, in label order"
@@ -229,7 +229,7 @@ def _label(text: str, index: dict[str, int], where: str, classes_path: Path | No
     if text in index:
         return index[text]
     if not re.fullmatch(r"[0-9]{1,9}", text):
-        known = f"a name in {classes_path}, nor an index" if classes_path else "an index (names need --classes)"
+        known = f"a name in {classes_path}, nor an index" if classes_path else "an index (names need `classes`)"
         raise DataError(f"{where}: the label {text!r} is not {known}")
     if index and int(text) >= len(index):
         raise DataError(f"{where}: the label {text} is out of range: {classes_path} names {len(index)} classes")

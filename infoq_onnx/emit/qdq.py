@@ -65,7 +65,7 @@ def qdq_model(
         model = onnx.version_converter.convert_version(model, opset)
         stamp_ir_version(model)
     _drop_redundant_clips(model, of.graph, of.placement, quantizers)
-    _store_codes(model, network, codes, bits.weights, storage)
+    _store_codes(model, network, codes, storage)
     _keep_sums_apart(model, network)
     _clip_by_bounds(model, network)
     for node in model.graph.node:
@@ -83,7 +83,6 @@ def _store_codes(
     model: onnx.ModelProto,
     network: Network,
     codes: Mapping[str, LayerCodes],
-    weight_bits: Mapping[str, int],
     storage: Storage,
 ) -> None:
     """Replace float weights and biases by codes behind DequantizeLinear, or by other floats, in place."""
@@ -98,7 +97,7 @@ def _store_codes(
         if layer := layers.get(node.name):
             held = codes[layer.name]
             axis = int(layer.channel_axis or 0)
-            stored = storage.store(str(layer.weight), held.weight, weight_bits[layer.name], axis, opset)
+            stored = storage.store(str(layer.weight), held.rounded, axis, opset)
             model.graph.initializer.extend(stored.initializers)
             if stored.node is not None:
                 nodes.append(stored.node)
@@ -199,7 +198,7 @@ def _drop_redundant_clips(model: onnx.ModelProto, graph: Graph, placement: Place
     dropped: dict[str, str] = {}
     for node in model.graph.node:
         output = node.output[0]
-        if output in placement.absorbed:
+        if output in placement.fused:
             quantizer = quantizers.groups[output] if output in placement.direct else quantizers.storage[output]
             if clips_alike(quantizer, *clip_bounds(graph, graph.producer[output])):
                 # what it reads here, for in front of it another such node and a quantizer may stand

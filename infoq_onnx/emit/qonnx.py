@@ -39,7 +39,6 @@ MAX_RELATIVE_RMS = 0.1
 def qonnx_model(
     simulation: onnx.ModelProto,
     network: Network,
-    weight_bits: Mapping[str, int],
     codes: Mapping[str, LayerCodes],
     metadata: Mapping[str, str],
 ) -> onnx.ModelProto:
@@ -48,7 +47,7 @@ def qonnx_model(
     Parameters
     ----------
     simulation : the quantized network in float, from `simulate.simulation`
-    network, weight_bits : its layers and the bits of their weights
+    network : its layers
     codes : the layers' constants, from `layer_codes`
     metadata : entries for metadata_props, beside those of the float model
     """
@@ -88,10 +87,10 @@ def qonnx_model(
                 nodes.append(quant(first.input[0], node.input[1], zero_point, bits, node.output[0], signed=0, narrow=0))
             continue
         if layer := layers.get(node.name):
-            weight, axis, bits = str(layer.weight), int(layer.channel_axis or 0), weight_bits[layer.name]
             held = codes[layer.name]
+            weight, axis, bits = str(layer.weight), int(layer.channel_axis or 0), held.rounded.bits
             steps = per_channel(held.scales, len(layer.weight_shape), axis)
-            origins = narrow(held.weight, bits, axis).origins
+            origins = narrow(held.rounded, axis).origins
             zero = constant("quant/zero", 0.0)
             if origins is not None:
                 # a field is 2 codes wide, and the zero point is added to fields
@@ -139,7 +138,7 @@ def require_qonnx() -> None:
         import qonnx.core.modelwrapper  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError(
-            "--format qonnx is checked by executing it with the package qonnx, which is not installed; "
+            "`file_format` qonnx is checked by executing it with the package qonnx, which is not installed; "
             "pip install 'infoq-onnx[qonnx]'"
         ) from error
 

@@ -40,7 +40,7 @@ def require_target(name: str) -> None:
         There is none.
     """
     if name not in TARGETS:
-        raise SettingsError(f"--target {name}: choose {' or '.join(TARGETS)}")
+        raise SettingsError(f"`target` {name}: choose {' or '.join(TARGETS)}")
 
 
 def saturating_layers(of: Quantizable) -> frozenset[str]:

@@ -78,7 +78,7 @@ def connected(address: str, workers: int | None, processors: int) -> Iterator[Cl
     """
     parts = _ADDRESS.fullmatch(address)
     if parts is None:
-        raise SettingsError(f"--ray {address}: give local, auto, host:port or ray://host:port")
+        raise SettingsError(f"`ray` {address}: give local, auto, host:port or ray://host:port")
     ray = _import_ray()
     if ray.is_initialized():
         yield Cluster(1, workers)
@@ -102,7 +102,7 @@ def connected(address: str, workers: int | None, processors: int) -> Iterator[Cl
             verb, advice = (
                 ("start", "")
                 if address == LOCAL
-                else ("join", "; check --ray, and RAY_AUTH_MODE where it wants a token, or give --ray local")
+                else ("join", "; check `ray`, and RAY_AUTH_MODE where it wants a token, or give `ray` local")
             )
             raise WorkerError(f"cannot {verb} a Ray cluster at {address}: {_one_line(error)}{advice}") from error
         yield cluster
@@ -137,7 +137,7 @@ def _import_ray() -> ModuleType:
     try:
         import ray
     except ImportError as error:
-        raise MissingDependencyError('--ray needs Ray: pip install "infoq-onnx[ray]"') from error
+        raise MissingDependencyError('`ray` needs Ray: pip install "infoq-onnx[ray]"') from error
     return ray
 
 
@@ -147,7 +147,7 @@ def _check_answers(address: str, host: str, port: int) -> None:
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise WorkerError(
-            f"no Ray cluster answers at {address}: {reason}; start one there with ray start --head, or give --ray local"
+            f"no Ray cluster answers at {address}: {reason}; start one there with ray start --head, or give `ray` local"
         ) from error
 
 
@@ -224,7 +224,7 @@ class Distributed(Generic[T, R]):
                     if lost[index] == _LOSSES:
                         raise WorkerError(
                             f"the Ray cluster lost a task {_LOSSES} times, perhaps for want of memory ({reason}); "
-                            "give fewer --workers"
+                            "give fewer `workers`"
                         )
                     waiting.append(index)
         except (ConnectionError, self._ray.exceptions.RaySystemError) as error:

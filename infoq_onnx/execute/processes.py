@@ -111,7 +111,7 @@ class Processes(Generic[T, R]):
                 if losses == _LOSSES:
                     raise WorkerError(
                         f"worker processes died {losses} times in a row, perhaps for want of memory; give fewer "
-                        "--workers"
+                        "`workers`"
                     ) from error
 
     def _measure(self) -> None:
@@ -152,7 +152,7 @@ def _shared_folder(shared: object, place: Path) -> Path:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
         raise OutputError(
-            f"cannot write in {place} what worker processes need: {error.strerror}; make room there, or use --workers 1"
+            f"cannot write in {place} what worker processes need: {error.strerror}; make room there, or use `workers` 1"
         ) from error
     return folder
 

@@ -46,7 +46,7 @@ _TOO_LARGE = "is larger than 2 GiB with its weights, more than onnx can check; u
 _FLOATS = frozenset([TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16])
 
 QONNX_DOMAIN = "qonnx.custom_op.general"
-QONNX = "is a QONNX model, which onnxruntime does not run; give one made with --format qdq"
+QONNX = "is a QONNX model, which onnxruntime does not run; give one made with `file_format` qdq"
 NO_TEXT = "is damaged: a name in it is no text; download or export the model again"
 NO_OUTPUTS = "has no outputs; export the model so that it returns its class scores"
 

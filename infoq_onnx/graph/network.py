@@ -10,6 +10,7 @@ from onnx import NodeProto, TensorProto
 from infoq_onnx.errors import ModelError
 from infoq_onnx.graph.editing import QUANTIZABLE, input_at, opset_of, subgraphs, walk
 from infoq_onnx.graph.graph import Graph
+from infoq_onnx.graph.macs import macs_of
 from infoq_onnx.schema import ActivationGroup, Layer, Network, SkippedNode
 
 ACTIVATIONS = frozenset(
@@ -56,9 +57,8 @@ _FLOAT_OPERATORS = {
 def find_network(graph: Graph) -> Network:
     """Find the quantizable layers of a normalised graph, the groups that feed them, and what is left in float.
 
-    MACs are counted for one image: outputs × (Cin/g · kernel) for Conv, inputs × (Cout/g · kernel) for ConvTranspose,
-    outputs × K for Gemm and MatMul. What the first output does not depend on, as an auxiliary head, stays in float: no
-    score could tell what it loses.
+    A layer that the first output does not depend on, such as an auxiliary head, stays in float: no score could tell
+    what it loses.
 
     Raises
     ------
@@ -192,7 +192,7 @@ def _layer(graph: Graph, node: NodeProto) -> Layer:
         observed=_observed(graph, node.output[0]),
         output_shape=graph.shapes[node.output[0]],
         parameters=math.prod(shape) if shape else 0,
-        macs=_macs(graph, node, shape),
+        macs=macs_of(graph, node, shape),
     )
 
 
@@ -218,20 +218,6 @@ def _channel_axis(node: NodeProto, slot: int, rank: int) -> int:
     if node.op_type == "MatMul":
         return rank - 1 if slot == 1 else rank - 2
     return 1 if node.op_type == "ConvTranspose" else 0
-
-
-def _macs(graph: Graph, node: NodeProto, weight: tuple[int, ...]) -> int:
-    outputs = graph.elements(node.output[0])
-    if node.op_type == "Conv":
-        return outputs * math.prod(weight[1:])
-    if node.op_type == "ConvTranspose":
-        return graph.elements(node.input[0]) * math.prod(weight[1:])
-    if node.op_type == "Gemm":
-        return outputs * weight[1]
-    left = (
-        graph.initializers[node.input[0]].dims if node.input[0] in graph.initializers else graph.shapes[node.input[0]]
-    )
-    return outputs * left[-1]
 
 
 def _observed(graph: Graph, output: str) -> str:

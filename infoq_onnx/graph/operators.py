@@ -1,4 +1,4 @@
-"""What single operators do: where they clip, what they pad with, whether they keep channels apart."""
+"""What single operators do: the bounds they clip to, what they pad with, whether they keep channels apart."""
 
 from __future__ import annotations
 
@@ -21,16 +21,6 @@ def fills_with_zero(graph: Graph, pad: onnx.NodeProto) -> bool:
     """Whether a constant Pad fills with 0; False where its value is computed at run time."""
     value = input_at(pad, 2)
     return not value or (value in graph.initializers and not np.any(graph.constant(value)))
-
-
-def clips_at_zero(graph: Graph, node: onnx.NodeProto) -> bool:
-    """Whether a quantizer with zero point 0 may do this node's clipping."""
-    if node.op_type == "Relu":
-        return True
-    if node.op_type != "Clip":
-        return False
-    low, high = clip_bounds(graph, node)
-    return low == 0.0 and high > 0.0
 
 
 def clip_bounds(graph: Graph, node: onnx.NodeProto) -> tuple[float, float]:

@@ -9,6 +9,8 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +28,18 @@ _LARGE = 2**26
 
 _NO_MEMORY = re.compile(r"failed to allocate memory for requested buffer of size \d+|bad.alloc\w*", re.IGNORECASE)
 
-_threads: int | None = None
-"""Of each session; None for as many as there are processors."""
-_provider = _CPU
-"""Of each session; what it lacks is done by the CPU's."""
+
+@dataclass(frozen=True)
+class Runtime:
+    """What sessions run on."""
+
+    provider: str = "cpu"
+    """See `provider_called`; the CPU does what the provider lacks."""
+    threads: int | None = None
+    """Of each session; None: as many as there are processors."""
+
+
+_RUNTIME: ContextVar[Runtime] = ContextVar("runtime", default=Runtime())  # noqa: B039
 
 
 def open_session(
@@ -39,7 +49,7 @@ def open_session(
     optimize: bool = True,
     optimized: Path | None = None,
 ) -> ort.InferenceSession:
-    """Open a session with the provider in use, which is the CPU's but within `running_on`.
+    """Open a session on the runtime in use: the CPU, except within `using`.
 
     Parameters
     ----------
@@ -68,12 +78,13 @@ def open_session(
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
+    provider = provider_called(_RUNTIME.get().provider)
     with _source(model) as source, _telling_of_memory():
-        session = Session(source, options, providers=list(dict.fromkeys([_provider, _CPU])))
+        session = Session(source, options, providers=list(dict.fromkeys([provider, _CPU])))
     # onnxruntime falls back to the CPU without a word
-    if _provider not in session.get_providers():
+    if provider not in session.get_providers():
         raise SettingsError(
-            f"--provider {_provider.removesuffix(_SUFFIX)}: onnxruntime cannot start it; check its driver and libraries"
+            f"`provider` {provider.removesuffix(_SUFFIX)}: onnxruntime cannot start it; check its driver and libraries"
         )
     return session
 
@@ -118,21 +129,21 @@ def _source(model: onnx.ModelProto | bytes | Path) -> Iterator[bytes | Path]:
         yield path
 
 
-def run_on(name: str) -> None:
-    """Let the sessions that this process opens from now on run on a provider, see `provider_called`."""
-    global _provider
-    _provider = provider_called(name)
-
-
 @contextlib.contextmanager
-def running_on(name: str) -> Iterator[None]:
-    """Let the sessions that are opened in the block run on a provider, see `provider_called`."""
-    before = _provider
-    run_on(name)
+def using(runtime: Runtime) -> Iterator[None]:
+    """Open the sessions of a block on a runtime.
+
+    Raises
+    ------
+    SettingsError
+        This onnxruntime does not have its provider.
+    """
+    provider_called(runtime.provider)
+    token = _RUNTIME.set(runtime)
     try:
         yield
     finally:
-        run_on(before)
+        _RUNTIME.reset(token)
 
 
 def provider_called(name: str) -> str:
@@ -149,7 +160,7 @@ def provider_called(name: str) -> str:
     found = known.get(name.lower().removesuffix(_SUFFIX.lower()))
     if found is None:
         raise SettingsError(
-            f"--provider {name}: this onnxruntime has {', '.join(sorted(known))}; install one that has it, such as "
+            f"`provider` {name}: this onnxruntime has {', '.join(sorted(known))}; install one that has it, such as "
             "onnxruntime-gpu for cuda"
         )
     return found
@@ -160,7 +171,7 @@ def session_options() -> ort.SessionOptions:
     _quieten()
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    threads = _threads or processors()
+    threads = _RUNTIME.get().threads or processors()
     if threads != os.cpu_count():
         # where only some processors may be used (taskset, a container), others' threads would spin
         options.intra_op_num_threads = threads
@@ -194,9 +205,3 @@ def _quota(root: Path = _CGROUPS) -> float | None:
         quota, period = ((root / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
         return None if int(quota) <= 0 else int(quota) / int(period)
     return None
-
-
-def limit_threads(count: int) -> None:
-    """Let the sessions that this process opens from now on use so many threads each."""
-    global _threads
-    _threads = count

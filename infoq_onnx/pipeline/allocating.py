@@ -32,8 +32,7 @@ from infoq_onnx.schema import (
     Verification,
     to_json,
 )
-from infoq_onnx.simulate.rounding.layerwise import round_layerwise, unrounded
-from infoq_onnx.simulate.rounding.sequential import round_sequential
+from infoq_onnx.simulate.rounding.layerwise import unrounded
 from infoq_onnx.simulate.simulation import LayerCodes, layer_codes
 
 
@@ -98,7 +97,7 @@ def decide_bits(request: Request) -> Allocation:
     """Choose the bits of every unit."""
     found, settings, reporter = request.found, request.settings, request.reporter
     seen = (0, "")
-    if settings.rounding == "gptq":
+    if request.method.reads_images:
         seen = (found.calibration.samples, found.calibration.sha256)
     if settings.samples is not None:
         seen = (len(request.images), request.images.sha256)
@@ -124,7 +123,7 @@ def decide_bits(request: Request) -> Allocation:
 
         if found.settings.weight_only and not settings.weight_only:
             reporter.note(
-                "the analysis tried weights only (--weight-only): activations that no pin names stay at 8 bits"
+                "the analysis tried weights only (`weight_only`): activations that no pin names stay at 8 bits"
             )
         if request.storage == "packed" and settings.file_format == "qdq":
             allocation = within_file(_emission(request), request.bounds, found.settings.bits, within_bounds)
@@ -138,7 +137,7 @@ def decide_bits(request: Request) -> Allocation:
     if narrowed := sum(allocation.weight_bits[layer] == EXACT_BITS for layer in request.saturating):
         reporter.note(
             f"weights of {narrowed} of {len(allocation.weight_bits)} layers get 7 bits: with 8 their sums may saturate "
-            "on x86 processors without VNNI; --target x86-vnni or arm64 lifts this limit"
+            "on x86 processors without VNNI; `target` x86-vnni or arm64 lifts this limit"
         )
     return allocation
 
@@ -147,17 +146,16 @@ def round_weights(request: Request, allocation: Allocation) -> dict[str, LayerCo
     """Round every layer's weights at the bits of an allocation."""
     tried, rounding = request.found.settings.trial_rounding, request.settings.rounding
     if request.settings.uniform_bits is None and tried != rounding:
-        told = request.reporter.warn if rounding == "nearest" else request.reporter.note
+        told = request.reporter.note if request.method.reads_images else request.reporter.warn
         told(
-            f"the analysis measured weights rounded by {tried}, and --rounding is {rounding}: analyze with "
-            f"--trial-rounding {rounding} for bits that suit it better"
+            f"the analysis measured weights rounded by {tried}, and `rounding` is {rounding}: analyze with "
+            f"`trial_rounding` {rounding} for bits that suit it better"
         )
     of, bits = request.quantizable, allocation.bits
     exact = meeting_at_8_bits(of, bits) if request.fits_pairs else frozenset()
-    if request.repair:
-        return round_sequential(of, bits, request.images, _progress(request), request.spill, exact)
-    rounded = _rounded_layerwise(request, allocation) if request.settings.rounding == "gptq" else None
-    return layer_codes(of, bits, rounded, exact)
+    if request.repair and request.method.sequential is not None:
+        return request.method.sequential(of, bits, request.images, _progress(request), request.spill, exact)
+    return layer_codes(of, bits, _rounded_layerwise(request, allocation), exact)
 
 
 def emit(request: Request, allocation: Allocation, codes: Mapping[str, LayerCodes]) -> Verification:
@@ -171,7 +169,7 @@ def emit(request: Request, allocation: Allocation, codes: Mapping[str, LayerCode
     for bound in allocation.bounds:
         if is_absolute(bound) and path.stat().st_size > bound.limit:
             reporter.warn(
-                f"{path} has {path.stat().st_size:,} bytes: --size {bound.text} bounds the weights alone where they "
+                f"{path} has {path.stat().st_size:,} bytes: `size` {bound.text} bounds the weights alone where they "
                 "are not packed"
             )
     return verification
@@ -189,13 +187,15 @@ def _progress(request: Request) -> Any:
 def _rounded_layerwise(request: Request, allocation: Allocation) -> CodeTable:
     """Every layer's codes by itself: those of the analysis, or made, and kept there for the next budget."""
     prepared, file = request.prepared, request.measurement.codes
+    if request.method.layerwise is None:
+        return {}
     # the analysis' own images give the analysis' own codes
     shared = request.settings.samples is None
     kept = load_codes(file) if shared and file.exists() else {}
     widths = sorted({*request.found.settings.bits, *allocation.weight_bits.values()})
     if not unrounded(prepared.graph, prepared.network, widths, kept):
         return kept
-    table = round_layerwise(
+    table = request.method.layerwise(
         prepared.graph, prepared.network, request.images, widths, _progress(request), request.spill, kept
     )
     if shared:

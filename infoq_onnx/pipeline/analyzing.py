@@ -27,7 +27,7 @@ from infoq_onnx.errors import AnalysisError, DataError, ModelError, OutputError,
 from infoq_onnx.execute.cluster import connected
 from infoq_onnx.execute.resources import Resources
 from infoq_onnx.files import clear_leftovers, write_text
-from infoq_onnx.graph.session import processors, provider_called, running_on
+from infoq_onnx.graph.session import Runtime, processors, provider_called, using
 from infoq_onnx.pipeline.extending import Load, extensible
 from infoq_onnx.pipeline.looking import Seen, fingerprint_of, look, versions
 from infoq_onnx.pipeline.scoring import refresh_scores
@@ -54,7 +54,6 @@ from infoq_onnx.schema import (
     ModelRef,
     Observing,
     Preprocessing,
-    Rounding,
     to_json,
 )
 from infoq_onnx.sensitivity.criteria import get_criteria
@@ -64,7 +63,8 @@ from infoq_onnx.sensitivity.sweep import SweepResult, sweep, trial_count
 from infoq_onnx.sensitivity.trials import Problem
 from infoq_onnx.simulate.equalization.equalize import Factors, equalized, find_factors
 from infoq_onnx.simulate.quantizers.calibrate import calibrate
-from infoq_onnx.simulate.rounding.layerwise import round_layerwise, unrounded
+from infoq_onnx.simulate.rounding import get_rounding
+from infoq_onnx.simulate.rounding.layerwise import unrounded
 from infoq_onnx.simulate.running.repeatability import require_repeatable
 from infoq_onnx.simulate.running.spill import Spill
 
@@ -135,9 +135,9 @@ def analyze(
             resources = dataclasses.replace(resources, cluster=cluster)
         stack.enter_context(created(folder))
         stack.enter_context(locked(folder))
-        stack.enter_context(running_on(chosen.provider))
+        stack.enter_context(using(Runtime(chosen.provider)))
         if force:
-            reporter.warn(f"{folder}: what it held is removed (--force)")
+            reporter.warn(f"{folder}: what it held is removed (`force`)")
             forget(folder)
         load = functools.partial(_load, prepared, calib, classes, preprocessing, chosen.seed, resources.share)
         seen, fingerprint, blocks = _identify(folder, prepared, dataset, chosen, load, reporter)
@@ -241,7 +241,7 @@ def _identify(
         if added:
             reporter.note(
                 f"{folder} holds an analysis of {had} images: it is extended by {added} others; ranges and rounding "
-                "stay those of the first (--force measures all anew)"
+                "stay those of the first (`force` measures all anew)"
             )
         return seen, fingerprint, blocks
     return whole, own, [dataset]
@@ -341,7 +341,8 @@ def _rounded_weights(
     reporter: Reporter,
 ) -> CodeTable:
     """Round every layer on its own, but for what an earlier run of this measurement has rounded."""
-    if settings.trial_rounding == "nearest":
+    method = get_rounding(settings.trial_rounding)
+    if method.layerwise is None:
         return {}
     path = measurement.unfinished_codes
     kept: CodeTable = {}
@@ -352,7 +353,7 @@ def _rounded_weights(
     if kept and (left := unrounded(graph, network, settings.bits, kept)):
         layers = len(left.keys() | kept.keys())
         reporter.note(f"going on with {measurement.path.parent}: {layers - len(left)} of {layers} layers are rounded")
-    table = round_layerwise(
+    table = method.layerwise(
         graph,
         network,
         dataset,
@@ -399,7 +400,7 @@ def _finish(
         # an interrupted replacement must not leave the grids of one run beside the trials of another
         measurement.analysis.unlink(missing_ok=True)
         save_table(grids, measurement.grids)
-        if settings.trial_rounding == "gptq":
+        if measurement.unfinished_codes.exists():
             os.replace(measurement.unfinished_codes, measurement.codes)
         write_text(measurement.analysis, to_json(analysis))
     except OSError as error:
@@ -412,19 +413,18 @@ def _finish(
 
 def _check_settings(settings: MeasurementSettings) -> None:
     if wrong := sorted(set(settings.bits) - set(BITS)):
-        raise SettingsError(f"--bits: {wrong[0]} is not one of {', '.join(map(str, BITS))}")
+        raise SettingsError(f"`bits`: {wrong[0]} is not one of {', '.join(map(str, BITS))}")
     if settings.bits == (BASELINE_BITS,):
-        raise SettingsError(f"--bits {BASELINE_BITS}: there is nothing to try; give widths below {BASELINE_BITS}, too")
+        raise SettingsError(f"`bits` {BASELINE_BITS}: there is nothing to try; give widths below {BASELINE_BITS}, too")
     if settings.samples is not None and settings.samples < MIN_SAMPLES:
-        raise SettingsError(f"--samples {settings.samples}: give at least {MIN_SAMPLES}")
+        raise SettingsError(f"`samples` {settings.samples}: give at least {MIN_SAMPLES}")
     if not 2 <= settings.projections <= MAX_PROJECTIONS:
-        raise SettingsError(f"--projections {settings.projections}: give 2 to {MAX_PROJECTIONS}")
+        raise SettingsError(f"`projections` {settings.projections}: give 2 to {MAX_PROJECTIONS}")
     if not 1 <= settings.neighbours < MIN_SAMPLES:
-        raise SettingsError(f"--neighbours {settings.neighbours}: give 1 to {MIN_SAMPLES - 1}")
+        raise SettingsError(f"`neighbours` {settings.neighbours}: give 1 to {MIN_SAMPLES - 1}")
     if settings.observers not in get_args(Observing):
-        raise SettingsError(f"--observers {settings.observers}: choose {' or '.join(get_args(Observing))}")
-    if settings.trial_rounding not in get_args(Rounding):
-        raise SettingsError(f"--trial-rounding {settings.trial_rounding}: choose {' or '.join(get_args(Rounding))}")
+        raise SettingsError(f"`observers` {settings.observers}: choose {' or '.join(get_args(Observing))}")
+    get_rounding(settings.trial_rounding, "trial_rounding")
     get_range(settings.act_range)
     provider_called(settings.provider)
     if settings.encoder != SELF:

@@ -9,7 +9,7 @@ from typing import Any
 from infoq_onnx.pipeline.allocating import allocate
 from infoq_onnx.pipeline.analyzing import analyze
 from infoq_onnx.progress import Reporter
-from infoq_onnx.schema import Compressed, Rounding
+from infoq_onnx.schema import Compressed
 
 
 def compress(
@@ -19,7 +19,7 @@ def compress(
     bounds: Mapping[str, str],
     weight_only: bool = False,
     pins: Sequence[str] = (),
-    rounding: Rounding = "gptq",
+    rounding: str = "gptq",
     analysis: Path | str | None = None,
     output: Path | str | None = None,
     reporter: Reporter | None = None,

@@ -23,6 +23,7 @@ from infoq_onnx.files import replacing, write_text
 from infoq_onnx.quantize.levels import SHIFTED_BITS
 from infoq_onnx.schema import Allocation, Preprocessing, Verification, to_json
 from infoq_onnx.simulate.quantizers.quantizable import Quantizable
+from infoq_onnx.simulate.rounding import get_rounding
 from infoq_onnx.simulate.simulation import LayerCodes, layer_codes, simulation
 
 CHECKED_IMAGES = {"qdq": 128, "qonnx": 8}
@@ -52,7 +53,7 @@ class Emission:
         }
         if self.format == "qonnx":
             simulated = self.simulation(allocation, codes)
-            return qonnx_model(simulated, self.of.network, allocation.weight_bits, codes, metadata)
+            return qonnx_model(simulated, self.of.network, codes, metadata)
         return qdq_model(self.of, allocation.bits, codes, STORAGES[self.storage], metadata)
 
     def simulation(self, allocation: Allocation, codes: Mapping[str, LayerCodes]) -> onnx.ModelProto:
@@ -62,11 +63,14 @@ class Emission:
     def overhead(self, allocation: Allocation) -> float:
         """Bytes of an allocation's file that are not weights, at most. Of the codes only the origins take room."""
         codes = layer_codes(self.of, allocation.bits)
-        if allocation.rounding == "gptq":
+        if get_rounding(allocation.rounding).reads_images:
             for name, held in codes.items():
                 if (width := allocation.weight_bits[name]) <= SHIFTED_BITS:
-                    # codes beyond the usual ones, as channels with levels of their own have them
-                    codes[name] = dataclasses.replace(held, weight=np.full_like(held.weight, (1 << width) - 1))
+                    # levels beyond the usual ones, as channels have where rounding places them
+                    highest = np.full_like(held.weight, (1 << width) - 1)
+                    origins = np.full(held.scales.shape, 1 - (1 << width), dtype=np.int8)
+                    rounded = dataclasses.replace(held.rounded, codes=highest, origins=origins)
+                    codes[name] = dataclasses.replace(held, rounded=rounded)
         return float(self.model(allocation, codes).ByteSize()) - allocation.costs.weight_bytes
 
     def write(

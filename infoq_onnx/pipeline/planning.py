@@ -11,7 +11,7 @@ import numpy as np
 
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.graph.graph import Graph
-from infoq_onnx.graph.session import open_session, running_on
+from infoq_onnx.graph.session import Runtime, open_session, using
 from infoq_onnx.memory import peak
 from infoq_onnx.pipeline.analyzing import set_up, settings_of
 from infoq_onnx.preparation import Recipe, memory_bytes
@@ -23,6 +23,7 @@ from infoq_onnx.sensitivity.projection import add_projections
 from infoq_onnx.sensitivity.sweep import stages, trial_count
 from infoq_onnx.sensitivity.trials import Task
 from infoq_onnx.sensitivity.work import work_of, workers_for
+from infoq_onnx.simulate.rounding import get_rounding
 from infoq_onnx.simulate.rounding.gather import most_bytes
 from infoq_onnx.simulate.running.batching import batch_size, padded
 from infoq_onnx.simulate.running.prefix import Prefix
@@ -77,7 +78,7 @@ def plan(
 
     tensors = candidates(graph, network)
     observed = Graph(add_projections(graph.model, graph, tensors, settings.projections, settings.seed))
-    with running_on(settings.provider):
+    with using(Runtime(settings.provider)):
         rate = _images_a_second(observed, graph, dataset, probe_seconds)
     each = estimate_seconds(len(dataset), settings)
     # the network and both estimates have run by now, as they do in a trial
@@ -91,7 +92,7 @@ def plan(
     # each process carries what lies in front of units along once a stage
     passes = (work + count * sum(map(bool, (low, rest))) * prefix.macs_to_carry()) / whole
     # layers are rounded one after the other, in one process, before any trial
-    rounding = most_bytes(graph, network, len(dataset)) if settings.trial_rounding == "gptq" else 0
+    rounding = most_bytes(graph, network, len(dataset)) if get_rounding(settings.trial_rounding).reads_images else 0
     trials = took + carried if count == 1 else took + count * (took + carried)
     return Plan(
         images=len(dataset),

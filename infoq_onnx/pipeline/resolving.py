@@ -8,9 +8,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
-from infoq_onnx.allocation.bounds import option, parse_budget, parse_table
+from infoq_onnx.allocation.bounds import parse_budget, parse_table
 from infoq_onnx.allocation.costs import Budget
 from infoq_onnx.allocation.decide import budget_label
 from infoq_onnx.analyses import Measurement, current, find_analysis, read_analysis
@@ -32,12 +31,12 @@ from infoq_onnx.schema import (
     AllocationSettings,
     Analysis,
     OtherVersion,
-    Rounding,
     read,
 )
 from infoq_onnx.sensitivity.criteria import get_criterion
 from infoq_onnx.simulate.equalization.equalize import equalized
 from infoq_onnx.simulate.quantizers.quantizable import Quantizable
+from infoq_onnx.simulate.rounding import RoundingMethod, get_rounding
 from infoq_onnx.simulate.running.spill import Spill
 
 
@@ -88,9 +87,14 @@ class Request:
         return self.settings.storage or "packed"
 
     @property
+    def method(self) -> RoundingMethod:
+        """How weights are rounded."""
+        return get_rounding(self.settings.rounding)
+
+    @property
     def repair(self) -> bool:
         """Whether each layer makes up for the errors of the layers before it."""
-        return self.settings.rounding == "gptq" and self.settings.repair
+        return self.method.sequential is not None and self.settings.repair
 
     @property
     def spill(self) -> Spill | None:
@@ -162,34 +166,35 @@ def resolve(
 def _check_settings(settings: AllocationSettings) -> None:
     """Make sure that the settings make sense together."""
     if settings.storage is not None and settings.storage not in STORAGES:
-        raise SettingsError(f"--storage {settings.storage}: choose {' or '.join(STORAGES)}")
-    if settings.rounding not in get_args(Rounding):
-        raise SettingsError(f"--rounding {settings.rounding}: choose {' or '.join(get_args(Rounding))}")
+        raise SettingsError(f"`storage` {settings.storage}: choose {' or '.join(STORAGES)}")
+    method = get_rounding(settings.rounding)
     require_target(settings.target)
     if settings.file_format not in CHECKED_IMAGES:
-        raise SettingsError(f"--format {settings.file_format}: choose {' or '.join(CHECKED_IMAGES)}")
+        raise SettingsError(f"`file_format` {settings.file_format}: choose {' or '.join(CHECKED_IMAGES)}")
     if settings.file_format == "qonnx":
         if settings.storage is not None:
             raise SettingsError(
-                f"--storage {settings.storage}: --format qonnx keeps weights in float; drop one of the two"
+                f"`storage` {settings.storage}: `file_format` qonnx keeps weights in float; drop one of the two"
             )
         require_qonnx()
-    if settings.samples is not None and settings.rounding == "nearest":
-        raise SettingsError(f"--samples {settings.samples}: --rounding nearest looks at no images; drop one of the two")
+    if settings.samples is not None and not method.reads_images:
+        raise SettingsError(
+            f"`samples` {settings.samples}: `rounding` {settings.rounding} looks at no images; drop one of the two"
+        )
     if settings.uniform_bits is None and not settings.bounds and not settings.tables:
         raise SettingsError(
-            "give one or more bounds (such as --bitops 23.04G or --compression 10.66), or --uniform W/A"
+            "give one or more bounds (such as `bitops` 23.04G or `compression` 10.66), or `uniform_bits` W/A"
         )
     # uniform bits go by no scores, but a name that is none is a mistake all the same
     get_criterion(settings.criterion)
     choosing = [
-        *map(option, settings.bounds),
-        *(["--budget"] if settings.tables else []),
-        *(["--pin"] if settings.pins else []),
-        *(["--bits"] if settings.bits is not None else []),
+        *(f"`{metric}`" for metric in settings.bounds),
+        *(["`tables`"] if settings.tables else []),
+        *(["`pins`"] if settings.pins else []),
+        *(["`bits`"] if settings.bits is not None else []),
     ]
     if settings.uniform_bits is not None and choosing:
-        raise SettingsError(f"--uniform decides all bits: drop it, or {' and '.join(choosing)}")
+        raise SettingsError(f"`uniform_bits` decides all bits: drop it, or {' and '.join(choosing)}")
 
 
 def _load_grids(path: Path, prepared: PreparedModel, bits: Sequence[int]) -> GridTable:

@@ -18,7 +18,7 @@ from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.errors import AnalysisError, OutputError, SettingsError
 from infoq_onnx.files import sha256_of
 from infoq_onnx.graph.editing import expose
-from infoq_onnx.graph.session import open_session, running_on
+from infoq_onnx.graph.session import Runtime, open_session, using
 from infoq_onnx.preparation import PreparedModel, calibration_again, memory_bytes, prepare_again
 from infoq_onnx.progress import Reporter, Silent
 from infoq_onnx.quantize.table import GridTable, load_table
@@ -107,7 +107,7 @@ def score(
     made = _without_images(found, prepared, grids)
     made["activations"] = lambda: partial(_activations, prepared(), images())
     made["labels"] = lambda: _labels(prepared(), images())
-    with running_on(found.settings.provider):
+    with using(Runtime(found.settings.provider)):
         table = compute(measurement, found, chosen, values, made)
     if not table.scores:
         reporter.warn(f"{criterion} scores nothing here")
@@ -145,8 +145,8 @@ def scores_for(
         if not chosen.is_cheap():
             state = "no scores" if known is None else "older scores than trials"
             raise SettingsError(
-                f"the analysis has {state} by {criterion}; make them with: infoq-onnx score {measurement.path} "
-                f"--criterion {criterion}"
+                f"the analysis has {state} by {criterion}; make them with: `score` {measurement.path} "
+                f"`criterion` {criterion}"
             )
         options = chosen.settings({} if known is None else known.options)
         made = _without_images(found, lambda: prepared, lambda: grids)
@@ -156,7 +156,7 @@ def scores_for(
             # a folder that cannot be written only costs time
             write_scores(measurement, table)
     if not table.scores:
-        raise SettingsError(f"{criterion} scores nothing in this analysis; give another --criterion")
+        raise SettingsError(f"{criterion} scores nothing in this analysis; give another `criterion`")
     return table
 
 
@@ -176,7 +176,7 @@ def refresh_scores(
         table = compute(measurement, found, chosen, chosen.settings({} if known is None else known.options), made)
         if not table.scores:
             reporter.warn(
-                f"{name} scores nothing, as its observers hold no information: for --criterion {name} give more images "
+                f"{name} scores nothing, as its observers hold no information: for `criterion` {name} give more images "
                 "or other labels"
             )
         write_scores(measurement, table)

@@ -17,13 +17,18 @@ from infoq_onnx.quantize.table import UNREADABLE, damaged
 
 @dataclass(frozen=True)
 class RoundedWeight:
-    """A layer's weight on its grid, with the bias that goes with it."""
+    """A layer's weight on its grid, with the bias that goes with it: value = code · scale of its channel."""
 
     codes: npt.NDArray[np.int8]
     """In the weight's shape."""
     scales: npt.NDArray[np.float32]
-    """[C], one an output channel."""
-    bias: npt.NDArray[np.float64] | None
+    """[C], one per output channel."""
+    bits: int
+    """A channel has at most 2^bits levels."""
+    origins: npt.NDArray[np.int8] | None = None
+    """[C], the lowest level of each channel, whose levels are 2 codes apart (`quantize.levels`). None: codes are
+    two's-complement integers of `bits` bits."""
+    bias: npt.NDArray[np.float64] | None = None
     """[C], real-valued; None for a layer without."""
 
 
@@ -44,12 +49,15 @@ def save_codes(table: CodeTable, path: Path, analysis: str = "") -> None:
         "bits": np.array([bits for _, bits in entries], dtype=np.int64),
         "analysis": np.array([analysis], dtype=np.str_),
         "biased": np.array([table[layer][bits].bias is not None for layer, bits in entries], dtype=np.bool_),
+        "shifted": np.array([table[layer][bits].origins is not None for layer, bits in entries], dtype=np.bool_),
     }
     for index, (layer, bits) in enumerate(entries):
         held = table[layer][bits]
         arrays[f"codes_{index}"], arrays[f"scales_{index}"] = held.codes, held.scales
         if held.bias is not None:
             arrays[f"bias_{index}"] = held.bias
+        if held.origins is not None:
+            arrays[f"origins_{index}"] = held.origins
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
     write_bytes(path, buffer.getvalue())
@@ -86,8 +94,10 @@ def load_codes(path: Path, analysis: str | None = None) -> CodeTable:
                 raise AnalysisError(f"{path} is of another analysis; run analyze again")
             for index, (layer, bits) in enumerate(zip(arrays["layers"], arrays["bits"], strict=True)):
                 bias = arrays[f"bias_{index}"] if arrays["biased"][index] else None
-                held = RoundedWeight(arrays[f"codes_{index}"], arrays[f"scales_{index}"], bias)
-                table.setdefault(str(layer), {})[int(bits)] = held
+                origins = arrays[f"origins_{index}"] if arrays["shifted"][index] else None
+                table.setdefault(str(layer), {})[int(bits)] = RoundedWeight(
+                    arrays[f"codes_{index}"], arrays[f"scales_{index}"], int(bits), origins, bias
+                )
     except UNREADABLE as error:
         raise damaged(path, error) from error
     return table

@@ -12,13 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from infoq_onnx.quantize.damping import CANDIDATES, DAMPING, damped, rounding_damping
 from infoq_onnx.quantize.moments import Moments, Statistics
 
 Array = npt.NDArray[np.float64]
-
-DAMPING = 0.01
-"""λ where there is nothing to choose it by."""
-CANDIDATES = (0.001, 0.01, 0.1, 1.0, 10.0)
 
 
 @dataclass(frozen=True)
@@ -46,11 +43,7 @@ def fit(weight: Array, moments: Moments, *, centred: bool, exact_input: bool = F
     statistics = moments.all(centred=centred)
     damping = DAMPING if exact_input else _cross_validated(weight, moments, centred)
     fitted = weight if exact_input else _solved(weight, statistics, damping)
-    # with fewer samples than inputs H knows directions in which errors seem to cost nothing: its eigenvalues are off by
-    # about d/p of their mean. λ says nothing of that: it is large, too, where there is nothing to mend
-    _, _, width = weight.shape
-    rounding = max(DAMPING, width / statistics.count)
-    return Fit(fitted, _damped(statistics, rounding)[0], damping)
+    return Fit(fitted, damped(statistics, rounding_damping(weight.shape[2], statistics.count))[0], damping)
 
 
 def _cross_validated(weight: Array, moments: Moments, centred: bool) -> float:
@@ -70,18 +63,7 @@ def _cross_validated(weight: Array, moments: Moments, centred: bool) -> float:
 
 def _solved(weight: Array, statistics: Statistics, damping: float) -> Array:
     """W' [G, R, d]."""
-    damped, strength = _damped(statistics, damping)
+    second, strength = damped(statistics, damping)
     wanted: Array = statistics.cross + strength[:, None, None] * weight
-    solved = np.linalg.solve(damped, wanted.transpose(0, 2, 1))
+    solved = np.linalg.solve(second, wanted.transpose(0, 2, 1))
     return np.asarray(solved.transpose(0, 2, 1), dtype=np.float64)
-
-
-def _damped(statistics: Statistics, damping: float) -> tuple[Array, Array]:
-    """H + λI [G, d, d] and λ [G]."""
-    second = statistics.second
-    width = second.shape[-1]
-    strength: Array = damping * np.trace(second, axis1=1, axis2=2) / width
-    # an input that never varies says nothing about its weight: keep the weight, and keep H invertible
-    strength = np.where(strength > 0, strength, 1.0)
-    damped: Array = second + strength[:, None, None] * np.eye(width)
-    return damped, strength

@@ -7,12 +7,15 @@ does. Simulation, trials and emission all call these functions, so they cannot d
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 import numpy.typing as npt
 
 from infoq_onnx.schema import Quantizer
 
 FloatArray = npt.NDArray[np.floating]
+T = TypeVar("T", bound=np.generic)
 
 _CHUNK = 2**23
 """Weights that are rounded at once."""
@@ -29,11 +32,11 @@ def weight_code_limits(bits: int) -> tuple[int, int]:
     return (-127, 127) if bits == 8 else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
 
 
-def per_channel(scales: FloatArray, ndim: int, axis: int) -> FloatArray:
-    """Reshape scales [C] so that they broadcast along `axis` of a weight with `ndim` axes."""
+def per_channel(values: npt.NDArray[T], ndim: int, axis: int) -> npt.NDArray[T]:
+    """Reshape values [C] so that they broadcast along `axis` of a weight with `ndim` axes."""
     shape = [1] * ndim
     shape[axis] = -1
-    return scales.reshape(shape)
+    return values.reshape(shape)
 
 
 def quantize_weight(weight: FloatArray, scales: FloatArray, bits: int, axis: int) -> npt.NDArray[np.int8]:

@@ -34,9 +34,12 @@ class Rounded:
     """A rounded layer."""
 
     codes: npt.NDArray[np.int8]
-    """[G, R, d]; at most 2^bits different ones in a row, and 2 apart at few bits (see `quantize.levels`)."""
+    """[G, R, d]"""
     scales: npt.NDArray[np.float32]
     """[G, R]"""
+    bits: int
+    origins: npt.NDArray[np.int8] | None
+    """[G, R], the lowest level of each row, at few bits, where levels are 2 codes apart; see `quantize.levels`."""
     bias: Array | None
     """[G, R], real-valued; None for a layer without."""
 
@@ -136,6 +139,7 @@ def _rounded(
     share = 2 if shifted else 1
     found = np.empty(shape, dtype=np.int8)
     all_scales = np.empty(shape[:2], dtype=np.float32)
+    origins = np.empty(shape[:2], dtype=np.int8) if shifted else None
     all_biases = np.empty(shape[:2]) if has_bias else None
     for rows in layer.chunks():
         fitted = layer.fitted(rows)
@@ -145,9 +149,11 @@ def _rounded(
         scales = usable_scales(levels.scales)
         codes, scales = steps * share, scales / share
         found[:, rows], all_scales[:, rows] = codes, scales
+        if origins is not None:
+            origins[:, rows] = levels.lowest * share
         if all_biases is not None:
             input_mean, target_mean = moments.means()
             values = codes * scales[:, :, None]
             bias = target_mean[:, rows] - np.einsum("grd,gd->gr", values, input_mean)
             all_biases[:, rows] = bias if clipped is None else bias_behind(clipped.of(rows), values, bias)
-    return Rounded(found, all_scales, all_biases)
+    return Rounded(found, all_scales, bits, origins, all_biases)

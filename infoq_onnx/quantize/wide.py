@@ -26,7 +26,7 @@ from numba import prange
 
 from infoq_onnx.jit import compiled_parallel
 from infoq_onnx.quantize.coordinate_descent import SWEEPS
-from infoq_onnx.quantize.fit import CANDIDATES, DAMPING
+from infoq_onnx.quantize.damping import CANDIDATES, DAMPING, rounding_damping
 from infoq_onnx.quantize.gptq import round_block
 from infoq_onnx.quantize.levels import Levels
 
@@ -128,7 +128,7 @@ class WideLayer:
             damped = self._gram + _strength(self._gram, damping, width) * np.eye(count)
             solved = scipy.linalg.solve(damped, roots[:, None] * left, assume_a="pos")
             self._correction = np.asarray(solved.T, dtype=np.float64)
-        self._mu = _strength(self._gram, max(DAMPING, width / count), width)
+        self._mu = _strength(self._gram, rounding_damping(width, count), width)
         # [d, p]: what belongs to one input lies together
         self._inputs = np.ascontiguousarray((inputs * roots[:, None].astype(np.float32)).T)
         self.diagonal: Array = (np.einsum("dp,dp->d", self._inputs, self._inputs, dtype=np.float64) + self._mu)[None]

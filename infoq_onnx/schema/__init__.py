@@ -6,7 +6,7 @@ sizes are in elements, MACs are multiply-accumulates for one image.
 
 from __future__ import annotations
 
-from infoq_onnx.schema.allocation import DEFAULT_CRITERION, Allocation, AllocationSettings, Bound, Costs
+from infoq_onnx.schema.allocation import Allocation, Bound, Costs
 from infoq_onnx.schema.analysis import (
     AddedSamples,
     Analysis,
@@ -14,16 +14,14 @@ from infoq_onnx.schema.analysis import (
     CalibrationRef,
     Candidate,
     Delta,
-    MeasurementSettings,
     ModelRef,
     Observer,
-    Observing,
     Preprocessing,
     Score,
     ScoreTable,
     Trial,
 )
-from infoq_onnx.schema.bits import BASELINE_BITS, BITS, EXACT_BITS, Bits, Change, Kind, Quantizer, Rounding, Unit
+from infoq_onnx.schema.bits import BASELINE_BITS, BITS, EXACT_BITS, Bits, Change, Kind, Quantizer, Unit
 from infoq_onnx.schema.json_form import UnknownField, from_json, to_json
 from infoq_onnx.schema.network import ActivationGroup, Layer, Network, SkippedNode, Split, tensor_of, units_of
 from infoq_onnx.schema.results import (
@@ -37,6 +35,7 @@ from infoq_onnx.schema.results import (
     Plan,
     Verification,
 )
+from infoq_onnx.schema.settings import DEFAULT_CRITERION, AllocationSettings, MeasurementSettings, Observing
 from infoq_onnx.schema.versions import ALLOCATION_VERSION, ANALYSIS_VERSION, SCORES_VERSION, OtherVersion, read
 
 __all__ = [
@@ -78,7 +77,6 @@ __all__ = [
     "Plan",
     "Preprocessing",
     "Quantizer",
-    "Rounding",
     "Score",
     "ScoreTable",
     "SkippedNode",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from infoq_onnx.schema.bits import BITS, Change, Rounding, Unit
+from infoq_onnx.schema.bits import Change, Unit
 from infoq_onnx.schema.network import Network, Split
+from infoq_onnx.schema.settings import MeasurementSettings
 
 
 @dataclass(frozen=True)
@@ -152,39 +153,6 @@ class AddedSamples:
     """How many were chosen, the unreadable ones among them."""
     sha256: str
     """Of the samples' bytes and labels, in order."""
-
-
-Observing = Literal["selected", "all"]
-
-
-@dataclass(frozen=True)
-class MeasurementSettings:
-    """What decides what is measured, besides the model and the images. The defaults are those of `analyze`."""
-
-    samples: int | None = 1000
-    """Images, at most; None: all there are. What an analysis holds is how many it were."""
-    seed: int = 0
-    """Decides the choice of images, the directions and the jitter."""
-    bits: tuple[int, ...] = BITS
-    """Widths that were tried, the baseline's among them."""
-    encoder: str = "pca"
-    """What stands for X: "pca", "self", "dinov2", or the path of an ONNX file."""
-    projections: int = 128
-    """Directions that a sliced mutual information is averaged over."""
-    neighbours: int = 3
-    """k of the estimators."""
-    observers: Observing = "selected"
-    """Who sees the widths above those that tell candidates apart: the candidates that tell harm, or all."""
-    equalize: bool = True
-    """First give the channels of a tensor ranges more alike, by factors and by splitting."""
-    act_range: str = "mse"
-    """How the ranges of activations are chosen, a key of `quantize.ranges.RANGES`."""
-    trial_rounding: Rounding = "gptq"
-    """How the weights of a trial are rounded."""
-    weight_only: bool = False
-    """Only weights were tried; activations have no scores."""
-    provider: str = "cpu"
-    """What onnxruntime ran the networks on."""
 
 
 @dataclass(frozen=True)

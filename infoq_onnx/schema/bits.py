@@ -16,8 +16,6 @@ EXACT_BITS = 7
 
 Kind = Literal["weight", "activation"]
 
-Rounding = Literal["nearest", "gptq"]
-
 
 @dataclass(frozen=True)
 class Unit:

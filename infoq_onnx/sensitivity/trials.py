@@ -20,10 +20,9 @@ import numpy.typing as npt
 from infoq_onnx import jit
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.errors import ModelError
-from infoq_onnx.graph import session
 from infoq_onnx.graph.editing import with_initializers
 from infoq_onnx.graph.graph import Graph
-from infoq_onnx.graph.session import open_session
+from infoq_onnx.graph.session import Runtime, open_session, using
 from infoq_onnx.quantize.codes import CodeTable
 from infoq_onnx.quantize.grid import dequantize_weight, quantize_weight
 from infoq_onnx.quantize.table import GridTable
@@ -188,11 +187,16 @@ def runner(state: tuple[Problem, Baseline, int, Spill | None]) -> Callable[[Task
     Its state is the problem, its baseline, how many threads it may use, and where large activations go.
     """
     problem, baseline, threads, spill = state
-    session.limit_threads(threads)
-    session.run_on(problem.settings.provider)
+    runtime = Runtime(problem.settings.provider, threads)
     jit.limit_threads(threads)
-    bench = Bench(problem, spill)
-    return lambda task: bench.trials(task, baseline)
+    with using(runtime):
+        bench = Bench(problem, spill)
+
+    def run(task: Task) -> list[Trial]:
+        with using(runtime):
+            return bench.trials(task, baseline)
+
+    return run
 
 
 def _projected(problem: Problem) -> Prepared:

@@ -28,14 +28,24 @@ from infoq_onnx.simulate.quantizers.quantizable import Quantizable
 
 @dataclass(frozen=True)
 class LayerCodes:
-    """A layer's constants as integers. `scales` are those of its weight, [C]."""
+    """A layer's constants as integers."""
 
-    weight: npt.NDArray[np.int8]
-    scales: npt.NDArray[np.float32]
+    rounded: RoundedWeight
+    """The weight; its real-valued bias stands for nothing here."""
     bias: npt.NDArray[np.int32] | None
     """None where there is none."""
     bias_scales: npt.NDArray[np.float32] | None
     """Of the shape of `bias`."""
+
+    @property
+    def weight(self) -> npt.NDArray[np.int8]:
+        """Codes of the weight, in its shape."""
+        return self.rounded.codes
+
+    @property
+    def scales(self) -> npt.NDArray[np.float32]:
+        """Scales of the weight, [C]."""
+        return self.rounded.scales
 
     def bias_values(self) -> npt.NDArray[np.float32] | None:
         """Return what is added to the outputs, [C]; None where nothing is, or what the float network adds."""
@@ -69,7 +79,8 @@ def layer_codes(
         else:
             scales = of.grids.weights[layer.name][width]
             weight = quantize_weight(of.graph.constant(layer.weight), scales, width, layer.channel_axis)
-            held = RoundedWeight(weight, scales, None if layer.bias is None else of.graph.constant(layer.bias))
+            bias = None if layer.bias is None else of.graph.constant(layer.bias)
+            held = RoundedWeight(weight, scales, width, bias=bias)
         if layer.name in exact:
             held = fitting(layer, held)
         codes[layer.name] = with_bias(layer, held, of.grids, bits.activations)
@@ -94,12 +105,12 @@ def with_bias(layer: Layer, held: RoundedWeight, table: GridTable, activation_bi
     Where it does not, the same values are added in float.
     """
     if held.bias is None:
-        return LayerCodes(held.codes, held.scales, None, None)
+        return LayerCodes(held, None, None)
     group = layer.groups[0]
     units = bias_scales(table.activations[group][activation_bits[group]].scale, held.scales)
     # a ConvTranspose in groups has a scale for each output of a group, and a bias for each of all groups
     units = np.tile(units, len(held.bias) // len(units))
-    return LayerCodes(held.codes, held.scales, quantize_bias(held.bias, units), units)
+    return LayerCodes(held, quantize_bias(held.bias, units), units)
 
 
 def simulation(of: Quantizable, bits: Bits, *, codes: Mapping[str, LayerCodes] | None = None) -> onnx.ModelProto:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from infoq_onnx.allocation.bounds import option, parse_budget, parse_pins
+from infoq_onnx.allocation.bounds import parse_budget, parse_pins
 from infoq_onnx.allocation.costs import Budget
 from infoq_onnx.allocation.metrics import METRICS
 from infoq_onnx.errors import SettingsError
@@ -71,14 +71,14 @@ def test_bound(resnet18: Network, metric: str, text: str, limit: float) -> None:
 def test_bound_that_makes_no_sense(resnet18: Network, metric: str, text: str) -> None:
     with pytest.raises(SettingsError) as caught:
         parse_budget(metric, text, resnet18)
-    assert option(metric) in str(caught.value)
+    assert f"`{metric}`" in str(caught.value)
     assert text.removeprefix("uniform:") in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_bound_on_weights_of_a_network_without_any() -> None:
     network = make_network([make_layer("attend", ("a", "b"), macs=10)], {"a": 1, "b": 1})
-    with pytest.raises(SettingsError, match="--compression 10x: the model has nothing"):
+    with pytest.raises(SettingsError, match="`compression` 10x: the model has nothing"):
         parse_budget("compression", "10x", network)
 
 
@@ -117,10 +117,10 @@ def test_pins_add_up_and_may_agree(resnet18: Network) -> None:
         (["conv1=1"], "among 2, 3"),
         (["conv1=eight"], "'eight'"),
         (["conv1="], "is not W/A"),
-        (["conv1=8", "first=4"], "--pin first=4 contradicts --pin conv1=8 on weights conv1"),
+        (["conv1=8", "first=4"], "`pins` first=4 contradicts `pins` conv1=8 on weights conv1"),
         (
             ["layer2.0.conv1=/4", "layer2.0.downsample=8/8"],
-            "contradicts --pin layer2.0.conv1=/4 on activation layer2.0.x",
+            "contradicts `pins` layer2.0.conv1=/4 on activation layer2.0.x",
         ),
     ],
 )

@@ -14,11 +14,12 @@ from infoq_onnx.allocation.bounds import Pins, parse_budget, parse_pins
 from infoq_onnx.allocation.costs import Budget, costs, uniform
 from infoq_onnx.allocation.metrics import METRICS
 from infoq_onnx.allocation.monotone import monotone
-from infoq_onnx.allocation.solve import Solution, solve
+from infoq_onnx.allocation.solve import Solution
 from infoq_onnx.errors import AnalysisError, InfeasibleBudgetError, SettingsError
 from infoq_onnx.schema import Bound, Costs, Network
 
 from .networks import make_layer, make_network, make_resnet18, make_scores
+from .solving import solve
 
 FIELDS = {"bitops": "bitops", "size": "weight_bytes", "compression": "compression"} | {
     name: name for name in ("avg_weight_bits", "avg_act_bits")
@@ -134,7 +135,7 @@ def test_budget_of_the_narrowest_is_met_and_one_bitop_less_is_not(resnet18: Netw
     found = solve(resnet18, *scores, [parse_budget("bitops", str(least), resnet18)], Pins())
     assert (found.weight_bits, found.activation_bits) == uniform(resnet18, 2, 2)
     with pytest.raises(
-        InfeasibleBudgetError, match=f"--bitops {least - 1} cannot be met: the smallest reachable is 7.257G"
+        InfeasibleBudgetError, match=f"`bitops` {least - 1} cannot be met: the smallest reachable is 7.257G"
     ):
         solve(resnet18, *scores, [parse_budget("bitops", str(least - 1), resnet18)], Pins())
 
@@ -233,20 +234,20 @@ def test_same_arguments_same_solution(resnet18: Network, scores: tuple) -> None:
             {"bitops": "0.5G"},
             ["conv1=8/8"],
             False,
-            "--bitops 0.5G cannot be met: the smallest reachable is 14.34G (all layers at 2/2 but for the pins "
+            "`bitops` 0.5G cannot be met: the smallest reachable is 14.34G (all layers at 2/2 but for the pins "
             "conv1=8/8); loosen the budget or drop a pin",
         ),
         (
             {"compression": "20x"},
             [],
             True,
-            "--compression 20x cannot be met: the largest reachable is 16x (all layers at 2/8); loosen the budget",
+            "`compression` 20x cannot be met: the largest reachable is 16x (all layers at 2/8); loosen the budget",
         ),
         (
             {"size": "2MB", "bitops": "8G", "avg_act_bits": "1.5"},
             [],
             False,
-            "--size 2MB cannot be met: the smallest reachable is 2.785MiB; --avg-act-bits 1.5 cannot be met: the "
+            "`size` 2MB cannot be met: the smallest reachable is 2.785MiB; `avg_act_bits` 1.5 cannot be met: the "
             "smallest reachable is 2 (all layers at 2/2); loosen the budget",
         ),
     ],
@@ -285,7 +286,7 @@ def test_settings_that_make_no_sense(resnet18: Network, scores: tuple) -> None:
     with pytest.raises(SettingsError, match="no solver 'simplex': choose among highs, brute"):
         solve(resnet18, *scores, bounds, Pins(), solver="simplex")
     for alpha in (-1.0, float("nan"), float("inf")):
-        with pytest.raises(SettingsError, match="--alpha"):
+        with pytest.raises(SettingsError, match="`alpha`"):
             solve(resnet18, *scores, bounds, Pins(), alpha=alpha)
     with pytest.raises(SettingsError, match="measured at 4, 8 bits"):
         solve(resnet18, {"conv1": {4: 0.1}}, {}, bounds, Pins(), bits=(2, 3))

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from infoq_onnx.allocation.bounds import Pins, parse_budget, parse_table
 from infoq_onnx.allocation.costs import by_unit
 from infoq_onnx.allocation.metrics.table import MOST_STEPS
-from infoq_onnx.allocation.solve import solve
 from infoq_onnx.errors import InfeasibleBudgetError, SettingsError
 from infoq_onnx.schema import Network
 
 from .networks import make_layer, make_network
+from .solving import solve
 
 HEAD = "layer,w_bits,a_bits,cost"
 
@@ -141,7 +141,7 @@ def test_what_is_out_of_reach_is_told_in_the_limits_unit(network: Network, tmp_p
     scores = {layer: {2: 1.0} for layer in ("one", "two")}
     with pytest.raises(InfeasibleBudgetError) as caught:
         solve(network, scores, {"x": {2: 1.0}}, [parse_table(f"{path}:3ms", network)], Pins())
-    assert f"--budget {path}:3ms cannot be met: the smallest reachable is 3.25ms" in str(caught.value)
+    assert f"`budget` {path}:3ms cannot be met: the smallest reachable is 3.25ms" in str(caught.value)
     found = solve(network, scores, {"x": {2: 1.0}}, [parse_table(f"{path}:3.25ms", network)], Pins())
     assert (found.weight_bits["one"], found.activation_bits["x"]) == (2, 2)
     # what is not needed stays wide

@@ -143,7 +143,7 @@ def test_a_missing_classes_file(image_set: ImageSet, tmp_path: Path) -> None:
 def test_the_model_s_number_of_classes(image_set: ImageSet, tmp_path: Path) -> None:
     root = image_set("cat/1.png", "dog/1.png")
     check_classes(open_source(root), 2)
-    with pytest.raises(DataError, match=r"has 2 class folders but the model has 10 classes: .*--classes"):
+    with pytest.raises(DataError, match=r"has 2 class folders but the model has 10 classes: .*`classes`"):
         check_classes(open_source(root), 10)
     classes = write(tmp_path / "classes.txt", "cat", "dog", "emu")
     check_classes(open_source(root, classes), 3)
@@ -189,7 +189,7 @@ def test_a_list_without_labels_or_with_names(image_set: ImageSet, tmp_path: Path
         ([f"{'x' * 300},1"], r"line 1: no such file"),
         (["a.png,1", "a.png"], "line 2 has no label but the lines before have one: label all lines or none"),
         (["a.png", "a.png,1"], "line 2 has a label but the lines before have none: label all lines or none"),
-        (["a.png,-1"], r"line 1: the label '-1' is not an index \(names need --classes\)"),
+        (["a.png,-1"], r"line 1: the label '-1' is not an index \(names need `classes`\)"),
         (["a.png,cat"], "line 1: the label 'cat' is not an index"),
         (["a.png,1.0"], r"line 1: the label '1\.0' is not an index"),
         (["a.png,99999999999999999999"], "line 1: the label '9+' is not an index"),

@@ -24,7 +24,7 @@ def made(of: Ready, bits: Bits, *, fitted: bool = False) -> tuple[onnx.ModelProt
     """The QONNX model and its simulation."""
     codes = rounded(of, bits) if fitted else layer_codes(of.quantizable, bits)
     simulated = simulation(of.quantizable, bits, codes=codes)
-    return qonnx_model(simulated, of.network, bits[0], codes, {"key": "value"}), simulated
+    return qonnx_model(simulated, of.network, codes, {"key": "value"}), simulated
 
 
 @pytest.mark.parametrize("name", ["residual", "depthwise", "concat", "mlp", "fixed batch"])

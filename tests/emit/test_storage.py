@@ -18,6 +18,8 @@ from infoq_onnx.emit.storage.narrow import narrow
 from infoq_onnx.emit.storage.packed import pack, plane_widths, unpack_function
 from infoq_onnx.graph.ort import run, run_session
 from infoq_onnx.graph.session import open_session
+from infoq_onnx.quantize.codes import RoundedWeight
+from infoq_onnx.quantize.grid import per_channel
 from infoq_onnx.quantize.levels import SHIFTED_BITS
 from infoq_onnx.schema import BITS
 from infoq_onnx.simulate.simulation import layer_codes
@@ -31,6 +33,11 @@ BELOW_8 = [bits for bits in BITS if bits < 8]
 OPSETS = [13, 17, 18, 20, 21]
 
 
+def held(codes: np.ndarray, bits: int, origins: np.ndarray | None = None) -> RoundedWeight:
+    """A weight of these codes, whatever its scales."""
+    return RoundedWeight(codes, np.ones(1, np.float32), bits, origins)
+
+
 def codes_of(bits: int, *shape: int, seed: int = 0) -> np.ndarray:
     """Draw codes from all that a bit-width has; the first and the last are always among the first ones."""
     low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
@@ -39,14 +46,14 @@ def codes_of(bits: int, *shape: int, seed: int = 0) -> np.ndarray:
     return codes
 
 
-def shifted_codes(bits: int, *shape: int, axis: int = 0, seed: int = 0) -> np.ndarray:
-    """Codes as rounding leaves them where each channel has levels of its own: 2 apart, from its lowest one on."""
+def shifted(bits: int, *shape: int, axis: int = 0, seed: int = 0) -> RoundedWeight:
+    """A weight as rounding leaves it where each channel has levels of its own: 2 apart, from its lowest one on."""
     random = np.random.default_rng(seed)
     count = 1 << bits
-    ends = [1 if index != axis else size for index, size in enumerate(shape)]
-    lowest = random.integers(1 - 2 * count, 2, ends)
-    lowest.reshape(-1)[:2] = [1 - 2 * count, 1][: min(lowest.size, 2)]
-    return np.asarray(lowest + 2 * random.integers(0, count, shape), dtype=np.int8)
+    lowest = random.integers(1 - 2 * count, 2, shape[axis])
+    lowest[:2] = [1 - 2 * count, 1][: min(lowest.size, 2)]
+    codes = per_channel(lowest, len(shape), axis) + 2 * random.integers(0, count, shape)
+    return held(codes.astype(np.int8), bits, lowest.astype(np.int8))
 
 
 def alone(stored: Stored, shape: tuple[int, ...], opset: int = 17) -> onnx.ModelProto:
@@ -93,7 +100,7 @@ def test_what_was_packed_comes_back(bits: int, shape: list[int], seed: int) -> N
     planes = pack(codes, bits)
     assert all(plane.dtype == np.uint8 for plane in planes)
     np.testing.assert_array_equal(unpacked(planes, bits, codes.size), codes.ravel())
-    stored = packed("w", codes, bits, 0, 17)
+    stored = packed("w", held(codes, bits), 0, 17)
     found = run(alone(stored, codes.shape), {})[0]
     assert found.dtype == np.int8
     np.testing.assert_array_equal(found, codes)
@@ -108,37 +115,44 @@ def test_what_was_packed_comes_back(bits: int, shape: list[int], seed: int) -> N
 )
 def test_levels_of_channels_come_back(bits: int, shape: list[int], axis: int, seed: int) -> None:
     axis = axis % len(shape)
-    codes = shifted_codes(bits, *shape, axis=axis, seed=seed)
-    held = narrow(codes, bits, axis)
-    assert -(1 << (bits - 1)) <= held.fields.min() <= held.fields.max() < 1 << (bits - 1)
-    if held.origins is not None:
-        assert held.origins.size == shape[axis]
-        np.testing.assert_array_equal(2 * held.fields.astype(int) + held.origins, codes)
+    weight = shifted(bits, *shape, axis=axis, seed=seed)
+    codes, cut = weight.codes, narrow(weight, axis)
+    assert -(1 << (bits - 1)) <= cut.fields.min() <= cut.fields.max() < 1 << (bits - 1)
+    if cut.origins is not None:
+        assert cut.origins.size == shape[axis]
+        np.testing.assert_array_equal(2 * cut.fields.astype(int) + cut.origins, codes)
     for storage in STORAGES.values():
         opset = max(17, storage.opset([bits]))
-        stored = storage.store("w", codes, bits, axis, opset)
+        stored = storage.store("w", weight, axis, opset)
         found = run(alone(stored, codes.shape, opset), {})[0]
         assert found.dtype == np.int8
         np.testing.assert_array_equal(found, codes)
 
 
 def test_codes_within_their_bits_need_no_origins() -> None:
-    assert narrow(codes_of(3, 5, 4), 3, 0).origins is None
-    assert narrow(np.zeros((0, 4), np.int8), 3, 0).origins is None
+    assert narrow(held(codes_of(3, 5, 4), 3), 0).origins is None
+    assert narrow(held(np.zeros((0, 4), np.int8), 3), 0).origins is None
 
 
-@pytest.mark.parametrize("codes", [[[-5, 0, 1]], [[-5, 11, 1]], [[4, -4, 0, 1]]])
-def test_codes_that_do_not_fit_are_refused(codes: list[list[int]]) -> None:
+def test_codes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="do not fit 3 bits"):
-        narrow(np.array(codes, dtype=np.int8), 3, 0)
+        narrow(held(np.array([[-5, 1, 3]], dtype=np.int8), 3), 0)
+
+
+@pytest.mark.parametrize("codes", [[-5, 0, 1], [-5, 11, 1], [-7, 5, 1]], ids=["between", "above", "below"])
+def test_codes_off_the_levels_of_their_channels_are_refused(codes: list[int]) -> None:
+    with pytest.raises(ValueError, match="not on the levels"):
+        narrow(held(np.array([codes], dtype=np.int8), 3, np.array([-5], dtype=np.int8)), 0)
 
 
 @pytest.mark.parametrize("opset", OPSETS)
 @pytest.mark.parametrize("bits", BITS)
-@pytest.mark.parametrize("shifted", [True, False])
-def test_operator_sets(bits: int, opset: int, shifted: bool) -> None:
-    codes = shifted_codes(bits, 5, 3, 3) if shifted and bits <= SHIFTED_BITS else codes_of(bits, 5, 3, 3)
-    model = alone(packed("w", codes, bits, 0, opset), codes.shape, opset)
+@pytest.mark.parametrize("own_levels", [True, False])
+def test_operator_sets(bits: int, opset: int, own_levels: bool) -> None:
+    usual = held(codes_of(bits, 5, 3, 3), bits)
+    weight = shifted(bits, 5, 3, 3) if own_levels and bits <= SHIFTED_BITS else usual
+    codes = weight.codes
+    model = alone(packed("w", weight, 0, opset), codes.shape, opset)
     for optimize in (True, False):
         np.testing.assert_array_equal(run_session(open_session(model, optimize=optimize), {})[0], codes)
 
@@ -147,7 +161,7 @@ def test_operator_sets(bits: int, opset: int, shifted: bool) -> None:
 @pytest.mark.parametrize("bits", BELOW_8)
 def test_bytes_are_those_of_the_bits(bits: int, size: int) -> None:
     """Each plane is rounded up to whole bytes, and nothing is stored beside them."""
-    stored = packed("w", codes_of(bits, size), bits, 0, 17)
+    stored = packed("w", held(codes_of(bits, size), bits), 0, 17)
     planes = stored.initializers
     assert [len(plane.raw_data) for plane in planes] == [math.ceil(size * width / 8) for width in plane_widths(bits)]
     assert stored.bytes == sum(math.ceil(size * width / 8) for width in plane_widths(bits))
@@ -160,7 +174,7 @@ def test_bytes_are_those_of_the_bits(bits: int, size: int) -> None:
 @pytest.mark.parametrize("bits", BITS)
 def test_a_byte_each(bits: int) -> None:
     codes = codes_of(bits, 4, 9)
-    stored = int8("w", codes, bits, 0, 17)
+    stored = int8("w", held(codes, bits), 0, 17)
     assert (stored.node, stored.function) == (None, None)
     assert stored.bytes == 36
     np.testing.assert_array_equal(numpy_helper.to_array(stored.initializers[0]), codes)
@@ -169,13 +183,13 @@ def test_a_byte_each(bits: int) -> None:
 
 def test_8_bits_need_no_packing() -> None:
     codes = codes_of(8, 4, 9)
-    assert packed("w", codes, 8, 0, 17) == int8("w", codes, 8, 0, 17)
+    assert packed("w", held(codes, 8), 0, 17) == int8("w", held(codes, 8), 0, 17)
 
 
 @pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("bits", BITS)
 def test_names_start_with_that_of_the_weight(storage: str, bits: int) -> None:
-    stored = STORAGES[storage].store("conv1.weight", codes_of(bits, 3, 3), bits, 0, 17)
+    stored = STORAGES[storage].store("conv1.weight", held(codes_of(bits, 3, 3), bits), 0, 17)
     names = [stored.output, *(tensor.name for tensor in stored.initializers)]
     if stored.node is not None:
         names += [stored.node.name, *stored.node.input, *stored.node.output]
@@ -185,17 +199,18 @@ def test_names_start_with_that_of_the_weight(storage: str, bits: int) -> None:
 def test_codes_need_not_be_contiguous() -> None:
     codes = codes_of(3, 6, 4).T
     for storage in STORAGES.values():
-        np.testing.assert_array_equal(run(alone(storage.store("w", codes, 3, 0, 21), (4, 6), 21), {})[0], codes)
+        np.testing.assert_array_equal(run(alone(storage.store("w", held(codes, 3), 0, 21), (4, 6), 21), {})[0], codes)
 
 
 @pytest.mark.parametrize("bits", BELOW_8)
 def test_a_function_is_the_same_for_all_weights_of_a_width(bits: int) -> None:
-    one, other = (packed(name, codes_of(bits, size), bits, 0, 17).function for name, size in (("a", 3), ("b", 50)))
+    weights = {"a": held(codes_of(bits, 3), bits), "b": held(codes_of(bits, 50), bits)}
+    one, other = (packed(name, weight, 0, 17).function for name, weight in weights.items())
     assert one == other == unpack_function(bits, 17)
     assert one is not None
     assert (one.domain, one.name) == (DOMAIN, f"Unpack{bits}")
     if bits <= SHIFTED_BITS:
-        others = [packed(name, shifted_codes(bits, 9, 9), bits, 0, 17).function for name in ("a", "b")]
+        others = [packed(name, shifted(bits, 9, 9), 0, 17).function for name in ("a", "b")]
         assert others[0] == others[1] == unpack_function(bits, 17, shifted=True)
         assert unpack_function(bits, 17, shifted=True).name == f"Unpack{bits}Shifted"
 

@@ -123,7 +123,7 @@ def test_a_task_that_always_kills_its_process_is_given_up(tmp_path: Path, local:
     found: list[int] = []
     with pytest.raises(WorkerError) as caught, Distributed(dies, state_of(tmp_path), local) as distributed:
         found += [index for index, _ in distributed.run(range(6))]
-    assert is_one_line(caught.value, "lost a task 4 times", "--workers")
+    assert is_one_line(caught.value, "lost a task 4 times", "`workers`")
     assert 3 not in found
 
 
@@ -169,8 +169,8 @@ def test_a_connection_that_is_there_is_used_and_kept() -> None:
 @pytest.mark.parametrize(
     ("address", "kind", "parts"),
     [
-        ("here", SettingsError, ["--ray here", "host:port"]),
-        ("127.0.0.1:1", WorkerError, ["127.0.0.1:1", "Connection refused", "ray start", "--ray local"]),
+        ("here", SettingsError, ["`ray` here", "host:port"]),
+        ("127.0.0.1:1", WorkerError, ["127.0.0.1:1", "Connection refused", "ray start", "`ray` local"]),
         ("ray://127.0.0.1:1", WorkerError, ["ray://127.0.0.1:1", "Connection refused"]),
         ("127.0.0.1:99999", WorkerError, ["127.0.0.1:99999"]),
         ("nowhere.invalid:6379", WorkerError, ["nowhere.invalid:6379"]),
@@ -196,7 +196,7 @@ def test_a_cluster_that_takes_nobody(error: Exception, monkeypatch: pytest.Monke
     monkeypatch.setattr(ray, "init", refuse)
     with pytest.raises(WorkerError) as caught, connected("auto", None, 2):
         pass
-    assert is_one_line(caught.value, "auto", str(error).split("\n")[0].rstrip(":"), "--ray local")
+    assert is_one_line(caught.value, "auto", str(error).split("\n")[0].rstrip(":"), "`ray` local")
 
 
 def test_a_cluster_that_is_gone(tmp_path: Path, local: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:

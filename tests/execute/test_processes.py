@@ -90,7 +90,7 @@ def test_processes_that_always_die_are_given_up(tmp_path: Path, place: Path) -> 
     found: list[int] = []
     with pytest.raises(WorkerError) as caught, Processes(dies, state_of(tmp_path), 2, place) as processes:
         found += [index for index, _ in processes.run(range(6))]
-    assert is_one_line(caught.value, "died 3 times", "--workers")
+    assert is_one_line(caught.value, "died 3 times", "`workers`")
     assert 3 not in found
     assert list(place.iterdir()) == []
 
@@ -107,7 +107,7 @@ def test_no_room_for_what_they_need(tmp_path: Path, place: Path) -> None:
     place.rmdir()
     with pytest.raises(OutputError) as caught, Processes(sums, state_of(tmp_path), 2, place) as processes:
         list(processes.run([1]))
-    assert is_one_line(caught.value, str(place), "worker processes", "--workers 1")
+    assert is_one_line(caught.value, str(place), "worker processes", "`workers` 1")
 
 
 def test_what_a_killed_driver_left_goes_with_the_next(tmp_path: Path, place: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from infoq_onnx.errors import SettingsError
 from infoq_onnx.graph import session
 from infoq_onnx.graph.ort import ORT_ERRORS, run_session
-from infoq_onnx.graph.session import open_session, provider_called, run_on, running_on, session_options
+from infoq_onnx.graph.session import Runtime, open_session, provider_called, session_options, using
 from tests.networks import Builder, mlp
 from tests.prepared import images, is_one_line
 
@@ -63,14 +63,11 @@ def azure() -> str:
 
 def test_sessions_run_on_the_provider_in_use(azure: str) -> None:
     assert open_session(mlp()).get_providers() == ["CPUExecutionProvider"]
-    with running_on(azure):
+    with using(Runtime(azure)):
         assert open_session(mlp()).get_providers() == ["AzureExecutionProvider", "CPUExecutionProvider"]
-        with running_on("cpu"):
+        with using(Runtime("cpu")):
             assert open_session(mlp()).get_providers() == ["CPUExecutionProvider"]
         assert open_session(mlp()).get_providers()[0] == "AzureExecutionProvider"
-    run_on(azure)
-    assert open_session(mlp()).get_providers()[0] == "AzureExecutionProvider"
-    run_on("cpu")
     assert open_session(mlp()).get_providers() == ["CPUExecutionProvider"]
 
 
@@ -83,7 +80,7 @@ def test_names_of_a_provider(name: str) -> None:
 def test_a_provider_that_there_is_not(name: str) -> None:
     with pytest.raises(SettingsError) as caught:
         provider_called(name)
-    assert is_one_line(caught.value, f"--provider {name}", "cpu", "onnxruntime-gpu")
+    assert is_one_line(caught.value, f"`provider` {name}", "cpu", "onnxruntime-gpu")
 
 
 def test_a_provider_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,9 +90,9 @@ def test_a_provider_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(
         session, "Session", lambda model, options, providers: started(model, options, providers=providers[1:])
     )
-    with running_on("cuda"), pytest.raises(SettingsError) as caught:
+    with using(Runtime("cuda")), pytest.raises(SettingsError) as caught:
         open_session(mlp())
-    assert is_one_line(caught.value, "--provider CUDA", "cannot start it")
+    assert is_one_line(caught.value, "`provider` CUDA", "cannot start it")
 
 
 @pytest.mark.parametrize("full", [False, True])

@@ -117,7 +117,7 @@ def test_force_forgets_what_was_measured(case: Case, copied: Path) -> None:
     listener = Listener()
     analyze(case.model, case.calib, output=copied, force=True, reporter=listener, **{**QUICK, "seed": 1})
     assert len(measurements(copied)) == 1
-    assert any("--force" in warning for warning in listener.warnings)
+    assert any("`force`" in warning for warning in listener.warnings)
     assert read_analysis(copied).settings.seed == 1
 
 

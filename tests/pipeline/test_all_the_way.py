@@ -208,7 +208,7 @@ def test_without_information_only_criteria_that_need_none_are_left(tmp_path: Pat
     listener = Listener()
     folder = analyze(model, calib, output=tmp_path / "a.infoq", reporter=listener, **QUICK)
     assert read_analyzed(folder).scores["infoq"].scores == ()
-    assert any("--criterion" in warning for warning in listener.warnings)
+    assert any("`criterion`" in warning for warning in listener.warnings)
     budget = {"bitops": "uniform:4/4"}
     out = tmp_path / "m.onnx"
     refused(

@@ -21,6 +21,7 @@ from infoq_onnx.graph.session import open_session
 from infoq_onnx.pipeline import allocate, analyze, lint
 from infoq_onnx.report.tables import verification_line
 from infoq_onnx.schema import Verification
+from infoq_onnx.simulate.rounding import ROUNDINGS, RoundingMethod
 from tests.networks import residual_convnet
 from tests.pipeline.cases import Case, Listener, data_for, measured, refused, saved
 from tests.prepared import images
@@ -130,18 +131,17 @@ def test_qonnx_is_checked_and_left(residual: Case, tmp_path: Path) -> None:
     assert "Quant" in {node.op_type for node in model.graph.node}
     assert found.verification.images == 8
     assert {entry.key for entry in model.metadata_props} >= {"infoq_onnx.allocation", "infoq_onnx.preprocessing"}
-    refused(ModelError, "QONNX", "--format qdq", call=lambda: lint(found.model_path))
+    refused(ModelError, "QONNX", "`file_format` qdq", call=lambda: lint(found.model_path))
     wrong: dict[str, Any] = {"uniform_bits": (4, 4), "file_format": "qonnx", "storage": "int8"}
-    refused(SettingsError, "--storage int8", "float", call=lambda: done(residual, tmp_path / "r.onnx", **wrong))
+    refused(SettingsError, "`storage` int8", "float", call=lambda: done(residual, tmp_path / "r.onnx", **wrong))
 
 
 def test_a_missing_qonnx_is_missed_before_weights_are_rounded(
     residual: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "qonnx.core.modelwrapper", None)
-    monkeypatch.setattr(
-        "infoq_onnx.pipeline.allocating.round_sequential", lambda *_: pytest.fail("rounded for nothing")
-    )
+    never = RoundingMethod(*[lambda *_: pytest.fail("rounded for nothing")] * 2)
+    monkeypatch.setitem(ROUNDINGS, "gptq", never)  # type: ignore[arg-type]
     options: dict[str, Any] = {"uniform_bits": (4, 4), "file_format": "qonnx", "rounding": "gptq"}
     refused(MissingDependencyError, "infoq-onnx[qonnx]", call=lambda: done(residual, tmp_path / "q.onnx", **options))
     assert list(tmp_path.iterdir()) == []
@@ -178,7 +178,7 @@ def test_7_bits_stand_in_for_8_where_these_would_saturate(
     assert not any(kernels_of(found.model_path).values())
     assert found.allocation.target == "any"
     assert found.allocation.costs.weight_bytes < lifted.allocation.costs.weight_bytes
-    assert [note for note in listener.notes if "7 bits" in note and "--target x86-vnni" in note]
+    assert [note for note in listener.notes if "7 bits" in note and "`target` x86-vnni" in note]
     # what stands beside 7-bit activations, or fewer, keeps its bits
     assert set(done(residual, tmp_path / "a.onnx", uniform_bits=(8, 4)).allocation.weight_bits.values()) == {8}
 
@@ -201,7 +201,7 @@ def test_an_unknown_target_is_refused(residual: Case, tmp_path: Path) -> None:
         lambda: done(residual, tmp_path / "m.onnx", uniform_bits=(8, 8), target="riscv"),
         lambda: lint(residual.model, target="riscv"),
     ):
-        refused(SettingsError, "--target riscv", "x86-vnni", call=call)
+        refused(SettingsError, "`target` riscv", "x86-vnni", call=call)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,8 @@ def test_without_repair_a_second_budget_rounds_nothing(
     first = rounded("a.onnx", (4, 8))
     assert measured(folder).codes.exists()
     read_analysis(folder)
-    monkeypatch.setattr("infoq_onnx.pipeline.allocating.round_layerwise", lambda *_: pytest.fail("rounded again"))
+    again = RoundingMethod(layerwise=lambda *_: pytest.fail("rounded again"))
+    monkeypatch.setitem(ROUNDINGS, "gptq", again)  # type: ignore[arg-type]
     rounded("b.onnx", (2, 8))
     assert rounded("c.onnx", (4, 8)) == first
 

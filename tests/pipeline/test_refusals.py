@@ -38,14 +38,14 @@ from tests.pipeline.cases import NAMES, QUICK, Case, content, data_for, measured
     ("settings", "part"),
     [
         ({"bits": (2, 9)}, "9"),
-        ({"bits": (8,)}, "--bits"),
-        ({"projections": 1}, "--projections"),
-        ({"neighbours": 0}, "--neighbours"),
-        ({"neighbours": 16}, "--neighbours"),
-        ({"observers": "few"}, "--observers few: choose selected or all"),
-        ({"samples": 3}, "--samples"),
+        ({"bits": (8,)}, "`bits`"),
+        ({"projections": 1}, "`projections`"),
+        ({"neighbours": 0}, "`neighbours`"),
+        ({"neighbours": 16}, "`neighbours`"),
+        ({"observers": "few"}, "`observers` few: choose selected or all"),
+        ({"samples": 3}, "`samples`"),
         ({"encoder": "vgg"}, "vgg"),
-        ({"trial_rounding": "up"}, "--trial-rounding up: choose nearest or gptq"),
+        ({"trial_rounding": "up"}, "`trial_rounding` up: choose nearest or gptq"),
         ({"seed": -1}, "-1"),
     ],
 )
@@ -104,13 +104,13 @@ def test_a_folder_in_use_by_another_process(case: Case, copied: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "kind", "parts"),
     [
-        ({}, SettingsError, ["--uniform", "--bitops"]),
-        ({"bounds": {"bitops": "1G"}, "uniform_bits": (4, 4)}, SettingsError, ["--uniform", "--bitops"]),
-        ({"uniform_bits": (4, 4), "pins": ("fc1=8",)}, SettingsError, ["--uniform", "--pin"]),
-        ({"uniform_bits": (4, 3)}, SettingsError, ["--uniform", "3", "2, 4, 8"]),
+        ({}, SettingsError, ["`uniform_bits`", "`bitops`"]),
+        ({"bounds": {"bitops": "1G"}, "uniform_bits": (4, 4)}, SettingsError, ["`uniform_bits`", "`bitops`"]),
+        ({"uniform_bits": (4, 4), "pins": ("fc1=8",)}, SettingsError, ["`uniform_bits`", "`pins`"]),
+        ({"uniform_bits": (4, 3)}, SettingsError, ["`uniform_bits`", "3", "2, 4, 8"]),
         ({"bounds": {"bitops": "uniform:4/4"}, "criterion": "hawq"}, SettingsError, ["hawq", "kl, infoq"]),
-        ({"bounds": {"bitops": "uniform:4/4"}, "bits": (3, 8)}, SettingsError, ["--bits", "3", "2, 4, 8"]),
-        ({"bounds": {"bitops": "a lot"}}, SettingsError, ["--bitops", "a lot"]),
+        ({"bounds": {"bitops": "uniform:4/4"}, "bits": (3, 8)}, SettingsError, ["`bits`", "3", "2, 4, 8"]),
+        ({"bounds": {"bitops": "a lot"}}, SettingsError, ["`bitops`", "a lot"]),
         ({"bounds": {"compression": "8"}, "pins": ("fc9=8",)}, SettingsError, ["fc9"]),
         ({"bounds": {"compression": "8"}, "storage": "tape"}, SettingsError, ["tape"]),
         ({"bounds": {"compression": "8"}, "rounding": "up"}, SettingsError, ["up"]),
@@ -149,13 +149,13 @@ def test_the_model_has_changed_or_gone(tmp_path: Path) -> None:
     saved(mlp(seed=1), model)
     refused(AnalysisError, "mlp.onnx", sha256_of(model)[:12], call=again)
     model.unlink()
-    refused(ModelError, "mlp.onnx", "--model", call=again)
+    refused(ModelError, "mlp.onnx", "`model`", call=again)
     assert not (tmp_path / "m.onnx").exists()
     moved = saved(mlp(), tmp_path / "moved.onnx")
     again(model=moved)
 
     calib.rename(tmp_path / "moved.npz")
-    refused(DataError, "calib.npz", "--calib", call=lambda: again(model=moved))
+    refused(DataError, "calib.npz", "`calib`", call=lambda: again(model=moved))
     again(model=moved, calib=tmp_path / "moved.npz")
     refused(AnalysisError, "fixed.onnx", call=lambda: again(model=saved(mlp(batch=1), tmp_path / "fixed.onnx")))
 
@@ -176,7 +176,7 @@ def test_the_class_names_have_moved(tmp_path: Path) -> None:
     def again(**options: Any) -> object:
         return allocate(folder, uniform_bits=(4, 4), output=tmp_path / "m.onnx", **options)
 
-    refused(DataError, "names.txt", "--classes", call=again)
+    refused(DataError, "names.txt", "`classes`", call=again)
     refused(AnalysisError, "other samples", call=lambda: again(classes=other))
     again(classes=moved)
 

@@ -412,8 +412,8 @@ def test_images_of_another_set_will_do_where_they_are_asked_for(half: Case, tmp_
 def test_rounding_to_nearest_looks_at_no_images(half: Case) -> None:
     refused(
         SettingsError,
-        "--samples 40",
-        "--rounding nearest",
+        "`samples` 40",
+        "`rounding` nearest",
         call=lambda: allocate(half.analysis, uniform_bits=(4, 8), samples=40, rounding="nearest"),
     )
 

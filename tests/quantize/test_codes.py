@@ -14,20 +14,22 @@ from infoq_onnx.quantize.codes import CodeTable, Keeper, RoundedWeight, load_cod
 from tests.prepared import is_one_line
 
 
-def held(shape: tuple[int, ...], bias: bool, seed: int = 0) -> RoundedWeight:
+def held(shape: tuple[int, ...], bits: int, bias: bool, seed: int = 0) -> RoundedWeight:
     random = np.random.default_rng(seed)
     return RoundedWeight(
         random.integers(-128, 128, shape).astype(np.int8),
         random.uniform(1e-30, 1, shape[0]).astype(np.float32),
+        bits,
+        random.integers(-9, 1, shape[0]).astype(np.int8) if bits < 5 else None,
         random.standard_normal(shape[0]) if bias else None,
     )
 
 
 def table() -> CodeTable:
     return {
-        "block/conv": {8: held((4, 3, 3, 3), True), 2: held((4, 3, 3, 3), True, 1)},
-        "größe_1": {3: held((5, 7), False, 2)},
-        "codes_0": {2: held((1, 1), True, 3), 8: held((1, 1), True, 4)},
+        "block/conv": {8: held((4, 3, 3, 3), 8, True), 2: held((4, 3, 3, 3), 2, True, 1)},
+        "größe_1": {3: held((5, 7), 3, False, 2)},
+        "codes_0": {2: held((1, 1), 2, True, 3), 8: held((1, 1), 8, True, 4)},
     }
 
 
@@ -40,6 +42,11 @@ def assert_equal(found: CodeTable, expected: CodeTable) -> None:
             assert (other.codes.dtype, other.scales.dtype) == (np.int8, np.float32)
             np.testing.assert_array_equal(other.codes, one.codes)
             np.testing.assert_array_equal(other.scales, one.scales)
+            assert other.bits == one.bits == bits
+            assert (other.origins is None) == (one.origins is None)
+            if one.origins is not None and other.origins is not None:
+                assert other.origins.dtype == np.int8
+                np.testing.assert_array_equal(other.origins, one.origins)
             assert (other.bias is None) == (one.bias is None)
             if one.bias is not None and other.bias is not None:
                 assert other.bias.dtype == np.float64
@@ -117,7 +124,7 @@ def test_an_archive_that_lacks_an_array(lacking: str, tmp_path: Path) -> None:
 def test_damage_is_noticed_wherever_it_is(bias: bool, tmp_path: Path) -> None:
     """Every fifth byte changed, and the file cut there: refused, or (in fields nobody reads) without effect."""
     path = tmp_path / "codes.npz"
-    original = {"conv": {2: held((4, 3, 3, 3), bias), 8: held((4, 3, 3, 3), bias, 1)}}
+    original = {"conv": {2: held((4, 3, 3, 3), 2, bias), 8: held((4, 3, 3, 3), 8, bias, 1)}}
     save_codes(original, path)
     whole = path.read_bytes()
     for position in range(0, len(whole), 5):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from infoq_onnx.quantize import fit as module
-from infoq_onnx.quantize.fit import DAMPING, fit
+from infoq_onnx.quantize.damping import DAMPING
+from infoq_onnx.quantize.fit import fit
 from tests.quantize.layers import Array, Float32, diagonal, inputs, moments_of, normal, outputs
 
 CANDIDATES = module.CANDIDATES

@@ -186,7 +186,7 @@ def test_entropy_keeps_the_distribution_best(kind: str) -> None:
 
 
 def test_an_unknown_range_is_refused() -> None:
-    with pytest.raises(SettingsError, match="--act-range max: choose mse or percentile"):
+    with pytest.raises(SettingsError, match="`act_range` max: choose mse or percentile"):
         get_range("max")
 
 

@@ -19,7 +19,7 @@ from infoq_onnx.quantize.grid import (
     quantize_activation,
     quantize_weight,
 )
-from infoq_onnx.schema import MeasurementSettings, Rounding, Trial
+from infoq_onnx.schema import MeasurementSettings, Trial
 from infoq_onnx.sensitivity.estimators import (
     directions,
     paired_difference,
@@ -46,7 +46,7 @@ def problem_of(
     values = np.concatenate(list(of.dataset.batches(64)))
     if labels is None:
         labels = run_in_batches(of.graph.model, of, {})[of.graph.output].argmax(axis=1).astype(np.int64)
-    rounding: Rounding = "nearest" if rounded is None else "gptq"
+    rounding: str = "nearest" if rounded is None else "gptq"
     settings = MeasurementSettings(
         len(values), seed=SEED, projections=PROJECTIONS, bits=tuple(bits), trial_rounding=rounding
     )

@@ -18,7 +18,6 @@ from infoq_onnx import jit
 from infoq_onnx.errors import ModelError
 from infoq_onnx.execute.processes import Processes
 from infoq_onnx.execute.resources import Resources
-from infoq_onnx.graph import session
 from infoq_onnx.quantize.codes import RoundedWeight
 from infoq_onnx.schema import Candidate, Observer, Trial, units_of
 from infoq_onnx.sensitivity.criteria import Context, Criterion
@@ -183,7 +182,7 @@ def test_the_baseline_has_the_rounded_weights_and_biases_of_8_bits(tmp_path: Pat
     of = small("mlp")
     rounded = alone(of, (2, 8))
     last = rounded["fc3"][8]
-    rounded["fc3"][8] = RoundedWeight(np.zeros_like(last.codes), last.scales, np.array([0.0, 0.0, 1.0, 0.0]))
+    rounded["fc3"][8] = RoundedWeight(np.zeros_like(last.codes), last.scales, 8, bias=np.array([0.0, 0.0, 1.0, 0.0]))
     problem = problem_of(of, bits=(2, 8), rounded=rounded)
     result = swept(problem, tmp_path)
     assert result.baseline_top1 == np.mean(problem.labels == 2)
@@ -364,8 +363,6 @@ def test_any_number_of_workers_gives_the_same_bytes(name: str, tmp_path: Path) -
 def test_workers_take_no_products_of_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their last bits depend on the threads that a machine, or Ray, lets the library for linear algebra have."""
     # what a worker sets for good is this process's here
-    monkeypatch.setattr(session, "_threads", session._threads)
-    monkeypatch.setattr(session, "_provider", session._provider)
     monkeypatch.setattr(jit, "limit_threads", lambda count: None)  # noqa: ARG005
     problem = problem_of(small("mlp"))
     bench = Bench(problem)

@@ -88,11 +88,11 @@ def test_rounded_rows_take_the_shape_of_the_weight(name: str) -> None:
         codes = (np.arange(form.weight.size) % 251 - 125).astype(np.int8).reshape(form.weight.shape)
         scales = np.arange(1, groups * rows + 1, dtype=np.float32)
         as_rows = Form(codes.astype(np.float32), form.channel_axis, form.groups, form.windows).rows()
-        made = form.rounded(Rounded(as_rows.astype(np.int8), scales.reshape(groups, rows), None))
+        made = form.rounded(Rounded(as_rows.astype(np.int8), scales.reshape(groups, rows), 8, None, None))
         assert (made.codes.dtype, made.scales.dtype, made.bias) == (np.int8, np.float32, None)
         np.testing.assert_array_equal(made.codes, codes)
         np.testing.assert_array_equal(made.scales, scales)
-        biased = form.rounded(Rounded(as_rows.astype(np.int8), scales.reshape(groups, rows), as_rows[:, :, 0]))
+        biased = form.rounded(Rounded(as_rows.astype(np.int8), scales.reshape(groups, rows), 8, None, as_rows[:, :, 0]))
         assert biased.bias is not None
         along = np.moveaxis(codes, form.channel_axis, 0).reshape(groups * rows, -1)
         np.testing.assert_array_equal(biased.bias, along[:, 0])

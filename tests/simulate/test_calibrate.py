@@ -66,7 +66,7 @@ def test_grids_are_handed_from_one_concat_to_the_next() -> None:
         assert of.table.activations[tensor][8] == whole
 
 
-def test_an_absorbed_relu_keeps_a_grid_that_clips_as_it_does() -> None:
+def test_a_fused_relu_keeps_a_grid_that_clips_as_it_does() -> None:
     """That of the whole goes below 0, and the Relu would stand, with a float convolution in front of it."""
     b = Builder()
     positive = b.relu(b.conv("x", "one", 3, 4), "relu")

@@ -56,7 +56,7 @@ def to_nearest(of: Ready, layer: Layer, bits: int) -> RoundedWeight:
     assert layer.channel_axis is not None
     scales = of.table.weights[layer.name][bits]
     codes = quantize_weight(of.graph.constant(layer.weight), scales, bits, layer.channel_axis)
-    return RoundedWeight(codes, scales, None if layer.bias is None else of.graph.constant(layer.bias))
+    return RoundedWeight(codes, scales, bits, bias=None if layer.bias is None else of.graph.constant(layer.bias))
 
 
 def errors_of(of: Ready, bits: int) -> Iterator[tuple[Layer, float, float]]:
@@ -103,7 +103,7 @@ def test_codes_are_of_the_kind_that_nearest_ones_are(name: str) -> None:
         for bits, held in table.get(layer.name, {}).items():
             nearest = to_nearest(of, layer, bits)
             # raises where they do not fit
-            narrow(held.codes, bits, int(layer.channel_axis or 0))
+            narrow(held, int(layer.channel_axis or 0))
             assert np.all(held.scales > 0)
             assert (held.codes.shape, held.codes.dtype) == (nearest.codes.shape, nearest.codes.dtype)
             assert (held.scales.shape, held.scales.dtype) == (nearest.scales.shape, nearest.scales.dtype)

@@ -58,7 +58,7 @@ def test_a_behind_a_float_operator() -> None:
     act = b.op("HardSwish", [b.conv("x", "first", 3, 8)], "act")
     found = placement_of(classified(b, b.conv(act, "second", 8, 8), 8))
     assert found.storage == ("x", "first_out", "act_out", "second_out", "gap_out")
-    assert found.absorbed == {}
+    assert found.fused == {}
 
 
 @pytest.mark.parametrize("part", [0, 1])
@@ -94,7 +94,7 @@ def test_a_a_graph_output_that_feeds_a_layer(tensor: str) -> None:
     found = placement_of(with_outputs(model, **{tensor: {"flatten_out": [8], "relu1_out": [8, 8, 8]}[tensor]}))
     assert tensor in {*found.storage, *found.inherited}
     # its node must stay, for it writes the output
-    assert tensor not in found.absorbed
+    assert tensor not in found.fused
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -110,7 +110,7 @@ def test_a_every_group_has_a_quantizer(name: str) -> None:
 
 def test_b_the_quantizer_behind_a_convolution_stands_after_its_relu() -> None:
     found = placement_of(residual_convnet())
-    assert found.absorbed == {
+    assert found.fused == {
         "stem_relu_out": "stem_out",
         "a1_relu_out": "a1_out",
         "a_relu_out": "a_add_out",
@@ -123,7 +123,7 @@ def test_b_the_quantizer_behind_a_convolution_stands_after_its_relu() -> None:
 
 def test_b_the_quantizer_behind_a_convolution_stands_after_clip_from_zero() -> None:
     found = placement_of(depthwise_net())
-    assert found.absorbed == {f"{name}_relu6_out": f"{name}_out" for name in ("stem", "dw1", "dw2", "expand")}
+    assert found.fused == {f"{name}_relu6_out": f"{name}_out" for name in ("stem", "dw1", "dw2", "expand")}
     assert {"project1_out", "add_out"} <= set(found.storage)
 
 
@@ -132,7 +132,7 @@ def clipped(low: str, high: str) -> Callable[[Builder, str], str]:
 
 
 @pytest.mark.parametrize(
-    ("activation", "absorbed"),
+    ("activation", "fused"),
     [
         (lambda b, y: b.relu(y, "act"), True),
         (clipped("zero", "six"), True),
@@ -144,18 +144,18 @@ def clipped(low: str, high: str) -> Callable[[Builder, str], str]:
     ],
     ids=["relu", "relu6", "no lower bound", "negative bound", "empty", "leaky", "tanh"],
 )
-def test_b_what_is_absorbed(activation: Callable[[Builder, str], str], absorbed: bool) -> None:
+def test_b_what_is_fused(activation: Callable[[Builder, str], str], fused: bool) -> None:
     b = Builder()
     for name, value in (("zero", 0.0), ("six", 6.0), ("minus", -1.0), ("nothing", 0.0)):
         b.constant(name, value)
     y = activation(b, b.conv("x", "one", 3, 8))
     found = placement_of(classified(b, b.conv(y, "two", 8, 8), 8))
-    assert found.absorbed == ({"act_out": "one_out"} if absorbed else {})
-    assert ("one_out" in found.storage) is not absorbed
+    assert found.fused == ({"act_out": "one_out"} if fused else {})
+    assert ("one_out" in found.storage) is not fused
     assert "act_out" in found.storage
 
 
-def test_b_a_bound_computed_at_run_time_is_not_absorbed() -> None:
+def test_b_a_bound_computed_at_run_time_is_not_fused() -> None:
     b = Builder()
     y = b.conv("x", "one", 3, 8)
     top = b.op("ReduceMax", [y], "top", keepdims=0)
@@ -163,14 +163,14 @@ def test_b_a_bound_computed_at_run_time_is_not_absorbed() -> None:
         classified(b, b.conv(b.op("Clip", [y, b.constant("zero", 0.0), top], "act"), "two", 8, 8), 8)
     )
     assert np.isnan(clip_bounds(graph, graph.producer["act_out"])[1])
-    assert found.absorbed == {}
+    assert found.fused == {}
 
 
 def test_b_a_second_reader_of_the_convolution_keeps_the_quantizer_in_front_of_relu() -> None:
     b = Builder()
     y = b.conv("x", "one", 3, 8)
     found = placement_of(classified(b, b.op("Add", [b.conv(b.relu(y, "act"), "two", 8, 8), y], "sum"), 8))
-    assert found.absorbed == {}
+    assert found.fused == {}
     assert {"one_out", "act_out", "two_out", "sum_out"} <= set(found.storage)
 
 
@@ -182,7 +182,7 @@ def test_b_graph_outputs_that_no_layer_reads_stay_float(tensor: str) -> None:
     model = classified(b, b.conv(pooled, "two", 8, 8), 8)
     found = placement_of(with_outputs(model, **{tensor: [8, 8, 8]}))
     assert tensor not in {*found.storage, *found.inherited}
-    assert found.absorbed == {}
+    assert found.fused == {}
 
 
 # --------------------------------------------------------------------------------------------------------------- rule c
@@ -286,7 +286,7 @@ def test_direct_in_spite_of_a_reader_of_the_shape() -> None:
     factor = b.op("Cast", [size], "number", to=TensorProto.FLOAT)
     found = placement_of(classified(b, b.op("Div", [b.conv(y, "two", 8, 8), factor], "ratio"), 8))
     assert "act_out" in found.direct
-    assert found.absorbed["act_out"] == "one_out"
+    assert found.fused["act_out"] == "one_out"
 
 
 def test_both_sides_of_a_matmul_of_activations_are_groups() -> None:

@@ -174,7 +174,7 @@ def test_a_transposed_convolution_in_groups_has_a_bias_for_each_output_of_each_g
     of = small("batchnorm")
     layer = next(layer for layer in of.network.layers if layer.op_type == "ConvTranspose")
     scales = np.array([0.5, 1.0, 2.0], np.float32)
-    held = RoundedWeight(np.ones(layer.weight_shape, np.int8), scales, np.arange(6.0))
+    held = RoundedWeight(np.ones(layer.weight_shape, np.int8), scales, 8, bias=np.arange(6.0))
     bits = of.uniform(4, 4)[1]
     codes = with_bias(layer, held, of.table, bits)
     scale = np.float32(of.table.activations[layer.groups[0]][4].scale)

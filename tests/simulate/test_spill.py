@@ -40,7 +40,7 @@ def test_the_file_has_no_name(tmp_path: Path) -> None:
 def test_no_room(tmp_path: Path) -> None:
     with pytest.raises(OutputError) as caught:
         Filed((4, 3), tmp_path / "none")
-    assert is_one_line(caught.value, "none", "--memory")
+    assert is_one_line(caught.value, "none", "`memory`")
     filed = Filed((4, 3), tmp_path)
     with Path("/dev/full").open("wb+", buffering=0) as full:
         filed._file = full  # type: ignore[assignment]

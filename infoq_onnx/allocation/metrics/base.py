@@ -32,7 +32,7 @@ class Metric(Protocol):
 
     @property
     def name(self) -> str:
-        """As in the option `--name` and in an allocation."""
+        """As in the option ``name`` and in an allocation."""
 
     @property
     def suffixes(self) -> Mapping[str, int]:

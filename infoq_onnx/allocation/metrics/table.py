@@ -106,22 +106,22 @@ def read_table(text: str, network: Network) -> tuple[Table, float]:
     """
     name, colon, written = text.rpartition(":")
     if not colon or not name:
-        raise SettingsError(f"--budget {text}: write TABLE.csv:LIMIT such as latency.csv:12ms")
-    limit, suffix = _quantity(written, f"--budget {text}")
+        raise SettingsError(f"`tables` {text}: write TABLE.csv:LIMIT such as latency.csv:12ms")
+    limit, suffix = _quantity(written, f"`tables` {text}")
     path = Path(name)
     try:
         if path.stat().st_size > LARGEST_FILE:
-            raise SettingsError(f"--budget {text}: {path} is too large for a table of costs")
+            raise SettingsError(f"`tables` {text}: {path} is too large for a table of costs")
         content = path.read_bytes()
         lines = content.decode("utf-8-sig")
     except OSError as error:
-        raise SettingsError(f"--budget {text}: cannot read {path}: {error.strerror or error}") from error
+        raise SettingsError(f"`tables` {text}: cannot read {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise SettingsError(f"--budget {text}: {path} is no text file") from error
+        raise SettingsError(f"`tables` {text}: {path} is no text file") from error
     listed = _rows(lines, path, suffix, network)
     digits = max(0, *(-_exponent(cost) for pairs in listed.values() for cost in pairs.values()))
     if limit.scaleb(digits) > MOST_STEPS:
-        raise SettingsError(f"--budget {text}: the costs have too many digits for a limit of this size; round them")
+        raise SettingsError(f"`tables` {text}: the costs have too many digits for a limit of this size; round them")
     steps = {layer: {pair: int(cost.scaleb(digits)) for pair, cost in pairs.items()} for layer, pairs in listed.items()}
     costs = {layer: _as_wide_as(pairs, layer, path) for layer, pairs in steps.items()}
     if missing := [layer.name for layer in network.layers if layer.name not in costs]:

@@ -42,7 +42,7 @@ def fetch() -> Path:
         from huggingface_hub import hf_hub_download
     except ImportError as error:
         raise MissingDependencyError(
-            'the encoder dinov2 needs huggingface_hub: pip install "infoq-onnx[dinov2]", or use --encoder pca'
+            'the encoder dinov2 needs huggingface_hub: pip install "infoq-onnx[dinov2]", or use `encoder` pca'
         ) from error
     try:
         return Path(hf_hub_download(repo_id=REPOSITORY, filename=FILE, revision=REVISION))
@@ -50,5 +50,5 @@ def fetch() -> Path:
     except (OSError, ValueError) as error:
         raise MissingDependencyError(
             f"cannot download DINOv2 ({type(error).__name__}): fetch {FILE} of https://huggingface.co/{REPOSITORY} "
-            "elsewhere and pass --encoder path/to/model.onnx, or use --encoder pca"
+            "elsewhere and pass `encoder` path/to/model.onnx, or use `encoder` pca"
         ) from error

@@ -6,21 +6,27 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from infoq_onnx.emit.storage import native as _native
 from infoq_onnx.emit.storage.int8 import int8
 from infoq_onnx.emit.storage.native import native
 from infoq_onnx.emit.storage.packed import packed
 from infoq_onnx.emit.storage.stored import DOMAIN, Stored
+from infoq_onnx.quantize.codes import RoundedWeight
 
 
 class Store(Protocol):
     """Stores the codes of one weight."""
 
-    def __call__(self, name: str, codes: npt.NDArray[np.int8], bits: int, axis: int, opset: int) -> Stored:
-        """Return what holds `codes`, `bits` bits each (see `narrow`); every name in it starts with `name`."""
+    def __call__(self, name: str, held: RoundedWeight, axis: int, opset: int) -> Stored:
+        """Return the constants and nodes that hold a weight; every name in them starts with `name`.
+
+        Parameters
+        ----------
+        name : of the weight
+        held : the weight
+        axis : its channel axis
+        opset : the model's operator set
+        """
 
 
 @dataclass(frozen=True)

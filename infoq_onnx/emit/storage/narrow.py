@@ -1,7 +1,8 @@
 """Weight codes in b bits each: which of its channel's levels a code is, and where they begin.
 
 Rounding to nearest gives codes that are b-bit integers themselves. Rounding that knows the layer's inputs places the
-levels of each channel (`quantize.levels`): its codes are 2 apart, and code = 2 · field + origin of the channel.
+levels of each channel (`quantize.levels`): its codes are 2 apart, and code = 2 · field + origin, where a field of 0 is
+the level in the middle. Where all codes of a weight happen to fit b bits as they are, no origins are stored.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto, TensorProto, helper
 
+from infoq_onnx.quantize.codes import RoundedWeight
 from infoq_onnx.quantize.grid import per_channel
 
 
@@ -25,25 +27,30 @@ class Narrow:
     """[C], broadcast along the channel axis; None where fields are the codes."""
 
 
-def narrow(codes: npt.NDArray[np.int8], bits: int, axis: int) -> Narrow:
+def narrow(held: RoundedWeight, axis: int) -> Narrow:
     """Find fields and origins.
+
+    Parameters
+    ----------
+    held : the weight
+    axis : its channel axis
 
     Raises
     ------
     ValueError
-        The codes do not fit `bits` bits either way.
+        The codes are not on the levels that the weight states.
     """
-    half = 1 << (bits - 1)
-    wide = codes.astype(np.int16)
+    half = 1 << (held.bits - 1)
+    wide = held.codes.astype(np.int16)
     if wide.size == 0 or (wide.min() >= -half and wide.max() < half):
-        return Narrow(codes, None)
-    others = tuple(a for a in range(codes.ndim) if a != axis % codes.ndim)
-    lowest = wide.min(axis=others, keepdims=True)
-    fields, odd = np.divmod(wide - lowest, 2)
-    if odd.any() or fields.max() >= 2 * half:
-        raise ValueError(f"codes from {wide.min()} to {wide.max()} do not fit {bits} bits")
-    origins = per_channel((lowest + 2 * half).reshape(-1), codes.ndim, axis)
-    return Narrow((fields - half).astype(np.int8), origins.astype(np.int8))
+        return Narrow(held.codes, None)
+    if held.origins is None:
+        raise ValueError(f"codes from {wide.min()} to {wide.max()} do not fit {held.bits} bits")
+    origins = per_channel(held.origins.astype(np.int16) + 2 * half, wide.ndim, axis)
+    fields, odd = np.divmod(wide - origins, 2)
+    if odd.any() or fields.min() < -half or fields.max() >= half:
+        raise ValueError(f"codes from {wide.min()} to {wide.max()} are not on the levels of their channels")
+    return Narrow(fields.astype(np.int8), origins.astype(np.int8))
 
 
 def shift_nodes(fields: str, origins: str, output: str) -> list[NodeProto]:

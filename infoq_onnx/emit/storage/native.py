@@ -9,31 +9,30 @@ at all. Behind the Cast, which it folds when it loads the model, it finds the in
 from __future__ import annotations
 
 import ml_dtypes
-import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
 from infoq_onnx.emit.storage.int8 import int8
 from infoq_onnx.emit.storage.narrow import narrow, shift_nodes
 from infoq_onnx.emit.storage.stored import DOMAIN, Stored
+from infoq_onnx.quantize.codes import RoundedWeight
 
 _TYPES = {2: ml_dtypes.int2, 3: ml_dtypes.int4, 4: ml_dtypes.int4}
 OPSETS = {2: 25, 3: 21, 4: 21}
 """First operator set that has the type of a bit-width."""
 
 
-def native(name: str, codes: npt.NDArray[np.int8], bits: int, axis: int, opset: int) -> Stored:
+def native(name: str, held: RoundedWeight, axis: int, opset: int) -> Stored:
     """Store codes in the narrowest integer type that holds them."""
-    if bits not in _TYPES:
-        return int8(name, codes, bits, axis, opset)
+    if held.bits not in _TYPES:
+        return int8(name, held, axis, opset)
     output = f"{name}/codes"
-    held = narrow(codes, bits, axis)
-    fields = numpy_helper.from_array(held.fields.astype(_TYPES[bits]), f"{name}/narrow")
-    if held.origins is None:
+    cut = narrow(held, axis)
+    fields = numpy_helper.from_array(cut.fields.astype(_TYPES[held.bits]), f"{name}/narrow")
+    if cut.origins is None:
         node = helper.make_node("Cast", [fields.name], [output], name=output, to=onnx.TensorProto.INT8)
         return Stored(output, (fields,), node)
-    origins = numpy_helper.from_array(held.origins, f"{name}/origins")
+    origins = numpy_helper.from_array(cut.origins, f"{name}/origins")
     node = helper.make_node("Shift", [fields.name, origins.name], [output], name=output, domain=DOMAIN)
     return Stored(output, (fields, origins), node, _shift_function(opset))
 

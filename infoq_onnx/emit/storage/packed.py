@@ -21,6 +21,7 @@ from onnx import helper, numpy_helper
 from infoq_onnx.emit.storage.int8 import int8
 from infoq_onnx.emit.storage.narrow import narrow, shift_nodes
 from infoq_onnx.emit.storage.stored import DOMAIN, Stored
+from infoq_onnx.quantize.codes import RoundedWeight
 
 _BYTE = 8
 
@@ -30,28 +31,27 @@ def plane_widths(bits: int) -> tuple[int, ...]:
     return tuple(width for width in (4, 2, 1) if bits & width)
 
 
-def packed(name: str, codes: npt.NDArray[np.int8], bits: int, axis: int, opset: int) -> Stored:
-    """Store codes in `bits` bits each; at 8 bits that is a plain int8 initializer.
+def packed(name: str, held: RoundedWeight, axis: int, opset: int) -> Stored:
+    """Store codes in their bits; at 8 bits that is a plain int8 initializer.
 
     Parameters
     ----------
     name : prefix of every name
-    codes : any shape; see `narrow`
-    bits : 2 … 8
+    held : the weight, of any shape
     axis : the output-channel axis
     opset : the model's operator set
     """
-    if bits == _BYTE:
-        return int8(name, codes, bits, axis, opset)
+    if held.bits == _BYTE:
+        return int8(name, held, axis, opset)
     output = f"{name}/codes"
-    held = narrow(codes, bits, axis)
-    planes = pack(held.fields, bits)
+    cut = narrow(held, axis)
+    planes = pack(cut.fields, held.bits)
     constants = [numpy_helper.from_array(plane, f"{name}/plane_{index}") for index, plane in enumerate(planes)]
-    if held.origins is not None:
-        constants.append(numpy_helper.from_array(held.origins, f"{name}/origins"))
-    function = unpack_function(bits, opset, shifted=held.origins is not None)
+    if cut.origins is not None:
+        constants.append(numpy_helper.from_array(cut.origins, f"{name}/origins"))
+    function = unpack_function(held.bits, opset, shifted=cut.origins is not None)
     inputs = [constant.name for constant in constants]
-    node = helper.make_node(function.name, inputs, [output], name=output, domain=DOMAIN, shape=list(codes.shape))
+    node = helper.make_node(function.name, inputs, [output], name=output, domain=DOMAIN, shape=list(held.codes.shape))
     return Stored(output, tuple(constants), node, function)
 
 

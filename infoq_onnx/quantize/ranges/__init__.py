@@ -35,5 +35,5 @@ def get_range(name: str) -> Range:
         There is none of that name.
     """
     if name not in RANGES:
-        raise SettingsError(f"--act-range {name}: choose {' or '.join(RANGES)}")
+        raise SettingsError(f"`act_range` {name}: choose {' or '.join(RANGES)}")
     return RANGES[name]

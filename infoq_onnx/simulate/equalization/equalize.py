@@ -22,10 +22,11 @@ import onnx
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.graph.editing import attribute, input_at, with_initializers
 from infoq_onnx.graph.graph import Graph
-from infoq_onnx.graph.operators import clip_bounds, clips_at_zero, fills_with_zero, is_depthwise
+from infoq_onnx.graph.operators import clip_bounds, fills_with_zero, is_depthwise
 from infoq_onnx.quantize.grid import per_channel
 from infoq_onnx.schema import Layer, Network
 from infoq_onnx.simulate.equalization.channel_absmax import reach
+from infoq_onnx.simulate.quantizers.fused_activations import clips_at_zero
 
 Float32 = npt.NDArray[np.float32]
 Factors = dict[str, Float32]

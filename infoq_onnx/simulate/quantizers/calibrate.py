@@ -65,7 +65,7 @@ def calibrate(
     # from the last Concat to the first, so that one that feeds another gets its grid before it hands it on
     for tensor, whole in reversed(placement.joined.items()):
         grid = grids[whole][BASELINE_BITS]
-        if tensor not in placement.absorbed or clips_alike(grid, *clip_bounds(graph, graph.producer[tensor])):
+        if tensor not in placement.fused or clips_alike(grid, *clip_bounds(graph, graph.producer[tensor])):
             grids[tensor][BASELINE_BITS] = grid
     for group in groups:
         # an inherited tensor has its root's grid at 8 bits, so that nothing is rounded twice

@@ -8,8 +8,8 @@ Storage tensors are, in topological order:
 
 a. the input of every layer;
 b. the output of every convolution, since onnxruntime only builds a QLinearConv between two quantizers. A Relu or Clip
-   behind the convolution is absorbed: the quantizer stands after it and clips in its place. Gemm and MatMul need none,
-   because their integer kernels may write float;
+   behind the convolution is fused (`fused_activations`): the quantizer stands after it and clips in its place. Gemm
+   and MatMul need none, because their integer kernels may write float;
 c. the output of every operator with an integer kernel whose inputs are all quantized (residual Add, pooling, Concat …).
 
 What the first output does not depend on, as an auxiliary head, gets none.
@@ -32,8 +32,9 @@ import onnx
 
 from infoq_onnx.graph.editing import attribute
 from infoq_onnx.graph.graph import Graph
-from infoq_onnx.graph.operators import CONVOLUTIONS, clips_at_zero, fills_with_zero, value_readers
+from infoq_onnx.graph.operators import CONVOLUTIONS, fills_with_zero, value_readers
 from infoq_onnx.schema import Network
+from infoq_onnx.simulate.quantizers.fused_activations import behind_activation, is_fused
 
 _KEEPS_GRID = frozenset(
     {
@@ -66,7 +67,7 @@ class Placement:
     """Tensor → the storage tensor whose quantizer it keeps."""
     direct: frozenset[str]
     """Groups whose quantizer replaces the storage quantizer of their tensor."""
-    absorbed: dict[str, str]
+    fused: dict[str, str]
     """Output of a Relu or Clip behind which a quantizer stands → the tensor in front of it."""
     joined: dict[str, str]
     """Storage tensor that nothing but a Concat reads → the Concat's output, in topological order."""
@@ -92,7 +93,7 @@ def place(graph: Graph, network: Network) -> Placement:
     layer_of = {layer.name: layer for layer in network.layers}
     storage: list[str] = [graph.input] if graph.input in groups else []
     inherited: dict[str, str] = {}
-    absorbed: dict[str, str] = {}
+    fused: dict[str, str] = {}
     wanted: set[str] = set()
     leading = graph.ancestors(graph.output)
 
@@ -112,12 +113,12 @@ def place(graph: Graph, network: Network) -> Placement:
                 continue
             is_convolution = node.op_type in CONVOLUTIONS and node.name in layer_of
             if is_convolution or (node.op_type in _INTEGER and all(quantized(name) for name in node.input if name)):
-                wanted.add(_behind_activation(graph, output))
+                wanted.add(behind_activation(graph, output))
             if output in groups or output in wanted:
                 storage.append(output)
                 stored.add(output)
-                if _is_absorbed(graph, node):
-                    absorbed[output] = source
+                if is_fused(graph, node):
+                    fused[output] = source
 
     def is_direct(name: str) -> bool:
         return name in stored and all(
@@ -132,7 +133,7 @@ def place(graph: Graph, network: Network) -> Placement:
         for name in node.input
         if name in stored and name not in groups and value_readers(graph, name) == [node]
     }
-    return Placement(tuple(storage), inherited, direct, absorbed, joined)
+    return Placement(tuple(storage), inherited, direct, fused, joined)
 
 
 def _is_float(graph: Graph, tensor: str) -> bool:
@@ -146,18 +147,3 @@ def _keeps_grid(graph: Graph, node: onnx.NodeProto) -> bool:
     if node.op_type == "Gather":
         return node.input[0] not in graph.initializers
     return node.op_type in _KEEPS_GRID
-
-
-def _is_absorbed(graph: Graph, node: onnx.NodeProto) -> bool:
-    """Whether nothing but the quantizer behind this Relu or Clip would miss it."""
-    source, output = node.input[0], node.output[0]
-    alone = len(value_readers(graph, source)) == 1 and source not in graph.outputs and output not in graph.outputs
-    return alone and clips_at_zero(graph, node)
-
-
-def _behind_activation(graph: Graph, tensor: str) -> str:
-    """Return the output of the Relu or Clip that is the only reader of `tensor`; else `tensor` itself."""
-    readers = value_readers(graph, tensor)
-    if len(readers) == 1 and clips_at_zero(graph, readers[0]) and readers[0].output[0] not in graph.outputs:
-        return str(readers[0].output[0])
-    return tensor

@@ -1,1 +1,53 @@
-"""Weights rounded to compute what the float network does."""
+"""Ways to round weights by name: to nearest, or so that layers compute what the float network does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from infoq_onnx.errors import SettingsError
+from infoq_onnx.quantize.codes import CodeTable
+from infoq_onnx.simulate.rounding.layerwise import round_layerwise
+from infoq_onnx.simulate.rounding.sequential import round_sequential
+from infoq_onnx.simulate.simulation import LayerCodes
+
+__all__ = ["ROUNDINGS", "RoundingMethod", "get_rounding"]
+
+
+@dataclass(frozen=True)
+class RoundingMethod:
+    """A way to round weights. A layer that neither function rounds gets its nearest codes."""
+
+    layerwise: Callable[..., CodeTable] | None = None
+    """Rounds every layer on its own at several bit-widths, see `round_layerwise`."""
+    sequential: Callable[..., dict[str, LayerCodes]] | None = None
+    """Rounds one layer after the other at the bits of an allocation, see `round_sequential`."""
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether codes depend on what layers read."""
+        return self.layerwise is not None or self.sequential is not None
+
+
+ROUNDINGS: Mapping[str, RoundingMethod] = {
+    "nearest": RoundingMethod(),
+    "gptq": RoundingMethod(round_layerwise, round_sequential),
+}
+
+
+def get_rounding(name: str, setting: str = "rounding") -> RoundingMethod:
+    """Return a way to round weights.
+
+    Parameters
+    ----------
+    name : a key of `ROUNDINGS`
+    setting : where the name comes from, for the message
+
+    Raises
+    ------
+    SettingsError
+        There is none of that name.
+    """
+    if name not in ROUNDINGS:
+        raise SettingsError(f"`{setting}` {name}: choose {' or '.join(ROUNDINGS)}")
+    return ROUNDINGS[name]

@@ -49,7 +49,9 @@ class Form:
     def rounded(self, rows: Rounded) -> RoundedWeight:
         """Rounded rows in the shape of the layer's weight."""
         codes = from_rows(rows.codes, self.weight.shape, self.channel_axis).astype(np.int8)
-        return RoundedWeight(codes, rows.scales.reshape(-1), None if rows.bias is None else rows.bias.reshape(-1))
+        origins = None if rows.origins is None else rows.origins.reshape(-1)
+        bias = None if rows.bias is None else rows.bias.reshape(-1)
+        return RoundedWeight(codes, rows.scales.reshape(-1), rows.bits, origins, bias)
 
     def columns(self, values: Float32, positions: Positions = None) -> Float32:
         """Columns [G, p, d] of the layer's input, at some output positions of every image or at all."""

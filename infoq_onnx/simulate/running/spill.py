@@ -68,5 +68,5 @@ class Filed:
 
     def _no_room(self, error: OSError) -> OutputError:
         return OutputError(
-            f"cannot keep activations in {self._folder}: {error.strerror}; make room there, or give more --memory"
+            f"cannot keep activations in {self._folder}: {error.strerror}; make room there, or give more `memory`"
         )

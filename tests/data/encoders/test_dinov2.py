@@ -61,7 +61,7 @@ def test_no_network(monkeypatch: pytest.MonkeyPatch, dataset_of: MakeDataset, er
     hub(monkeypatch, download)
     match = (
         rf"cannot download DINOv2 \({type(error).__name__}\): fetch onnx/model.onnx of "
-        r"https://huggingface.co/onnx-community/dinov2-small .*--encoder path/to/model.onnx"
+        r"https://huggingface.co/onnx-community/dinov2-small .*`encoder` path/to/model.onnx"
     )
     with pytest.raises(MissingDependencyError, match=match) as caught:
         dinov2.encode(dataset_of(np.zeros((2, 3, 8, 8))), 2)
