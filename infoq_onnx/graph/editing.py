@@ -66,11 +66,12 @@ def reads(node: NodeProto) -> list[str]:
     """Names of the tensors a node needs, without repetition: its inputs, and what its subgraphs take from outside."""
     names = dict.fromkeys(name for name in node.input if name)
     for subgraph in subgraphs(node):
-        names.update(dict.fromkeys(_free_names(subgraph)))
+        names.update(dict.fromkeys(free_names(subgraph)))
     return list(names)
 
 
-def _free_names(graph: GraphProto) -> Iterator[str]:
+def free_names(graph: GraphProto) -> Iterator[str]:
+    """Yield the names of the tensors that a subgraph takes from outside, some of them more than once."""
     own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
     for node in graph.node:
         yield from (name for name in reads(node) if name not in own)
@@ -188,32 +189,6 @@ def add_initializer(graph: GraphProto, base: str, array: NDArray[Any]) -> str:
     return name
 
 
-def set_constant(graph: GraphProto, node: NodeProto, index: int, array: NDArray[Any], base: str = "") -> None:
-    """Give a node's input new constant values; an initializer that others use too stays as it is for them.
-
-    Parameters
-    ----------
-    graph : GraphProto
-        The graph the node is in.
-    node : NodeProto
-        Whose input changes.
-    index : int
-        Which input; it may be one that was left out so far.
-    array : ndarray
-        The new values.
-    base : str
-        Name for the new initializer where the input has none yet.
-    """
-    while len(node.input) <= index:
-        node.input.append("")
-    name = node.input[index]
-    existing = next((tensor for tensor in graph.initializer if tensor.name == name), None)
-    if existing is not None and uses_of(graph)[name] == 1:
-        existing.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array), name))
-    else:
-        node.input[index] = add_initializer(graph, name or base, array)
-
-
 def rename_uses(graph: GraphProto, old: str, new: str) -> None:
     """Let every node that reads `old`, in subgraphs too, read `new` instead. Graph outputs keep their names."""
     for node in graph.node:
@@ -221,7 +196,7 @@ def rename_uses(graph: GraphProto, old: str, new: str) -> None:
             if name == old:
                 node.input[index] = new
         for subgraph in subgraphs(node):
-            if old in set(_free_names(subgraph)):
+            if old in set(free_names(subgraph)):
                 rename_uses(subgraph, old, new)
                 for value in subgraph.output:
                     if value.name == old:
@@ -237,9 +212,10 @@ def replace_nodes(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
 
 def remove_nodes(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
     """Take nodes out of the graph."""
-    removed = list(nodes)
-    for index in reversed(range(len(graph.node))):
-        if any(graph.node[index] is node for node in removed):
+    # holding the wrappers keeps id() of each node the same
+    removed = {id(node): node for node in nodes}
+    for index in reversed(range(len(graph.node)) if removed else ()):
+        if id(graph.node[index]) in removed:
             del graph.node[index]
 
 

@@ -26,7 +26,7 @@ class RoundedWeight:
     bits: int
     """A channel has at most 2^bits levels."""
     origins: npt.NDArray[np.int8] | None = None
-    """[C], the lowest level of each channel, whose levels are 2 codes apart (`quantize.levels`). None: codes are
+    """[C], the lowest level in use of each channel, whose levels are 2 codes apart (`quantize.levels`). None: codes are
     two's-complement integers of `bits` bits."""
     bias: npt.NDArray[np.float64] | None = None
     """[C], real-valued; None for a layer without."""

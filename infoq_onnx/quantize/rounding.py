@@ -39,7 +39,7 @@ class Rounded:
     """[G, R]"""
     bits: int
     origins: npt.NDArray[np.int8] | None
-    """[G, R], the lowest level of each row, at few bits, where levels are 2 codes apart; see `quantize.levels`."""
+    """[G, R], the lowest level in use of each row, where levels are 2 codes apart (`quantize.levels`)."""
     bias: Array | None
     """[G, R], real-valued; None for a layer without."""
 
@@ -150,7 +150,8 @@ def _rounded(
         codes, scales = steps * share, scales / share
         found[:, rows], all_scales[:, rows] = codes, scales
         if origins is not None:
-            origins[:, rows] = levels.lowest * share
+            # from the lowest level in use on: the same codes are then stored the same way wherever their grid begins
+            origins[:, rows] = codes.min(axis=2)
         if all_biases is not None:
             input_mean, target_mean = moments.means()
             values = codes * scales[:, :, None]

@@ -14,9 +14,7 @@ from infoq_onnx.graph.editing import (
     initializers_of,
     reads,
     rename_uses,
-    set_constant,
     set_initializers,
-    to_array,
     uses_of,
     with_initializers,
 )
@@ -77,26 +75,6 @@ def test_fresh_names_avoid_every_tensor() -> None:
     assert fresh_name(model.graph, "scaled") == "scaled_2"
     assert add_initializer(model.graph, "deep", np.ones(1, np.float32)) == "deep_2"
     assert add_initializer(model.graph, "deep", np.ones(1, np.float32)) == "deep_3"
-
-
-def test_set_constant_spares_other_readers() -> None:
-    model = mlp()
-    first, second = model.graph.node[0], model.graph.node[2]
-    second.input[2] = "fc1_b"
-    set_constant(model.graph, first, 2, np.zeros(16, np.float32))
-    constants = initializers_of(model.graph)
-    assert to_array(constants["fc1_b"]).any()
-    assert not to_array(constants[first.input[2]]).any()
-    set_constant(model.graph, second, 2, np.ones(16, np.float32))
-    np.testing.assert_array_equal(to_array(initializers_of(model.graph)["fc1_b"]), np.ones(16))
-
-
-def test_set_constant_in_an_empty_place() -> None:
-    model = mlp()
-    node = model.graph.node[0]
-    del node.input[2]
-    set_constant(model.graph, node, 2, np.ones(16, np.float32), "bias")
-    assert list(node.input) == ["x", "fc1_w", "bias"]
 
 
 def test_initializers_are_stored_raw() -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import GraphProto, NodeProto, helper
+from onnx import NodeProto, helper
 
-from infoq_onnx.graph.editing import attribute, initializers_of, input_at, set_constant, to_array
+from infoq_onnx.graph.editing import attribute, input_at, to_array
+from infoq_onnx.graph.editor import Editor
 
 
 def canonical_gemm(model: onnx.ModelProto) -> int:
@@ -21,41 +22,42 @@ def canonical_gemm(model: onnx.ModelProto) -> int:
     int
         Number of nodes rewritten.
     """
+    editor = Editor(model.graph)
     return sum(
-        _rewrite(model.graph, node)
-        for node in model.graph.node
-        if node.op_type == "Gemm" and not node.domain and node.input[1] in initializers_of(model.graph)
+        _rewrite(editor, node)
+        for node in editor.nodes
+        if node.op_type == "Gemm" and not node.domain and node.input[1] in editor.constants
     )
 
 
-def _rewrite(graph: GraphProto, node: NodeProto) -> bool:
-    return any([_rewrite_weight(graph, node), _rewrite_bias(graph, node)])
+def _rewrite(editor: Editor, node: NodeProto) -> bool:
+    return any([_rewrite_weight(editor, node), _rewrite_bias(editor, node)])
 
 
-def _rewrite_weight(graph: GraphProto, node: NodeProto) -> bool:
+def _rewrite_weight(editor: Editor, node: NodeProto) -> bool:
     alpha, transposed = attribute(node, "alpha", 1.0), attribute(node, "transB", 0)
     if alpha == 1.0 and transposed:
         return False
-    weight = to_array(initializers_of(graph)[node.input[1]])
+    weight = to_array(editor.constants[node.input[1]])
     rows = weight if transposed else weight.T
-    set_constant(graph, node, 1, (alpha * rows.astype(np.float64)).astype(weight.dtype))
+    editor.set_constant(node, 1, (alpha * rows.astype(np.float64)).astype(weight.dtype))
     _set(node, "alpha", 1.0)
     _set(node, "transB", 1)
     return True
 
 
-def _rewrite_bias(graph: GraphProto, node: NodeProto) -> bool:
-    constant = initializers_of(graph).get(input_at(node, 2))
+def _rewrite_bias(editor: Editor, node: NodeProto) -> bool:
+    constant = editor.constants.get(input_at(node, 2))
     beta = attribute(node, "beta", 1.0)
     if constant is None:
         return False
-    outputs = initializers_of(graph)[node.input[1]].dims[0]
+    outputs = editor.constants[node.input[1]].dims[0]
     bias = to_array(constant)
     row = bias.size == 1 or (bias.size == outputs and bias.shape[-1] == outputs)
     if beta == 1.0 and (not row or bias.shape == (outputs,)):
         return False
     scaled = (beta * bias.astype(np.float64)).astype(bias.dtype)
-    set_constant(graph, node, 2, np.broadcast_to(scaled.reshape(-1), outputs).copy() if row else scaled)
+    editor.set_constant(node, 2, np.broadcast_to(scaled.reshape(-1), outputs).copy() if row else scaled)
     _set(node, "beta", 1.0)
     return True
 

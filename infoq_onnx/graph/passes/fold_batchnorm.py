@@ -14,19 +14,10 @@ from __future__ import annotations
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import GraphProto, NodeProto
+from onnx import NodeProto
 
-from infoq_onnx.graph.editing import (
-    attribute,
-    initializers_of,
-    input_at,
-    opset_of,
-    producers_of,
-    remove_nodes,
-    set_constant,
-    to_array,
-    uses_of,
-)
+from infoq_onnx.graph.editing import attribute, input_at, opset_of, to_array
+from infoq_onnx.graph.editor import Editor
 
 
 def fold_batchnorm(model: onnx.ModelProto) -> int:
@@ -37,18 +28,18 @@ def fold_batchnorm(model: onnx.ModelProto) -> int:
     int
         Number of BatchNormalization nodes folded.
     """
-    graph = model.graph
-    candidates = [node for node in graph.node if node.op_type == "BatchNormalization" and not node.domain]
-    return sum(_fold(graph, node, opset_of(model)) for node in candidates)
+    editor, opset = Editor(model.graph), opset_of(model)
+    candidates = [node for node in editor.nodes if node.op_type == "BatchNormalization" and not node.domain]
+    folded = sum(_fold(editor, node, opset) for node in candidates)
+    editor.apply()
+    return folded
 
 
-def _fold(graph: GraphProto, norm: NodeProto, opset: int) -> bool:
-    layer = producers_of(graph).get(norm.input[0])
-    constants = initializers_of(graph)
-    uses = uses_of(graph)
-    if layer is None or not _is_linear(layer) or uses[layer.output[0]] != 1 or not _at_inference(norm, opset):
+def _fold(editor: Editor, norm: NodeProto, opset: int) -> bool:
+    layer, constants = editor.producer.get(norm.input[0]), editor.constants
+    if layer is None or not _is_linear(layer) or editor.uses(layer.output[0]) != 1 or not _at_inference(norm, opset):
         return False
-    if any(uses[name] for name in norm.output[1:] if name):
+    if any(editor.uses(name) for name in norm.output[1:] if name):
         return False
     names = [layer.input[1], *norm.input[1:5]]
     if bias := input_at(layer, 2):
@@ -62,10 +53,10 @@ def _fold(graph: GraphProto, norm: NodeProto, opset: int) -> bool:
     scale = gamma / np.sqrt(variance + attribute(norm, "epsilon", 1e-5))
     offset = biases[0] if biases else np.zeros_like(mean)
     kind = to_array(constants[layer.input[1]]).dtype
-    set_constant(graph, layer, 1, _scaled(layer, weight, scale).astype(kind))
-    set_constant(graph, layer, 2, (scale * (offset - mean) + beta).astype(kind), f"{layer.input[1]}_bias")
-    layer.output[0] = norm.output[0]
-    remove_nodes(graph, [norm])
+    editor.set_constant(layer, 1, _scaled(layer, weight, scale).astype(kind))
+    editor.set_constant(layer, 2, (scale * (offset - mean) + beta).astype(kind), f"{layer.input[1]}_bias")
+    editor.remove([norm])
+    editor.set_output(layer, 0, norm.output[0])
     return True
 
 

@@ -58,10 +58,11 @@ def fold_constants(model: ModelProto) -> int:
     while region := _constant_region(model, kept):
         frontier = _frontier(graph, region)
         results = _compute(model, region, frontier)
+        constants = initializers_of(graph)
         too_large = {
             producer.output[0]
             for producer in region
-            if any(name in results and _grows(graph, producer, results[name]) for name in producer.output)
+            if any(name in results and _grows(constants, producer, results[name]) for name in producer.output)
         }
         if not too_large:
             remove_nodes(graph, region)
@@ -121,7 +122,6 @@ def _compute(model: ModelProto, region: list[NodeProto], frontier: list[str]) ->
     return {name: np.asarray(result) for name, result in zip(frontier, results, strict=True)}
 
 
-def _grows(graph: GraphProto, producer: NodeProto, result: NDArray[Any]) -> bool:
-    constants = initializers_of(graph)
+def _grows(constants: dict[str, TensorProto], producer: NodeProto, result: NDArray[Any]) -> bool:
     source = sum(to_array(constants[name]).nbytes for name in reads(producer) if name in constants)
     return result.nbytes > max(LARGEST_RESULT, source)

@@ -21,7 +21,6 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from infoq_onnx.graph.editing import (
     Dimension,
-    add_initializer,
     attribute,
     infer,
     initializers_of,
@@ -29,6 +28,7 @@ from infoq_onnx.graph.editing import (
     remove_nodes,
     to_array,
 )
+from infoq_onnx.graph.editor import Editor
 
 _INTEGERS = (TensorProto.INT64, TensorProto.INT32)
 _LONGEST_SHAPE = 64
@@ -73,14 +73,14 @@ def _replace_known(graph: GraphProto, values: dict[str, Values], types: dict[str
 
 
 def _fix_reshapes(graph: GraphProto, shapes: Shapes, values: dict[str, Values]) -> int:
-    constants = initializers_of(graph)
+    editor = Editor(graph)
     changes = 0
-    for node in graph.node:
-        if node.op_type != "Reshape" or node.domain or node.input[1] in constants:
+    for node in editor.nodes:
+        if node.op_type != "Reshape" or node.domain or node.input[1] in editor.constants:
             continue
         target = _resolve(node, shapes, values)
         if target is not None:
-            node.input[1] = add_initializer(graph, f"{node.output[0]}_shape", target)
+            editor.set_input(node, 1, editor.add_constant(f"{node.output[0]}_shape", target))
             changes += 1
     return changes
 

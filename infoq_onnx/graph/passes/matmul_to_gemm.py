@@ -7,9 +7,10 @@ only. Of a MatMul with whatever Add behind it, it makes a Gemm too, but only aft
 from __future__ import annotations
 
 import onnx
-from onnx import GraphProto, NodeProto, TensorProto, helper
+from onnx import NodeProto, TensorProto, helper
 
-from infoq_onnx.graph.editing import consumers_of, infer, initializers_of, output_names, remove_nodes
+from infoq_onnx.graph.editing import infer
+from infoq_onnx.graph.editor import Editor
 
 
 def matmul_to_gemm(model: onnx.ModelProto) -> int:
@@ -22,48 +23,46 @@ def matmul_to_gemm(model: onnx.ModelProto) -> int:
     int
         Number of products rewritten.
     """
-    graph = model.graph
-    candidates = [node for node in graph.node if _is_product(graph, node)]
+    editor = Editor(model.graph)
+    candidates = [node for node in editor.nodes if _is_product(editor, node)]
     if not candidates:
         return 0
     shapes = infer(model).shapes
     matrices = [node for node in candidates if len(shapes.get(node.input[0], ())) == 2]
     for node in matrices:
-        _rewrite(graph, node)
+        _rewrite(editor, node)
+    editor.apply()
     return len(matrices)
 
 
-def _is_product(graph: GraphProto, node: NodeProto) -> bool:
+def _is_product(editor: Editor, node: NodeProto) -> bool:
     if node.op_type != "MatMul" or node.domain:
         return False
-    constants = initializers_of(graph)
-    weight = constants.get(node.input[1])
-    if weight is None or len(weight.dims) != 2 or node.input[0] in constants:
+    weight = editor.constants.get(node.input[1])
+    if weight is None or len(weight.dims) != 2 or node.input[0] in editor.constants:
         return False
     # onnxruntime has no Gemm of integers, and other floats stay as they are
     return bool(weight.data_type == TensorProto.FLOAT)
 
 
-def _rewrite(graph: GraphProto, product: NodeProto) -> None:
-    added = _bias_added(graph, product)
+def _rewrite(editor: Editor, product: NodeProto) -> None:
+    added = _bias_added(editor, product)
     inputs, outputs, replaced = list(product.input), list(product.output), [product]
     if added is not None:
         inputs.append(_other(added, product.output[0]))
         outputs, replaced = list(added.output), [product, added]
     gemm = helper.make_node("Gemm", inputs, outputs, name=product.name, alpha=1.0, beta=1.0, transA=0, transB=0)
-    place = list(graph.node).index(product)
-    remove_nodes(graph, replaced)
-    graph.node.insert(place, gemm)
+    editor.replace(product, replaced, [gemm])
 
 
-def _bias_added(graph: GraphProto, product: NodeProto) -> NodeProto | None:
+def _bias_added(editor: Editor, product: NodeProto) -> NodeProto | None:
     """Return the Add that is all that reads a product, and adds a constant row."""
-    constants, readers = initializers_of(graph), consumers_of(graph).get(product.output[0], [])
-    if len(readers) != 1 or readers[0].op_type != "Add" or product.output[0] in output_names(graph):
+    reader = editor.sole_reader(product.output[0])
+    if reader is None or reader.op_type != "Add":
         return None
-    row = constants.get(_other(readers[0], product.output[0]))
-    outputs = constants[product.input[1]].dims[1]
-    return readers[0] if row is not None and list(row.dims) in ([outputs], [1, outputs]) else None
+    row = editor.constants.get(_other(reader, product.output[0]))
+    outputs = editor.constants[product.input[1]].dims[1]
+    return reader if row is not None and list(row.dims) in ([outputs], [1, outputs]) else None
 
 
 def _other(node: NodeProto, tensor: str) -> str:

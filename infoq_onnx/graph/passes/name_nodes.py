@@ -15,13 +15,14 @@ def name_nodes(model: onnx.ModelProto) -> int:
     int
         Number of nodes renamed.
     """
-    taken: set[str] = set()
-    reserved = {node.name for node in model.graph.node}
+    seen: set[str] = set()
+    taken = {node.name for node in model.graph.node}
     changes = 0
     for node in model.graph.node:
-        if not node.name or node.name in taken:
+        if not node.name or node.name in seen:
             base = node.name or f"{node.op_type}_{node.output[0]}"
-            node.name = unused_name(base, taken | reserved)
+            node.name = unused_name(base, taken)
+            taken.add(node.name)
             changes += 1
-        taken.add(node.name)
+        seen.add(node.name)
     return changes

@@ -10,22 +10,10 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import GraphProto, NodeProto, helper
+from onnx import NodeProto, helper
 
-from infoq_onnx.graph.editing import (
-    Dimension,
-    add_initializer,
-    attribute,
-    consumers_of,
-    fresh_name,
-    infer,
-    initializers_of,
-    input_at,
-    output_names,
-    remove_nodes,
-    set_constant,
-    to_array,
-)
+from infoq_onnx.graph.editing import Dimension, attribute, infer, input_at, to_array
+from infoq_onnx.graph.editor import Editor
 
 Shapes = dict[str, tuple[Dimension, ...]]
 
@@ -41,16 +29,18 @@ def patches_to_matmul(model: onnx.ModelProto) -> int:
     int
         Number of convolutions rewritten.
     """
-    graph = model.graph
-    candidates = [node for node in graph.node if node.op_type == "Conv" and not node.domain and _tiles(graph, node)]
+    editor = Editor(model.graph)
+    candidates = [node for node in editor.nodes if node.op_type == "Conv" and not node.domain and _tiles(editor, node)]
     if not candidates:
         return 0
     shapes = infer(model).shapes
-    return sum(_rewrite(graph, node, shapes) for node in candidates)
+    rewritten = sum(_rewrite(editor, node, shapes) for node in candidates)
+    editor.apply()
+    return rewritten
 
 
-def _tiles(graph: GraphProto, conv: NodeProto) -> bool:
-    weight = initializers_of(graph).get(conv.input[1])
+def _tiles(editor: Editor, conv: NodeProto) -> bool:
+    weight = editor.constants.get(conv.input[1])
     if weight is None or len(weight.dims) != 4 or attribute(conv, "group", 1) != 1:
         return False
     kernel = list(weight.dims[2:])
@@ -62,15 +52,11 @@ def _tiles(graph: GraphProto, conv: NodeProto) -> bool:
     )
 
 
-def _movers(graph: GraphProto, conv: NodeProto, shapes: Shapes) -> list[NodeProto]:
+def _movers(editor: Editor, conv: NodeProto, shapes: Shapes) -> list[NodeProto]:
     """Return the nodes between a convolution and its channels-last result; none where it has no such result."""
-    consumers, outputs = consumers_of(graph), output_names(graph)
     movers: list[NodeProto] = []
     tensor = conv.output[0]
-    while len(movers) < 2 and tensor not in outputs and len(consumers.get(tensor, [])) == 1:
-        node = consumers[tensor][0]
-        if node.input[0] != tensor:
-            break
+    while len(movers) < 2 and (node := editor.sole_reader(tensor)) is not None and node.input[0] == tensor:
         movers.append(node)
         tensor = node.output[0]
         if node.op_type == "Transpose":
@@ -85,9 +71,9 @@ def _movers(graph: GraphProto, conv: NodeProto, shapes: Shapes) -> list[NodeProt
     return []
 
 
-def _rewrite(graph: GraphProto, conv: NodeProto, shapes: Shapes) -> bool:
-    movers = _movers(graph, conv, shapes)
-    weight = to_array(initializers_of(graph)[conv.input[1]])
+def _rewrite(editor: Editor, conv: NodeProto, shapes: Shapes) -> bool:
+    movers = _movers(editor, conv, shapes)
+    weight = to_array(editor.constants[conv.input[1]])
     outputs, channels, *kernel = weight.shape
     source = shapes.get(conv.input[0], ())
     # a margin that no window covers would have to be cut off first
@@ -97,13 +83,13 @@ def _rewrite(graph: GraphProto, conv: NodeProto, shapes: Shapes) -> bool:
     (rows, height), (columns, width) = ((size // extent, extent) for size, extent in sizes)
     positions = [rows, columns] if len(movers) == 1 else [rows * columns]
 
-    place, result = list(graph.node).index(conv), movers[-1].output[0]
+    result = movers[-1].output[0]
     windows, tiles, tokens, product = (
-        fresh_name(graph, f"{conv.name}_{part}") for part in ("windows", "tiles", "tokens", "product")
+        editor.fresh_name(f"{conv.name}_{part}") for part in ("windows", "tiles", "tokens", "product")
     )
-    cut_to = add_initializer(graph, f"{windows}_shape", np.array([0, channels, rows, height, columns, width]))
-    joined_to = add_initializer(graph, f"{tokens}_shape", np.array([0, *positions, channels * height * width]))
-    set_constant(graph, conv, 1, weight.reshape(outputs, -1).T)
+    cut_to = editor.add_constant(f"{windows}_shape", np.array([0, channels, rows, height, columns, width]))
+    joined_to = editor.add_constant(f"{tokens}_shape", np.array([0, *positions, channels * height * width]))
+    editor.set_constant(conv, 1, weight.reshape(outputs, -1).T)
     bias = input_at(conv, 2)
     nodes = [
         helper.make_node("Reshape", [conv.input[0], cut_to], [windows], name=windows),
@@ -113,7 +99,5 @@ def _rewrite(graph: GraphProto, conv: NodeProto, shapes: Shapes) -> bool:
     ]
     if bias:
         nodes.append(helper.make_node("Add", [product, bias], [result], name=f"{product}_bias"))
-    remove_nodes(graph, [conv, *movers])
-    for node in reversed(nodes):
-        graph.node.insert(place, node)
+    editor.replace(conv, [conv, *movers], nodes)
     return True

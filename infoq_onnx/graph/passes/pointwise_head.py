@@ -9,20 +9,10 @@ from __future__ import annotations
 import math
 
 import onnx
-from onnx import GraphProto, NodeProto, helper
+from onnx import NodeProto, helper
 
-from infoq_onnx.graph.editing import (
-    Dimension,
-    attribute,
-    consumers_of,
-    fresh_name,
-    infer,
-    initializers_of,
-    output_names,
-    remove_nodes,
-    set_constant,
-    to_array,
-)
+from infoq_onnx.graph.editing import Dimension, attribute, infer, to_array
+from infoq_onnx.graph.editor import Editor
 
 
 def pointwise_head(model: onnx.ModelProto) -> int:
@@ -35,28 +25,28 @@ def pointwise_head(model: onnx.ModelProto) -> int:
     int
         Number of convolutions rewritten.
     """
-    graph = model.graph
+    editor = Editor(model.graph)
     candidates = [
         node
-        for node in graph.node
-        if node.op_type == "Conv" and not node.domain and _flattener(graph, node) is not None
+        for node in editor.nodes
+        if node.op_type == "Conv" and not node.domain and _flattener(editor, node) is not None
     ]
     if not candidates:
         return 0
     shapes = infer(model).shapes
-    return sum(_rewrite(graph, node, shapes) for node in candidates)
+    rewritten = sum(_rewrite(editor, node, shapes) for node in candidates)
+    editor.apply()
+    return rewritten
 
 
-def _flattener(graph: GraphProto, conv: NodeProto) -> NodeProto | None:
-    consumers = consumers_of(graph).get(conv.output[0], [])
-    if len(consumers) != 1 or conv.output[0] in output_names(graph):
-        return None
-    return consumers[0] if consumers[0].op_type in ("Flatten", "Reshape", "Squeeze") else None
+def _flattener(editor: Editor, conv: NodeProto) -> NodeProto | None:
+    reader = editor.sole_reader(conv.output[0])
+    return reader if reader is not None and reader.op_type in ("Flatten", "Reshape", "Squeeze") else None
 
 
-def _rewrite(graph: GraphProto, conv: NodeProto, shapes: dict[str, tuple[Dimension, ...]]) -> bool:
-    flatten = _flattener(graph, conv)
-    weight = initializers_of(graph).get(conv.input[1])
+def _rewrite(editor: Editor, conv: NodeProto, shapes: dict[str, tuple[Dimension, ...]]) -> bool:
+    flatten = _flattener(editor, conv)
+    weight = editor.constants.get(conv.input[1])
     if flatten is None or weight is None or attribute(conv, "group", 1) != 1:
         return False
     outputs, inputs, *kernel = weight.dims
@@ -73,14 +63,11 @@ def _rewrite(graph: GraphProto, conv: NodeProto, shapes: dict[str, tuple[Dimensi
         return False
 
     rows = to_array(weight).reshape(outputs, inputs)
-    flat = fresh_name(graph, f"{conv.input[0]}_flat")
-    place = list(graph.node).index(conv)
-    set_constant(graph, conv, 1, rows)
+    flat = editor.fresh_name(f"{conv.input[0]}_flat")
+    editor.set_constant(conv, 1, rows)
     gemm = helper.make_node(
         "Gemm", [flat, *conv.input[1:]], list(flatten.output), name=conv.name, alpha=1.0, beta=1.0, transA=0, transB=1
     )
     reshape = helper.make_node("Flatten", [conv.input[0]], [flat], name=f"{flat}_Flatten", axis=1)
-    remove_nodes(graph, [conv, flatten])
-    graph.node.insert(place, gemm)
-    graph.node.insert(place, reshape)
+    editor.replace(conv, [conv, flatten], [reshape, gemm])
     return True

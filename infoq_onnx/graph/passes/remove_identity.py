@@ -7,18 +7,10 @@ called what they were.
 from __future__ import annotations
 
 import onnx
-from onnx import GraphProto, NodeProto
+from onnx import NodeProto
 
-from infoq_onnx.graph.editing import (
-    initializers_of,
-    input_at,
-    output_names,
-    producers_of,
-    remove_nodes,
-    rename_uses,
-    to_array,
-    uses_of,
-)
+from infoq_onnx.graph.editing import input_at, to_array
+from infoq_onnx.graph.editor import Editor
 
 
 def remove_identity(model: onnx.ModelProto) -> int:
@@ -31,36 +23,34 @@ def remove_identity(model: onnx.ModelProto) -> int:
     int
         Number of nodes removed.
     """
-    graph = model.graph
-    candidates = [node for node in graph.node if _passes_through(graph, node)]
-    return sum(_bypass(graph, node) for node in candidates)
+    editor = Editor(model.graph)
+    removed = sum(_bypass(editor, node) for node in editor.nodes if _passes_through(editor, node))
+    editor.apply()
+    return removed
 
 
-def _passes_through(graph: GraphProto, node: NodeProto) -> bool:
+def _passes_through(editor: Editor, node: NodeProto) -> bool:
     if node.domain or node.op_type not in ("Identity", "Dropout"):
         return False
     if node.op_type == "Identity":
         return True
-    if any(uses_of(graph)[mask] for mask in node.output[1:] if mask):
+    if any(editor.uses(mask) for mask in node.output[1:] if mask):
         return False
     training = input_at(node, 2)
-    constant = initializers_of(graph).get(training)
+    constant = editor.constants.get(training)
     return not training or (constant is not None and not to_array(constant).any())
 
 
-def _bypass(graph: GraphProto, node: NodeProto) -> bool:
+def _bypass(editor: Editor, node: NodeProto) -> bool:
     source, target = node.input[0], node.output[0]
-    outputs = output_names(graph)
-    if target not in outputs:
-        rename_uses(graph, target, source)
-        remove_nodes(graph, [node])
+    if target not in editor.outputs:
+        editor.remove([node])
+        editor.read_instead(target, source)
         return True
-    producer = producers_of(graph).get(source)
-    if producer is None or source in outputs:
+    producer = editor.producer.get(source)
+    if producer is None or source in editor.outputs:
         return False
-    remove_nodes(graph, [node])
-    rename_uses(graph, source, target)
-    for index, name in enumerate(producer.output):
-        if name == source:
-            producer.output[index] = target
+    editor.remove([node])
+    editor.read_instead(source, target)
+    editor.set_output(producer, list(producer.output).index(source), target)
     return True

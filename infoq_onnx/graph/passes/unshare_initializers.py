@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import onnx
 
-from infoq_onnx.graph.editing import QUANTIZABLE, add_initializer, initializers_of, output_names, reads, to_array
+from infoq_onnx.graph.editing import QUANTIZABLE, reads, to_array
+from infoq_onnx.graph.editor import Editor
 
 
 def unshare_initializers(model: onnx.ModelProto) -> int:
@@ -18,17 +19,19 @@ def unshare_initializers(model: onnx.ModelProto) -> int:
     int
         Number of copies made.
     """
-    graph = model.graph
-    constants = initializers_of(graph)
-    layers = [node for node in graph.node if node.op_type in QUANTIZABLE and not node.domain]
-    taken = output_names(graph).union(*(reads(node) for node in graph.node if node not in layers))
+    editor = Editor(model.graph)
+    layers: list[onnx.NodeProto] = []
+    others: list[onnx.NodeProto] = []
+    for node in editor.nodes:
+        (layers if node.op_type in QUANTIZABLE and not node.domain else others).append(node)
+    taken = editor.outputs.union(*map(reads, others))
     copies = 0
     for layer in layers:
         for index, name in enumerate(layer.input):
-            if name not in constants:
+            if name not in editor.constants:
                 continue
             if name in taken:
-                layer.input[index] = add_initializer(graph, name, to_array(constants[name]))
+                layer.input[index] = editor.add_constant(name, to_array(editor.constants[name]))
                 copies += 1
             taken.add(name)
     return copies
