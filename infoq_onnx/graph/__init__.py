@@ -1,4 +1,4 @@
-"""ONNX in: load and check, bring into normal form, find the quantizable layers, cut pieces out."""
+"""Load, check and normalize an ONNX model, find its quantizable layers, and extract subgraphs."""
 
 from infoq_onnx.graph.editing import expose
 from infoq_onnx.graph.extract import cut, extract

@@ -1,7 +1,7 @@
-"""Small helpers that every pass uses: look things up in an ONNX graph, and change them in place.
+"""Helpers shared by all passes: query an ONNX graph and edit it in place.
 
-A node reads its own inputs and, when it carries subgraphs (If, Loop, Scan), whatever those take from outside: `reads`
-counts both, and `rename_uses` changes both.
+A node reads its own inputs. A node with subgraphs (If, Loop, Scan) also reads the outer tensors that its subgraphs use.
+`reads` returns both kinds, and `rename_uses` renames both kinds.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 QUANTIZABLE = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-"""Operators of the default domain whose nodes may be layers: those that multiply by weights, or two activations."""
+"""Operators of the default domain that can be layers: they multiply activations by weights or by activations."""
 
 MINIMUM_IR_VERSION = 8
-"""The oldest IR version written: every onnxruntime this package admits reads it."""
+"""Oldest IR version that is written. Every supported onnxruntime version can read it."""
 
 
 def opset_of(model: ModelProto) -> int:
-    """Version of the default operator set that a model imports; 0 when it imports none."""
+    """Return the version of the default operator set that a model imports; 0 if it imports none."""
     return next((entry.version for entry in model.opset_import if is_standard(entry.domain)), 0)
 
 
 def is_standard(domain: str) -> bool:
-    """Whether a domain is that of ONNX's own operators, which has two spellings."""
+    """Return whether a domain is the default ONNX domain, which has two spellings."""
     return domain in ("", "ai.onnx")
 
 
 def stamp_ir_version(model: ModelProto) -> None:
-    """Stamp the lowest IR version that holds the model's operator sets: onnxruntime refuses IR versions it has not met.
+    """Set the lowest IR version that supports the model's operator sets, but at least `MINIMUM_IR_VERSION`.
 
-    ``onnx.helper.make_model`` stamps the newest one whatever the content.
+    onnxruntime rejects IR versions newer than those it knows, and ``onnx.helper.make_model`` always sets the newest.
     """
     model.ir_version = max(
         MINIMUM_IR_VERSION, helper.find_min_ir_version_for(list(model.opset_import), ignore_unknown=True)
@@ -46,7 +46,7 @@ def stamp_ir_version(model: ModelProto) -> None:
 
 
 def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
-    """Yield the graphs a node carries as attributes."""
+    """Yield the subgraphs in a node's attributes."""
     for attribute in node.attribute:
         if attribute.type == AttributeProto.GRAPH:
             yield attribute.g
@@ -55,7 +55,7 @@ def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
 
 
 def walk(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
-    """Yield every node, those in subgraphs included."""
+    """Yield every node, including nodes in subgraphs."""
     for node in nodes:
         yield node
         for subgraph in subgraphs(node):
@@ -63,7 +63,7 @@ def walk(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
 
 
 def reads(node: NodeProto) -> list[str]:
-    """Names of the tensors a node needs, without repetition: its inputs, and what its subgraphs take from outside."""
+    """Return the distinct names of the tensors a node reads: its inputs and the outer tensors its subgraphs use."""
     names = dict.fromkeys(name for name in node.input if name)
     for subgraph in subgraphs(node):
         names.update(dict.fromkeys(free_names(subgraph)))
@@ -80,7 +80,7 @@ def free_names(graph: GraphProto) -> Iterator[str]:
 
 
 def consumers_of(graph: GraphProto) -> dict[str, list[NodeProto]]:
-    """Nodes that read each tensor, in graph order; a node that reads a tensor twice is listed once."""
+    """Map each tensor to the nodes that read it, in graph order. A node that reads a tensor twice appears once."""
     consumers: dict[str, list[NodeProto]] = {}
     for node in graph.node:
         for name in reads(node):
@@ -89,22 +89,25 @@ def consumers_of(graph: GraphProto) -> dict[str, list[NodeProto]]:
 
 
 def producers_of(graph: GraphProto) -> dict[str, NodeProto]:
-    """The node that writes each tensor."""
+    """Map each tensor to the node that writes it."""
     return {name: node for node in graph.node for name in node.output if name}
 
 
 def initializers_of(graph: GraphProto) -> dict[str, TensorProto]:
-    """The graph's constants by name."""
+    """Map names to the graph's initializers."""
     return {tensor.name: tensor for tensor in graph.initializer}
 
 
 def output_names(graph: GraphProto) -> set[str]:
-    """Names of the graph's outputs."""
+    """Return the names of the graph's outputs."""
     return {value.name for value in graph.output}
 
 
 def uses_of(graph: GraphProto) -> Counter[str]:
-    """How often each tensor is used: once for every input slot, subgraph reference and graph output."""
+    """Count the uses of each tensor.
+
+    Each node input counts, as does each graph output and each node whose subgraphs read the tensor.
+    """
     uses: Counter[str] = Counter(value.name for value in graph.output)
     for node in graph.node:
         slots = [name for name in node.input if name]
@@ -114,7 +117,7 @@ def uses_of(graph: GraphProto) -> Counter[str]:
 
 
 def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
-    """Value of a node's attribute (strings as bytes, tensors as TensorProto), or `default`."""
+    """Return the value of a node's attribute (strings as bytes, tensors as TensorProto), or `default` if absent."""
     for entry in node.attribute:
         if entry.name == name:
             return helper.get_attribute_value(entry)
@@ -122,30 +125,30 @@ def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
 
 
 def input_at(node: NodeProto, index: int) -> str:
-    """Name of a node's input, or "" when it is left out."""
+    """Return the name of the node's input at position `index`; "" if that input is omitted."""
     return node.input[index] if index < len(node.input) else ""
 
 
 def to_array(tensor: TensorProto) -> NDArray[Any]:
-    """Values of a constant."""
+    """Return the values of a constant tensor."""
     return numpy_helper.to_array(tensor)
 
 
 Dimension = int | str | None
-"""A size, the name of a free dimension, or None for an unknown one."""
+"""The size of a dimension, the name of a free dimension, or None if unknown."""
 
 
 class Inferred(NamedTuple):
-    """What shape inference finds out about the tensors of a graph."""
+    """Shapes and element types of a graph's tensors, as found by shape inference."""
 
     shapes: dict[str, tuple[Dimension, ...]]
-    """Of every tensor of known rank, constants included."""
+    """Shape of every tensor of known rank, including constants."""
     types: dict[str, int]
-    """ONNX element types (TensorProto.FLOAT, …)."""
+    """ONNX element type (TensorProto.FLOAT, …) of each tensor."""
 
 
 def infer(model: ModelProto) -> Inferred:
-    """Infer shapes and element types, following shape arithmetic as far as onnx can."""
+    """Infer shapes and element types, with onnx's data propagation through shape arithmetic."""
     graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     shapes: dict[str, tuple[Dimension, ...]] = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}
@@ -167,7 +170,7 @@ def _dimension(dim: onnx.TensorShapeProto.Dimension) -> Dimension:
 
 
 def fresh_name(graph: GraphProto, base: str) -> str:
-    """`base`, or `base_2`, `base_3`, … when tensors of the graph or its subgraphs are called so already."""
+    """Return `base`, or `base_2`, `base_3`, … if a tensor of the graph or its subgraphs already has that name."""
     taken = {value.name for value in (*graph.input, *graph.output)} | {tensor.name for tensor in graph.initializer}
     for node in walk(graph.node):
         taken.update(node.input, node.output)
@@ -175,7 +178,7 @@ def fresh_name(graph: GraphProto, base: str) -> str:
 
 
 def unused_name(base: str, taken: set[str]) -> str:
-    """`base`, or the first of `base_2`, `base_3`, … that is not in `taken`."""
+    """Return the first of `base`, `base_2`, `base_3`, … that is not in `taken`."""
     name, count = base, 2
     while name in taken:
         name, count = f"{base}_{count}", count + 1
@@ -183,14 +186,26 @@ def unused_name(base: str, taken: set[str]) -> str:
 
 
 def add_initializer(graph: GraphProto, base: str, array: NDArray[Any]) -> str:
-    """Add a constant under a name not yet taken, stored as raw data, and return the name."""
+    """Add an initializer, stored as raw data.
+
+    Parameters
+    ----------
+    graph : the graph, changed in place
+    base : preferred name; a number is appended if the name is taken
+    array : the values
+
+    Returns
+    -------
+    str
+        The name of the new initializer.
+    """
     name = fresh_name(graph, base)
     graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
     return name
 
 
 def rename_uses(graph: GraphProto, old: str, new: str) -> None:
-    """Let every node that reads `old`, in subgraphs too, read `new` instead. Graph outputs keep their names."""
+    """Replace `old` with `new` in the inputs of all nodes, including subgraphs. Graph outputs keep their names."""
     for node in graph.node:
         for index, name in enumerate(node.input):
             if name == old:
@@ -204,7 +219,7 @@ def rename_uses(graph: GraphProto, old: str, new: str) -> None:
 
 
 def replace_nodes(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
-    """Let the graph consist of these nodes, in this order."""
+    """Replace the nodes of the graph with copies of `nodes`, in this order."""
     kept = [_copy(node) for node in nodes]
     del graph.node[:]
     graph.node.extend(kept)
@@ -220,9 +235,19 @@ def remove_nodes(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
 
 
 def with_initializers(model: ModelProto, values: Mapping[str, NDArray[Any]]) -> ModelProto:
-    """Copy a model with other values for some initializers; large ones had better be replaced so than in place.
+    """Return a copy of a model with new values for some initializers.
 
-    What is overwritten in a message, protobuf keeps until the whole message goes.
+    Prefer this function to `set_initializers` for large initializers: protobuf does not free overwritten data until the
+    whole message is freed.
+
+    Parameters
+    ----------
+    model : any model; it is not changed
+    values : new values by initializer name
+
+    Returns
+    -------
+    ModelProto
     """
     copy = ModelProto()
     for field, value in model.ListFields():
@@ -239,7 +264,7 @@ def with_initializers(model: ModelProto, values: Mapping[str, NDArray[Any]]) -> 
 
 
 def _put(message: Any, name: str, value: Any) -> None:
-    """Set a field of a message, whatever kind it is of."""
+    """Set a field of a message, whether the field is a scalar, a message or repeated."""
     if isinstance(value, str | bytes | int | float):
         setattr(message, name, value)
     else:
@@ -247,21 +272,21 @@ def _put(message: Any, name: str, value: Any) -> None:
 
 
 def set_initializers(model: ModelProto, values: Mapping[str, NDArray[Any]]) -> None:
-    """Replace initializers of a model, in place."""
+    """Replace the values of initializers, given by name, in place. See `with_initializers` for large ones."""
     for initializer in model.graph.initializer:
         if initializer.name in values:
             initializer.CopyFrom(numpy_helper.from_array(values[initializer.name], initializer.name))
 
 
 def remove_initializers(graph: GraphProto, names: set[str]) -> None:
-    """Take constants out of the graph."""
+    """Remove the named initializers from the graph."""
     for index in reversed(range(len(graph.initializer))):
         if graph.initializer[index].name in names:
             del graph.initializer[index]
 
 
 def add_metadata(model: ModelProto, entries: Mapping[str, str]) -> None:
-    """Add entries to a model's metadata_props, or replace those of the same name; all others stay."""
+    """Add entries to a model's metadata_props. Entries with the same key are replaced; all others are kept."""
     present = {entry.key: entry.value for entry in model.metadata_props}
     helper.set_model_props(model, {**present, **entries})
 
@@ -273,15 +298,16 @@ def _copy(node: NodeProto) -> NodeProto:
 
 
 def expose(model: ModelProto, tensors: Iterable[str]) -> ModelProto:
-    """Return a copy of the model with further outputs; onnxruntime infers their types.
+    """Return a copy of a model with additional outputs, whose types onnxruntime infers.
 
     Parameters
     ----------
-    model : ModelProto
-        Any model; it is not changed.
-    tensors : iterable of str
-        Tensors to add as outputs behind the present ones, in this order; those that are outputs already stay where
-        they are.
+    model : any model; it is not changed
+    tensors : names of the tensors to append to the outputs, in this order; existing outputs keep their position
+
+    Returns
+    -------
+    ModelProto
     """
     exposed = ModelProto()
     exposed.CopyFrom(model)

@@ -1,4 +1,4 @@
-"""The files that a model lies in: the .onnx, and those beside it that hold tensors of its."""
+"""Files that make up a model: the .onnx file and its external data files."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from infoq_onnx.graph.editing import subgraphs, walk
 
 
 def model_files(path: Path) -> tuple[Path, ...]:
-    """Return the file of a model, then the files of external data that it names, sorted by name.
+    """Return the path of a model file, followed by its external data files sorted by name.
 
-    A file that is no ONNX, as onnxruntime's own format, names none.
+    A file that is not ONNX protobuf, such as onnxruntime's own format, has no external data files.
 
     Raises
     ------
     OSError
-        The .onnx cannot be read.
+        The .onnx file cannot be read.
     """
     try:
         model = onnx.load(path, format="protobuf", load_external_data=False)
@@ -39,7 +39,10 @@ def model_files(path: Path) -> tuple[Path, ...]:
 
 
 def model_sha256(path: Path) -> str:
-    """Hex SHA-256 of all that a model is: of the file's bytes, or where it has external data of all files' digests.
+    """Return the hex SHA-256 of a model.
+
+    Without external data, this is the digest of the file. With external data, it is the digest of all files' hex
+    digests, joined by newlines in the order of `model_files`.
 
     Raises
     ------
@@ -51,12 +54,12 @@ def model_sha256(path: Path) -> str:
 
 
 def model_bytes(path: Path) -> int:
-    """Size of a model with its external data.
+    """Return the size of a model in bytes, including its external data.
 
     Raises
     ------
     OSError
-        One of the files is not there.
+        One of the files does not exist.
     """
     return sum(file.stat().st_size for file in model_files(path))
 

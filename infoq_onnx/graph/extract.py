@@ -1,4 +1,4 @@
-"""Cut pieces out of a graph, and show tensors inside it."""
+"""Extract submodels from a graph and expose its inner tensors."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ def extract(
     Parameters
     ----------
     graph : Graph
-        The whole.
+        The complete graph.
     inputs : sequence of str
-        Activation tensors (the graph input, or tensors inside) or initializers to be fed. All become inputs, in this
-        order, whether the outputs depend on them or not. The batch axis of activations is free when the graph's is.
+        Activation tensors (the graph input or inner tensors) or initializers. All become inputs of the model, in this
+        order, even if no output depends on them. The batch axis of activations is free if it is free in `graph`.
     outputs : sequence of str
-        Activation tensors to compute, in this order; one that is among `inputs` is passed through.
+        Activation tensors to compute, in this order. An output that is also in `inputs` is passed through.
     constants : mapping of str to ndarray, optional
-        Other values for some initializers.
+        New values for some initializers.
 
     Returns
     -------
     ModelProto
-        With the nodes in between, and the initializers those use.
+        The nodes between `inputs` and `outputs`, with the initializers they use.
 
     Raises
     ------
     ValueError
-        An output depends on the graph input, which is not among `inputs`, or a name is not a tensor of the graph.
+        An output depends on the graph input but `inputs` does not contain it, or a name is not a tensor of the graph.
     """
     fed = [name for name in inputs if name not in graph.initializers]
     if unknown := [name for name in (*fed, *outputs) if name not in graph.shapes]:
@@ -85,22 +85,22 @@ def _between(graph: Graph, inputs: set[str], outputs: Sequence[str]) -> list[Nod
 
 
 def cut(graph: Graph, start: Iterable[str]) -> tuple[str, ...]:
-    """Find what must be kept to rerun only the part of the graph behind some tensors.
+    """Find the tensors that must be stored to rerun only the part of the graph downstream of `start`.
 
-    Let D be the nodes that read a tensor of `start` or anything computed from one.
+    Let D be the nodes that read a tensor in `start` or any tensor computed from one.
 
     Parameters
     ----------
     graph : Graph
-        The whole.
+        The complete graph.
     start : iterable of str
-        Activation tensors that are about to change.
+        Activation tensors that will change.
 
     Returns
     -------
     tuple of str
-        The activation tensors that D reads and does not write, and those of `start` that D reads, in topological
-        order. ``extract(graph, cut(graph, start), outputs)`` reruns D.
+        The activation tensors that D reads and that D does not write or `start` contains, in topological order.
+        ``extract(graph, cut(graph, start), outputs)`` reruns D.
     """
     changed = set(start)
     behind = graph.descendants(changed)

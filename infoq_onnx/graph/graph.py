@@ -1,4 +1,4 @@
-"""A read-only view of a normalised model: who writes and reads what, constants, and the shape of every tensor."""
+"""Read-only view of a normalised model: producers and consumers, constants, and the shape of every tensor."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from infoq_onnx.graph.session import open_session
 
 
 class _Trace(NamedTuple):
-    """What a run at one batch size, or two, shows of the activations."""
+    """Shapes and element types of the activations, observed in runs at one or two batch sizes."""
 
     batch: int | None
+    """Fixed batch size; None if the batch is free."""
     shapes: dict[str, tuple[int, ...]]
-    """Full shapes at the smaller batch size."""
+    """Full shapes at the fixed batch size, or at batch size 1."""
     dtypes: dict[str, np.dtype[Any]]
     varying: dict[str, frozenset[int]]
-    """Axes that grow with the batch."""
+    """Axes whose size depends on the batch size."""
 
 
 class Graph:
@@ -35,31 +36,31 @@ class Graph:
     Parameters
     ----------
     model : ModelProto
-        As `normalize` returns it. It must not be changed afterwards.
+        A model returned by `normalize`. Do not change it afterwards.
 
     Attributes
     ----------
     model : ModelProto
         The model.
     nodes : tuple of NodeProto
-        In topological order.
+        The nodes in topological order.
     producer : dict of str to NodeProto
-        The node that writes a tensor.
+        The node that writes each tensor.
     consumers : dict of str to list of NodeProto
-        The nodes that read a tensor, in topological order, each once; a tensor nobody reads has no entry.
+        The nodes that read each tensor, in topological order without duplicates. Unread tensors have no entry.
     initializers : dict of str to TensorProto
         The constants.
     input : str
-        The one graph input.
+        Name of the only graph input.
     output : str
-        The first graph output: the logits.
+        Name of the first graph output: the logits.
     outputs : tuple of str
-        All graph outputs.
+        Names of all graph outputs.
 
     Raises
     ------
     ModelError
-        The input has free dimensions besides the batch; the message names them.
+        The input has fewer than two dimensions, or free dimensions other than the batch; the message names them.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -74,24 +75,24 @@ class Graph:
         self._input_shape = _input_shape(model.graph.input[0])
 
     def __reduce__(self) -> tuple[type[Graph], tuple[onnx.ModelProto]]:
-        """Pickle the model alone: the rest follows from it."""
+        """Pickle only the model; all other attributes are derived from it."""
         return Graph, (self.model,)
 
     def constant(self, name: str) -> NDArray[Any]:
-        """Values of an initializer.
+        """Return the values of an initializer.
 
         Raises
         ------
         KeyError
-            No initializer is called so.
+            No initializer has this name.
         """
         return to_array(self.initializers[name])
 
     @property
     def batch(self) -> int | None:
-        """The batch size the graph is fixed to; None when it runs at any.
+        """Fixed batch size of the graph; None if it runs at any batch size.
 
-        A graph whose input leaves the batch free, but which has 1 built into a Reshape, is fixed to 1.
+        If the input's batch axis is free but a Reshape in the graph requires batch size 1, the batch size is 1.
         """
         return self._trace.batch
 
@@ -104,7 +105,8 @@ class Graph:
     def batched(self) -> frozenset[str]:
         """Activation tensors whose leading axis is the batch.
 
-        Of a graph with a fixed batch: those whose leading axis has that size, which alone cannot prove what it means.
+        If the batch size is fixed, these are the tensors whose leading axis has that size. The size alone does not
+        prove that the axis is the batch.
         """
         size = self._batch_size
         free = self.batch is None
@@ -118,20 +120,20 @@ class Graph:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every activation tensor for one image.
 
-        Without the batch axis for tensors in `batched`; the others (shape arithmetic, or the batch folded into
-        another axis) have their full shape at batch size 1, or at the size the graph is fixed to.
+        Tensors in `batched` have their shape without the batch axis. All others (shape arithmetic, or tensors whose
+        batch is folded into another axis) have their full shape at the fixed batch size, or at batch size 1.
         """
         return {name: shape[name in self.batched :] for name, shape in self._trace.shapes.items()}
 
     def elements(self, name: str) -> int:
-        """Elements of an activation tensor that belong to one image."""
+        """Return the number of elements of an activation tensor per image."""
         total = math.prod(self._trace.shapes[name])
         return total // self._batch_size if name in self._behind_input else total
 
     def value_info(self, name: str) -> ValueInfoProto:
-        """Type and shape of an activation tensor, to declare it as the input or output of a model.
+        """Return the type and shape of an activation tensor, as needed to declare a model input or output.
 
-        Axes that grow with the batch stay free, the batch axis under the name it has at the graph input.
+        Axes that vary with the batch size are free. The batch axis has the same name as at the graph input.
         """
         symbol = self.model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
         varying = self._trace.varying[name]
@@ -142,7 +144,7 @@ class Graph:
         return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(self.dtypes[name]), dims)
 
     def descendants(self, tensors: Iterable[str]) -> set[str]:
-        """Return every tensor computed from any of `tensors`, which are included."""
+        """Return `tensors` and every tensor computed from any of them."""
         found = set(tensors)
         for node, needed in zip(self.nodes, self._reads, strict=True):
             if not found.isdisjoint(needed):
@@ -150,7 +152,7 @@ class Graph:
         return found
 
     def ancestors(self, tensor: str) -> set[str]:
-        """Return every tensor, constants included, that `tensor` is computed from, and itself."""
+        """Return `tensor` and every tensor it is computed from, including constants."""
         found = {tensor}
         for node, needed in zip(reversed(self.nodes), reversed(self._reads), strict=True):
             if not found.isdisjoint(node.output):
@@ -187,7 +189,7 @@ class Graph:
         try:
             second = self._observe(session, names, 2)
         except ORT_ERRORS:
-            # a free batch axis in front of a graph that only runs at 1, as exports with a Reshape to [1, …] have it
+            # the batch axis is declared free but the graph only runs at batch size 1, e.g. with a Reshape to [1, …]
             return _Trace(1, shapes, dtypes, still)
         varying = {name: _differing_axes(shapes[name], second[name].shape) for name in shapes}
         if second[self.output].shape[:1] != (2,):
@@ -201,7 +203,7 @@ class Graph:
 
 
 def _input_shape(value: ValueInfoProto) -> tuple[Any, ...]:
-    """Shape with None for a free batch."""
+    """Return the shape of the graph input, with None for a free batch axis."""
     dims = value.type.tensor_type.shape.dim
     if len(dims) < 2:
         raise ModelError(
@@ -219,6 +221,6 @@ def _input_shape(value: ValueInfoProto) -> tuple[Any, ...]:
 
 def _differing_axes(first: tuple[int, ...], second: tuple[int, ...]) -> frozenset[int]:
     if len(first) != len(second):
-        # a Squeeze without axes drops the batch axis when it is 1
+        # a Squeeze without axes drops the batch axis at batch size 1
         return frozenset(range(len(first)))
     return frozenset(axis for axis, (a, b) in enumerate(zip(first, second, strict=True)) if a != b)

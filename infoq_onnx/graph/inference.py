@@ -1,7 +1,7 @@
-"""Operators with which a model is no function of its input: those in training mode, and those that draw numbers.
+"""Reject models whose output is not a function of the input: operators in training mode and random operators.
 
-What is dead, as nothing reads it, does no harm. What operators alone do not tell (a reduction over the batch axis, say)
-is found by running the model: see `simulate.running.repeatability`.
+Nodes that no output depends on are ignored. Causes that the operators alone do not reveal, such as a reduction over the
+batch axis, are found by running the model: see `simulate.running.repeatability`.
 """
 
 from __future__ import annotations
@@ -17,22 +17,23 @@ _RANDOM = frozenset(
     ["Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"]
 )
 _DROPOUTS = frozenset(["Dropout", "BiasDropout", "BitmaskDropout", "BitmaskBiasDropout"])
-"""Dropout, and onnxruntime's fusions of it; the last input of each asks for training."""
+"""Dropout and its onnxruntime fusions. The last input of each enables training mode."""
 _TRAINING_INPUT = {"Dropout": 2, "BitmaskDropout": 2, "BiasDropout": 4, "BitmaskBiasDropout": 4}
 _EXPORT = "export it for inference (in PyTorch: model.eval(), and torch.onnx.export with its default `training`)"
 
 
 def require_inference(model: ModelProto) -> None:
-    """Refuse a model that computes something else in training than at inference, and is in training.
+    """Raise an error if a model contains operators in training mode or random operators.
 
     Parameters
     ----------
-    model : a model as it was read, or in normal form, in which a Dropout's training input is a constant where it can be
+    model : a model as read from a file, or in normal form; only the normal form reveals a Dropout whose training input
+        is a computed constant
 
     Raises
     ------
     ModelError
-        The message names the node, and says how to export the model.
+        The model contains such a node. The message names the node and tells how to export the model.
     """
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in _live(model):
@@ -44,7 +45,7 @@ def require_inference(model: ModelProto) -> None:
 
 
 def _live(model: ModelProto) -> Iterator[NodeProto]:
-    """Yield the nodes that outputs depend on, with what is in their subgraphs and in functions they call."""
+    """Yield the nodes that the outputs depend on, including nodes in subgraphs and called functions."""
     functions = {(function.domain, function.name): function for function in model.functions}
     wanted = {value.name for value in model.graph.output}
     called: set[tuple[str, str]] = set()
@@ -66,14 +67,14 @@ def _live(model: ModelProto) -> Iterator[NodeProto]:
 
 
 def _objection(node: NodeProto, constants: dict[str, TensorProto], opset: int) -> str:
-    """Say what a node does that no inference does; nothing where it does not."""
+    """Return why a node is not allowed at inference; "" if it is allowed."""
     if is_standard(node.domain) and node.op_type in _RANDOM:
         return (
             "draws random numbers, so that the same image gives other scores each time; export the model without it "
             "(in PyTorch, model.eval() turns noise off)"
         )
     if is_standard(node.domain) and node.op_type == "BatchNormalization":
-        # up to opset 13 more outputs than one ask for training, from 14 on an attribute does
+        # up to opset 13, a second output enables training mode; since opset 14, an attribute does
         training = attribute(node, "training_mode", 0) if opset >= 14 else any(node.output[1:])
         if training:
             return f"is in training mode: it normalises by the statistics of each batch; {_EXPORT}"

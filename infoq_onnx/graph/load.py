@@ -1,4 +1,4 @@
-"""Read an ONNX file and make sure that it is a float classifier onnxruntime can run."""
+"""Read an ONNX file and check that it is a float model that onnxruntime can load."""
 
 from __future__ import annotations
 
@@ -52,25 +52,26 @@ NO_OUTPUTS = "has no outputs; export the model so that it returns its class scor
 
 
 def load_model(path: Path) -> ModelProto:
-    """Load and check a float model, its external data included.
+    """Load and check a float model, including its external data.
 
-    Infinite values are allowed in tensors of one element only: bounds of Clip and values of Pad may be infinite,
-    weights may not. The IR version is lowered to what the operator sets need, for onnxruntime refuses newer ones.
+    Infinite values are allowed only in tensors of one element: bounds of Clip and values of Pad may be infinite,
+    weights may not. The IR version is lowered to the oldest one that supports the operator sets, because onnxruntime
+    rejects IR versions newer than those it knows.
 
     Parameters
     ----------
     path : Path
-        The .onnx file; tensors stored outside it are looked for beside it.
+        The .onnx file. External data is read from the same folder.
 
     Returns
     -------
     ModelProto
-        Complete, of opset 7 or newer, with one float32 input. onnxruntime loads it.
+        The complete model, with opset 7 or newer and one float32 input. onnxruntime can load it.
 
     Raises
     ------
     ModelError
-        Anything else; the message says what was found and what to do.
+        The file cannot be read or fails a check. The message gives the reason and a remedy.
     """
     path = Path(path)
     model = _read(path)
@@ -89,12 +90,12 @@ def load_model(path: Path) -> ModelProto:
 
 
 def read_any(path: Path) -> ModelProto:
-    """Read an ONNX file of any kind, its external data included.
+    """Read any ONNX model, quantized or not, including its external data.
 
     Raises
     ------
     ModelError
-        Nothing there, or no ONNX model.
+        The file does not exist, cannot be read, or is not an ONNX model.
     """
     model = _read(Path(path))
     _load_external_data(Path(path), model)
@@ -102,12 +103,12 @@ def read_any(path: Path) -> ModelProto:
 
 
 def require_file(path: Path) -> None:
-    """Make sure that there is a file that can be read whole.
+    """Check that a path is an existing regular file.
 
     Raises
     ------
     ModelError
-        Nothing there, or a folder, or a pipe.
+        The path does not exist, or is a folder, a pipe or the like.
     """
     if not os.path.exists(path):
         raise ModelError(f"no such file: {path}; give the path of an ONNX model")
@@ -130,7 +131,7 @@ def _read(path: Path) -> ModelProto:
     try:
         model.ParseFromString(content)
     except DecodeError as error:
-        # every exporter writes the IR version first, as field 1: a file that starts so was ONNX once
+        # every exporter writes the IR version first, as field 1: a file with this first byte is a damaged ONNX file
         if content[:1] == b"\x08":
             raise ModelError(f"{path} is truncated or damaged; download or export the model again") from error
         raise ModelError(f"{path} is not an ONNX model; give the path of an .onnx file") from error
@@ -148,7 +149,7 @@ def _read(path: Path) -> ModelProto:
 
 
 def _names(graph: GraphProto) -> Iterator[str]:
-    """Names of nodes and tensors, as tables show them."""
+    """Yield the names of all nodes and tensors, which are shown in tables."""
     for node in walk(graph.node):
         yield from (node.name, *node.input, *node.output)
     for value in (*graph.input, *graph.output, *graph.initializer):
@@ -156,7 +157,7 @@ def _names(graph: GraphProto) -> Iterator[str]:
 
 
 def _is_text(message: Message) -> bool:
-    """Whether every string in a message is one: protobuf reads bytes that are no UTF-8 all the same."""
+    """Return whether every string in a message is valid UTF-8, which protobuf does not check when it parses."""
     for field, value in message.ListFields():
         values = [value] if isinstance(value, str | bytes | Message) else value
         if field.type == field.TYPE_MESSAGE and not all(map(_is_text, values)):
@@ -185,7 +186,10 @@ def _check_version(path: Path, model: ModelProto) -> None:
 
 
 def _onnxruntime_knows(opset: int) -> bool:
-    """Whether onnxruntime loads a graph of one Identity; it does not tell its newest operator set otherwise."""
+    """Return whether the installed onnxruntime supports an operator set version.
+
+    onnxruntime does not report its newest operator set, so a model of one Identity node is loaded.
+    """
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "probe", ends[:1], ends[1:])
     probe = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])

@@ -1,4 +1,4 @@
-"""How many multiply-accumulates (MACs) a layer makes for one image."""
+"""Number of multiply-accumulate operations (MACs) of a layer."""
 
 from __future__ import annotations
 
@@ -20,9 +20,13 @@ def macs_of(graph: Graph, node: NodeProto, weight: tuple[int, ...]) -> int:
 
     Parameters
     ----------
-    graph : with the shapes of one image
-    node : the layer
-    weight : shape of its weight; () for a MatMul of two activations
+    graph : graph that contains the layer
+    node : node of the layer
+    weight : shape of the layer's weight; () for a MatMul of two activations
+
+    Returns
+    -------
+    int
     """
     outputs = graph.elements(node.output[0])
     if node.op_type == "Conv":

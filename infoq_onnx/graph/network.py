@@ -1,4 +1,4 @@
-"""Find what there is to quantize: layers with their costs, and the activation groups that feed them."""
+"""Find the quantizable layers of a model with their costs, and the activation groups that feed them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ACTIVATIONS = frozenset(
         "ThresholdedRelu",
     ]
 )
-"""Functions of one activation, applied element by element."""
+"""Element-wise activation functions."""
 
 _FLOAT_OPERATORS = {
     "Attention": "attention in one operator is kept in float",
@@ -55,16 +55,16 @@ _FLOAT_OPERATORS = {
 
 
 def find_network(graph: Graph) -> Network:
-    """Find the quantizable layers of a normalised graph, the groups that feed them, and what is left in float.
+    """Find the quantizable layers of a normalised graph, the groups that feed them, and the nodes that stay in float.
 
-    A layer that the first output does not depend on, such as an auxiliary head, stays in float: no score could tell
-    what it loses.
+    A layer that the first output does not depend on, such as an auxiliary head, stays in float because its quantization
+    error cannot be scored.
 
     Raises
     ------
     ModelError
-        There is no quantizable layer, one of them has tensors without elements, or the first output is not one score a
-        class.
+        There is no quantizable layer, a layer has tensors without elements, or the first output is not float32 with one
+        score per class.
     """
     classes = _classes(graph)
     wanted = graph.ancestors(graph.output)
@@ -125,7 +125,7 @@ def _groups(graph: Graph, layers: list[Layer]) -> tuple[ActivationGroup, ...]:
 
 
 def _obstacle(graph: Graph, node: NodeProto) -> str | None:
-    """Return why a node that multiplies stays in float; None for layers, and for nodes that do not multiply."""
+    """Return why a node that could be quantized in principle stays in float; None for layers and all other nodes."""
     if node.op_type in _FLOAT_OPERATORS:
         return _FLOAT_OPERATORS[node.op_type]
     if any(inner.op_type in QUANTIZABLE for subgraph in subgraphs(node) for inner in walk(subgraph.node)):
@@ -201,7 +201,7 @@ def _shapes_read(graph: Graph, layer: Layer) -> list[int]:
 
 
 def _bias(graph: Graph, node: NodeProto, slot: int | None) -> str | None:
-    """Find the constant [C] that a layer adds to its outputs; behind a MatMul an Add does."""
+    """Return the name of a layer's constant bias [C], if any. An Add adds the bias of a MatMul."""
     if node.op_type != "MatMul":
         bias = input_at(node, 2)
         return bias if bias in graph.initializers and len(graph.initializers[bias].dims) == 1 else None
@@ -221,7 +221,11 @@ def _channel_axis(node: NodeProto, slot: int, rank: int) -> int:
 
 
 def _observed(graph: Graph, output: str) -> str:
-    """Follow sole consumers through bias, activation functions and one residual Add to what the layer's effect is."""
+    """Return the tensor at which a layer's quantization error is observed.
+
+    From the layer's output, follow sole consumers through Adds of constants, activation functions and at most one
+    residual Add.
+    """
     tensor, residual = output, False
     while tensor not in graph.outputs and len(graph.consumers.get(tensor, [])) == 1:
         node = graph.consumers[tensor][0]

@@ -1,4 +1,4 @@
-"""Bring a model into the one form that the later stages know."""
+"""Convert a model to the normal form that the later stages expect."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from infoq_onnx.graph.passes.upgrade_opset import upgrade_opset
 Pass = Callable[[onnx.ModelProto], int]
 
 ENTRY_PASSES: tuple[Pass, ...] = (inline_functions, upgrade_opset, strip_initializer_inputs, name_batch_axis)
-"""Run once, first: afterwards the operators are those the other passes know."""
+"""Run once, before all others. The other passes rely on the result."""
 
 SIMPLIFYING_PASSES: tuple[Pass, ...] = (
     remove_dead,
@@ -45,28 +45,35 @@ SIMPLIFYING_PASSES: tuple[Pass, ...] = (
     patches_to_matmul,
     unshare_initializers,
 )
-"""Run again and again until none of them changes anything: each may open the way for another."""
+"""Repeated until none of them changes the model, because each may enable another."""
 
 FINAL_PASSES: tuple[Pass, ...] = (remove_dead, sort_nodes, name_nodes)
-"""Run once, last."""
+"""Run once, after all others."""
 
 
 def normalize(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return an equivalent model in normal form.
 
-    The copy has operator set 13 or newer, no local functions, no Constant, Identity or Dropout nodes, no node with
-    constant inputs only, BatchNormalization folded where it can be, one layout of Gemm, weights and biases owned by one
-    layer each, uniquely named nodes in an order that depends on the graph alone. Names of the input and outputs stay.
+    The copy has:
+
+    - operator set 13 or newer and no local functions;
+    - no Constant, Identity or Dropout nodes, and no nodes with only constant inputs, wherever these can be removed;
+    - BatchNormalization folded into the preceding layer where possible;
+    - a single layout of Gemm;
+    - weights and biases that each belong to one layer;
+    - uniquely named nodes in an order that depends only on the graph.
+
+    The input and the outputs keep their names.
 
     Parameters
     ----------
     model : ModelProto
-        A model as `load_model` returns it; it is not changed.
+        A model returned by `load_model`; it is not changed.
 
     Returns
     -------
     ModelProto
-        The normal form, checked. It computes what `model` computes, up to rounding of folded weights.
+        The model in normal form, checked by onnx. It computes the same function, up to the rounding of folded weights.
 
     Raises
     ------
@@ -86,7 +93,7 @@ def normalize(model: onnx.ModelProto) -> onnx.ModelProto:
         raise ModelError(
             f"the normalised graph is not valid: {first_line(error)}; please report this with the model"
         ) from error
-    # constants that passes have replaced, protobuf keeps until the message goes
+    # copy, because protobuf does not free replaced constants until the whole message is freed
     kept = onnx.ModelProto()
     kept.CopyFrom(normal)
     return kept

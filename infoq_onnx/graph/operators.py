@@ -1,4 +1,4 @@
-"""What single operators do: the bounds they clip to, what they pad with, whether they keep channels apart."""
+"""Properties of single operators: clipping bounds, padding values, depthwise convolutions."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _SHAPE_READERS = frozenset({"Shape", "Size"})
 
 
 def value_readers(graph: Graph, tensor: str) -> list[onnx.NodeProto]:
-    """Nodes that read a tensor's values, not just its shape."""
+    """Return the nodes that read a tensor's values, not only its shape."""
     return [node for node in graph.consumers.get(tensor, []) if node.op_type not in _SHAPE_READERS]
 
 
 def fills_with_zero(graph: Graph, pad: onnx.NodeProto) -> bool:
-    """Whether a constant Pad fills with 0; False where its value is computed at run time."""
+    """Return whether a Pad node in constant mode pads with 0; False if its value is computed at run time."""
     value = input_at(pad, 2)
     return not value or (value in graph.initializers and not np.any(graph.constant(value)))
 
 
 def clip_bounds(graph: Graph, node: onnx.NodeProto) -> tuple[float, float]:
-    """Bounds of a Relu or Clip node; NaN where a bound is computed at run time."""
+    """Return the lower and upper bound of a Relu or Clip node; NaN for a bound that is computed at run time."""
     if node.op_type == "Relu":
         return 0.0, float("inf")
     bounds = []
@@ -38,7 +38,7 @@ def clip_bounds(graph: Graph, node: onnx.NodeProto) -> tuple[float, float]:
 
 
 def bounds_behind(graph: Graph, tensor: str) -> tuple[float, float] | None:
-    """Bounds of the Relu or Clip that is the only reader of `tensor`, where they are known."""
+    """Return the known bounds of the Relu or Clip that alone reads `tensor`; None if there is none."""
     readers = value_readers(graph, tensor)
     if len(readers) != 1 or readers[0].op_type not in ("Relu", "Clip") or tensor in graph.outputs:
         return None
@@ -47,7 +47,7 @@ def bounds_behind(graph: Graph, tensor: str) -> tuple[float, float] | None:
 
 
 def is_depthwise(graph: Graph, node: onnx.NodeProto) -> bool:
-    """Whether a node is a convolution whose output channel c is made of input channel c alone."""
+    """Return whether a node is a depthwise convolution: output channel c depends only on input channel c."""
     if node.op_type != "Conv":
         return False
     outputs, inputs = graph.initializers[node.input[1]].dims[:2] if node.input[1] in graph.initializers else (0, 0)

@@ -1,4 +1,4 @@
-"""Running small graphs in onnxruntime, node by node as written, and its errors in one line."""
+"""Run models in onnxruntime without graph optimisations, and shorten its error messages to one line."""
 
 from __future__ import annotations
 
@@ -26,17 +26,28 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
     state.NotImplemented,
     state.RuntimeException,
 )
-"""What onnxruntime raises; its exceptions have no common base but Exception."""
+"""Exceptions that onnxruntime raises. They have no common base class except Exception."""
 
 NOT_ONNX: type[Exception] = state.InvalidProtobuf
-"""The one among them that says that a file is no model."""
+"""The one of `ORT_ERRORS` that onnxruntime raises if a file is not a model."""
 _FATAL_ONLY = 4
 _CPP_PLACE = re.compile(r"^/\S+:\d+(: .*? failed: | .*?\) (?=[A-Z]))")
-"""Source file, line and signature or assertion, which onnx and onnxruntime put in front of some messages."""
+"""Prefix of some onnx and onnxruntime messages: source file, line, and signature or failed assertion."""
 
 
 def run(model: ModelProto, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None) -> list[Any]:
-    """Run a model once and return the named outputs, or all of them.
+    """Run a model once, without graph optimisations.
+
+    Parameters
+    ----------
+    model : the model
+    feeds : input arrays by input name
+    outputs : names of the outputs to return; None returns all outputs
+
+    Returns
+    -------
+    list of ndarray
+        The outputs, in the order of `outputs`.
 
     Raises
     ------
@@ -47,7 +58,18 @@ def run(model: ModelProto, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[
 
 
 def run_session(session: Any, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None) -> list[Any]:
-    """Run an open session once; errors are raised, not printed as well.
+    """Run an open session once. Errors are raised but not also logged.
+
+    Parameters
+    ----------
+    session : an open onnxruntime session
+    feeds : input arrays by input name
+    outputs : names of the outputs to return; None returns all outputs
+
+    Returns
+    -------
+    list of ndarray
+        The outputs, in the order of `outputs`.
 
     Raises
     ------
@@ -62,7 +84,7 @@ def run_session(session: Any, feeds: Mapping[str, NDArray[Any]], outputs: Sequen
 
 
 def first_line(error: Exception) -> str:
-    """Reduce a message of onnx or onnxruntime to its first line, without onnxruntime's prefix or final stop."""
+    """Return the first line of an onnx or onnxruntime error message, without prefixes and trailing punctuation."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
     if text.startswith("[ONNXRuntimeError]"):

@@ -1,4 +1,4 @@
-"""onnxruntime sessions: the one place that sets their options."""
+"""Open onnxruntime sessions. All session options are set here."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ _CPU = "CPUExecutionProvider"
 _SUFFIX = "ExecutionProvider"
 
 _LARGE = 2**26
-"""Bytes from which on a model is opened from a file."""
+"""Models of at least this many bytes are written to a file and opened from there."""
 
 _NO_MEMORY = re.compile(r"failed to allocate memory for requested buffer of size \d+|bad.alloc\w*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """What sessions run on."""
+    """Execution provider and threads of a session."""
 
     provider: str = "cpu"
-    """See `provider_called`; the CPU does what the provider lacks."""
+    """Name of the provider, see `provider_called`. Operators that it does not support run on the CPU."""
     threads: int | None = None
-    """Of each session; None: as many as there are processors."""
+    """Threads of each session; None uses one per processor."""
 
 
 _RUNTIME: ContextVar[Runtime] = ContextVar("runtime", default=Runtime())  # noqa: B039
@@ -49,30 +49,32 @@ def open_session(
     optimize: bool = True,
     optimized: Path | None = None,
 ) -> ort.InferenceSession:
-    """Open a session on the runtime in use: the CPU, except within `using`.
+    """Open a session on the active runtime: the one set by `using`, or the CPU by default.
 
     Parameters
     ----------
-    model : the model, its serialised bytes, or its file
-    integer_kernels : let onnxruntime fuse Q/DQ pairs into integer kernels; False computes them in float, one by one
+    model : the model, its serialised bytes, or the path of its file
+    integer_kernels : let onnxruntime fuse Q/DQ pairs into integer kernels; False computes node by node in float
     optimize : apply onnxruntime's graph optimisations
-    optimized : where to write the graph that they make of it
+    optimized : path to write the optimised graph to; None does not write it
 
     Returns
     -------
     onnxruntime.InferenceSession
+        Its `run` raises MemoryError if memory runs out.
 
     Raises
     ------
     SettingsError
-        onnxruntime has the provider in use, and cannot start it.
+        onnxruntime does not have the provider or cannot start it.
     MemoryError
-        There is not enough memory for the model, or, when it is run, for what it computes.
+        There is not enough memory for the model.
     """
     options = session_options()
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        # a constant weight is laid out anew and its products are summed in another order than a computed one's
+        # prepacking lays out constant weights differently, so their products are summed in another order than with
+        # computed weights
         options.add_session_config_entry("session.disable_prepacking", "1")
     if not integer_kernels:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
@@ -81,7 +83,7 @@ def open_session(
     provider = provider_called(_RUNTIME.get().provider)
     with _source(model) as source, _telling_of_memory():
         session = Session(source, options, providers=list(dict.fromkeys([provider, _CPU])))
-    # onnxruntime falls back to the CPU without a word
+    # onnxruntime falls back to the CPU silently
     if provider not in session.get_providers():
         raise SettingsError(
             f"`provider` {provider.removesuffix(_SUFFIX)}: onnxruntime cannot start it; check its driver and libraries"
@@ -90,17 +92,17 @@ def open_session(
 
 
 class Session(ort.InferenceSession):  # type: ignore[misc]
-    """One whose runs that lack memory end in a MemoryError."""
+    """An InferenceSession whose `run` raises MemoryError if memory runs out."""
 
     def run(self, *arguments: Any, **named: Any) -> Any:
-        """Run the model, see onnxruntime."""
+        """Run the model, see `onnxruntime.InferenceSession.run`."""
         with _telling_of_memory():
             return super().run(*arguments, **named)
 
 
 @contextlib.contextmanager
 def _telling_of_memory() -> Iterator[None]:
-    """Raise MemoryError for what onnxruntime raises where memory is short, which has no type of its own."""
+    """Convert onnxruntime's out-of-memory errors, which have no type of their own, to MemoryError."""
     try:
         yield
     except Exception as error:
@@ -112,7 +114,10 @@ def _telling_of_memory() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _source(model: onnx.ModelProto | bytes | Path) -> Iterator[bytes | Path]:
-    """What onnxruntime opens: a session keeps the bytes that it was made of, so those of a large model go to a file."""
+    """Yield the bytes or path from which onnxruntime opens a model.
+
+    A session keeps the bytes it is opened from in memory, so large models are written to a temporary file.
+    """
     content = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
     if isinstance(content, Path) or len(content) < _LARGE:
         yield content
@@ -122,7 +127,7 @@ def _source(model: onnx.ModelProto | bytes | Path) -> Iterator[bytes | Path]:
         try:
             path.write_bytes(content)
         except OSError:
-            # no room: rather more memory than no session
+            # the disk is full: use more memory instead
             yield content
             return
         del content
@@ -131,12 +136,12 @@ def _source(model: onnx.ModelProto | bytes | Path) -> Iterator[bytes | Path]:
 
 @contextlib.contextmanager
 def using(runtime: Runtime) -> Iterator[None]:
-    """Open the sessions of a block on a runtime.
+    """Open all sessions within a `with` block on the given runtime.
 
     Raises
     ------
     SettingsError
-        This onnxruntime does not have its provider.
+        The installed onnxruntime does not have the runtime's provider.
     """
     provider_called(runtime.provider)
     token = _RUNTIME.set(runtime)
@@ -147,12 +152,14 @@ def using(runtime: Runtime) -> Iterator[None]:
 
 
 def provider_called(name: str) -> str:
-    """Find onnxruntime's name of a provider: CUDAExecutionProvider for cuda, or for that name itself.
+    """Return onnxruntime's name of a provider, for example CUDAExecutionProvider for "cuda".
+
+    The full name is also accepted; case is ignored.
 
     Raises
     ------
     SettingsError
-        This onnxruntime does not have it.
+        The installed onnxruntime does not have the provider.
     """
     known: dict[str, str] = {
         provider.removesuffix(_SUFFIX).lower(): provider for provider in ort.get_available_providers()
@@ -167,36 +174,36 @@ def provider_called(name: str) -> str:
 
 
 def session_options() -> ort.SessionOptions:
-    """Make the options that all sessions have."""
+    """Return the options common to all sessions."""
     _quieten()
     options = ort.SessionOptions()
     options.log_severity_level = 4
     threads = _RUNTIME.get().threads or processors()
     if threads != os.cpu_count():
-        # where only some processors may be used (taskset, a container), others' threads would spin
+        # if the process may use only some processors (taskset, a container), surplus threads would spin
         options.intra_op_num_threads = threads
     return options
 
 
 @functools.cache
 def _quieten() -> None:
-    """Report nothing to anybody, and say nothing of having failed to."""
+    """Disable onnxruntime's telemetry and log only fatal errors."""
     ort.disable_telemetry_events()
     ort.set_default_logger_severity(4)
 
 
 def processors() -> int:
-    """Count the processors that this process may use: those it may run on, as far as a container's quota goes."""
+    """Return the number of processors that this process may use, limited by CPU affinity and by a container's quota."""
     allowed = (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) or 1
     quota = _quota()
     return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
 
 
 def _quota(root: Path = _CGROUPS) -> float | None:
-    """Processors' worth of time that the control group grants, which containers set; None: no limit.
+    """Return the CPU quota of the control group in processors; None if there is no limit. Containers set this quota.
 
-    Inside a container its own group is the root of what it sees: `cpu.max` holds quota and period in version 2,
-    `cpu/cpu.cfs_*` in version 1, each in microseconds.
+    Inside a container, the container's own group is the root of the visible hierarchy. Quota and period, in
+    microseconds, are in `cpu.max` (cgroup version 2) or `cpu/cpu.cfs_*` (version 1).
     """
     with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
         quota, period = (root / "cpu.max").read_text().split()
