@@ -1,5 +1,5 @@
-"""Graph passes, one a file. Each changes the model in place and returns how many things it changed.
+"""Graph passes, one per file. Each pass changes the model in place and returns the number of changes.
 
-A pass keeps what the model computes and the names of its input and outputs; it may be run at any time, and running it
-again on its own result changes nothing.
+A pass preserves the function that the model computes and the names of its input and outputs. It can run at any time,
+and it is idempotent.
 """

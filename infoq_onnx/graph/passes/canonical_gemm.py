@@ -1,7 +1,8 @@
-"""Gemm with constant weights is written in one form: y = A·Wᵀ + b with W of shape [N, K] and b of shape [N].
+"""Rewrite Gemm with constant weights in one form: y = A·Wᵀ + b with W of shape [N, K] and b of shape [N].
 
-y = α·A'·B' + β·C, where A' and B' may be transposes. For a constant B, W = α·B' is stored as [N, K] with transB = 1;
-for a constant C that adds the same row to every row of the product, b = β·C. transA stays as it is.
+Gemm computes y = α·A'·B' + β·C, where A' is A or Aᵀ and B' is B or Bᵀ. If B is constant, α·B' is stored as Wᵀ with W of
+shape [N, K] and transB = 1. If C is constant and adds the same row to every row of the product, b = β·C. transA is not
+changed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from infoq_onnx.graph.editor import Editor
 
 
 def canonical_gemm(model: onnx.ModelProto) -> int:
-    """Rewrite Gemm nodes whose weight is constant.
+    """Rewrite Gemm nodes that have a constant weight.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Constant nodes become initializers of the same name and value."""
+"""Replace Constant nodes by initializers with the same name and value."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from infoq_onnx.graph.editing import output_names, remove_nodes
 
 
 def constants_to_initializers(model: onnx.ModelProto) -> int:
-    """Replace Constant nodes by initializers; strings, sparse tensors and graph outputs stay nodes.
+    """Replace Constant nodes by initializers, except strings, sparse tensors and graph outputs.
 
     Returns
     -------

@@ -1,12 +1,12 @@
-r"""BatchNormalization behind a linear layer is folded into the layer's weights.
+r"""Fold BatchNormalization into the weights of the preceding linear layer.
 
 For a layer y = W∗x + b and z = γ·(y − μ)/√(σ² + ε) + β per output channel, with s = γ/√(σ² + ε):
 
     z = (s·W)∗x + (s·(b − μ) + β)
 
-computed in float64 and rounded once. Output channels lie on axis 0 of a Conv weight and of a canonical Gemm weight
-(transB = 1); on axis 1 of a ConvTranspose weight [Cin, Cout/g, …], where each of the g groups of input channels has its
-own Cout/g outputs.
+The computation is in float64, and the result is rounded once. The output channels are axis 0 of a Conv weight and of a
+canonical Gemm weight (transB = 1). They are axis 1 of a ConvTranspose weight [Cin, Cout/g, …], where each of the g
+groups of input channels has its own Cout/g output channels.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from infoq_onnx.graph.editor import Editor
 
 
 def fold_batchnorm(model: onnx.ModelProto) -> int:
-    """Fold every inference-mode BatchNormalization whose input comes from a Conv, ConvTranspose or Gemm alone.
+    """Fold each BatchNormalization in inference mode that alone reads the output of a Conv, ConvTranspose or Gemm.
 
     Returns
     -------
@@ -61,7 +61,7 @@ def _fold(editor: Editor, norm: NodeProto, opset: int) -> bool:
 
 
 def _at_inference(norm: NodeProto, opset: int) -> bool:
-    # before opset 14 a second output asks for training
+    # before opset 14, a second output enables training mode
     if opset >= 14:
         return not attribute(norm, "training_mode", 0)
     return not any(norm.output[1:])

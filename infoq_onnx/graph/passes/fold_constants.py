@@ -1,8 +1,8 @@
-"""Nodes whose inputs are all constant are computed once, by onnxruntime, and replaced by their results.
+"""Compute nodes that have only constant inputs once, in onnxruntime, and replace them by their results.
 
-The constant nodes form a region closed under "needed by"; only what the rest of the graph reads of it (its frontier)
-becomes an initializer, so that intermediate results never reach the file. A result that would make the file grow (over
-16 MiB and larger than what it is computed from) keeps its node.
+The constant nodes form a region. Only the tensors that the rest of the graph reads from the region (its frontier)
+become initializers, so intermediate results are not stored. A node whose result would enlarge the file (larger than 16
+MiB and larger than its constant inputs) is not replaced.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from infoq_onnx.graph.editing import infer, initializers_of, output_names, reads
 from infoq_onnx.graph.ort import run
 
 LARGEST_RESULT = 16 * 2**20
-"""Bytes up to which a result is stored however small its inputs are."""
+"""Results of up to this many bytes are always stored, regardless of the size of the inputs."""
 
 _RANDOM = frozenset(
     ["Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Dropout"]
@@ -46,7 +46,7 @@ def fold_constants(model: ModelProto) -> int:
     """Compute constant nodes and replace them by initializers.
 
     Random and (de)quantizing operators, nodes with subgraphs, operators of other domains and nodes that write a graph
-    output stay.
+    output are not replaced.
 
     Returns
     -------

@@ -1,12 +1,12 @@
-"""Shape arithmetic whose outcome is known is replaced by that outcome.
+"""Replace shape arithmetic that has a known result by that result.
 
-Integer tensors are evaluated entry by entry; an entry is a number, the name of a free dimension (the batch), or
-unknown. ``Shape(x)`` of ``[batch, 64, 8, 8]`` is ``("batch", 64, 8, 8)``, and a Gather, Slice, Concat, … of it is known
-as far as its entries are. Two replacements follow:
+Integer tensors are evaluated entry by entry. An entry is a number, the name of a free dimension (the batch), or
+unknown. ``Shape(x)`` of ``[batch, 64, 8, 8]`` is ``("batch", 64, 8, 8)``; Gather, Slice, Concat, … propagate the
+entries. There are two replacements:
 
-- a tensor all of whose entries are numbers becomes an initializer;
-- a Reshape whose target is computed at run time, and whose output has exactly one axis that is not a number, gets the
-  constant target with −1 there: the element count of the input decides that axis.
+- A tensor whose entries are all numbers becomes an initializer.
+- A Reshape whose target is computed at run time, and whose output has exactly one axis that is not a number, gets a
+  constant target with −1 for that axis. The element count of the input determines that axis.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from infoq_onnx.graph.editor import Editor
 
 _INTEGERS = (TensorProto.INT64, TensorProto.INT32)
 _LONGEST_SHAPE = 64
-"""Entries up to which an integer constant may be part of shape arithmetic."""
+"""Largest number of entries of an integer constant that is considered part of shape arithmetic."""
 
 Values = NDArray[Any]
 Shapes = dict[str, tuple[Dimension, ...]]
@@ -107,7 +107,10 @@ def _resolve(node: NodeProto, shapes: Shapes, values: dict[str, Values]) -> NDAr
 
 
 def _solve_remainder(source: tuple[Dimension, ...], target: tuple[Dimension, ...]) -> tuple[Dimension, ...]:
-    """Find the −1 of a target: the source's elements divided by those of the other axes, free axes cancelling out."""
+    """Replace the −1 in a Reshape target by its value, if the value is known.
+
+    The value is the element count of the source divided by the product of the other axes. Free axes must cancel out.
+    """
     others = [entry for entry in target if entry != -1]
     free_source = sorted(str(entry) for entry in source if not isinstance(entry, int))
     free_others = sorted(str(entry) for entry in others if not isinstance(entry, int))
@@ -192,7 +195,7 @@ def _slice(_: NodeProto, inputs: list[Values]) -> Values | None:
     start, stop, *rest = [bound[0] for bound in bounds if bound is not None]
     step = rest[1] if len(rest) == 2 else 1
     size = inputs[0].size
-    if step < 0 and stop < -size:  # ONNX writes "down to the first entry" as a very negative end
+    if step < 0 and stop < -size:  # in ONNX, a very negative end means "down to and including the first entry"
         return inputs[0][start::step]
     return inputs[0][start:stop:step]
 
@@ -222,7 +225,7 @@ def _arithmetic(function: Callable[[int, int], Dimension]) -> Callable[[NodeProt
 
 
 def _divide(a: int, b: int) -> Dimension:
-    # ONNX divides integers like C, towards zero
+    # ONNX integer division truncates towards zero, as in C
     return None if b == 0 else abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
 
 

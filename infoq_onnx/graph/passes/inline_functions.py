@@ -1,4 +1,4 @@
-"""Local functions are replaced by their bodies: f(x) = g(h(x)) becomes the nodes h and g."""
+"""Replace calls of local functions by the function bodies: f(x) = g(h(x)) becomes the nodes h and g."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _ADVICE = "export the model without local functions"
 
 
 def inline_functions(model: onnx.ModelProto) -> int:
-    """Inline every local function and drop the definitions.
+    """Inline all local functions and remove their definitions.
 
     Returns
     -------
     int
-        Number of function definitions gone.
+        Number of function definitions removed.
 
     Raises
     ------
     ModelError
-        A function is written for an operator set that cannot be converted to the model's.
+        A function uses an operator set that cannot be converted to the model's operator set.
     """
     count = len(model.functions)
     if count == 0:
@@ -35,7 +35,10 @@ def inline_functions(model: onnx.ModelProto) -> int:
 
 
 def _convert_and_inline(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Inline functions written for another operator set version; converting them needs the types of all tensors."""
+    """Inline functions written for another version of the operator set.
+
+    The version conversion needs the types of all tensors.
+    """
     name = model.functions[0].name
     try:
         inlined = onnx.inliner.inline_local_functions(onnx.shape_inference.infer_shapes(model), convert_version=True)

@@ -1,7 +1,7 @@
-"""A dense layer written as MatMul, alone or with an Add of its bias, becomes Gemm where its input is a matrix.
+"""Rewrite a dense layer (MatMul, optionally followed by an Add of a bias) as Gemm if its input is a matrix.
 
-onnxruntime has an integer kernel for products of matrices that adds a bias and may give floats; it makes it of a Gemm
-only. Of a MatMul with whatever Add behind it, it makes a Gemm too, but only after it has looked for integer kernels.
+onnxruntime has an integer kernel for matrix products that adds a bias and can return float results, but uses it only
+for Gemm. onnxruntime also fuses MatMul and Add into Gemm, but only after it has selected the integer kernels.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from infoq_onnx.graph.editor import Editor
 
 
 def matmul_to_gemm(model: onnx.ModelProto) -> int:
-    """Rewrite float32 MatMul of [N, K] with a constant [K, M], and an Add of a row where nothing else reads it.
+    """Rewrite float32 MatMul of [N, K] with a constant [K, M] as Gemm.
 
-    The Gemm keeps the MatMul's name, and writes the sum's where there is one.
+    An Add of a constant row [M] or [1, M] is included if it alone reads the product. The Gemm keeps the name of the
+    MatMul, and its output the name of the sum or, without an Add, of the product.
 
     Returns
     -------
     int
-        Number of products rewritten.
+        Number of MatMul nodes rewritten.
     """
     editor = Editor(model.graph)
     candidates = [node for node in editor.nodes if _is_product(editor, node)]
@@ -41,7 +42,7 @@ def _is_product(editor: Editor, node: NodeProto) -> bool:
     weight = editor.constants.get(node.input[1])
     if weight is None or len(weight.dims) != 2 or node.input[0] in editor.constants:
         return False
-    # onnxruntime has no Gemm of integers, and other floats stay as they are
+    # onnxruntime has no Gemm for integers; other float types are not rewritten
     return bool(weight.data_type == TensorProto.FLOAT)
 
 

@@ -1,4 +1,4 @@
-"""A free first axis of the input gets a name, so that shape inference can follow the batch through the graph."""
+"""Name a free first axis of the input, so that shape inference can track the batch through the graph."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from infoq_onnx.graph.editing import unused_name
 
 
 def name_batch_axis(model: onnx.ModelProto) -> int:
-    """Call the first axis of the input "batch" where it is unnamed, 0 or negative: exporters' ways to write "any".
+    """Name the first axis of the input "batch" if it is free and unnamed.
+
+    Exporters write a free axis without a size, or with size 0 or a negative size.
+
 
     Returns
     -------

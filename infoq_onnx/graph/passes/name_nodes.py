@@ -1,4 +1,4 @@
-"""Every node gets a name of its own: reports, allocations and journals speak of layers by name."""
+"""Give every node a unique name. Reports, allocations and journals identify layers by name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from infoq_onnx.graph.editing import unused_name
 
 
 def name_nodes(model: onnx.ModelProto) -> int:
-    """Name nameless nodes after their operator and first output; of several nodes with one name, number the later ones.
+    """Make node names unique.
+
+    An unnamed node is named after its operator and its first output. If several nodes have the same name, a number is
+    appended to all except the first.
+
 
     Returns
     -------

@@ -1,9 +1,9 @@
-"""A convolution that cuts an image into tokens becomes a product of matrices.
+"""Rewrite a patch embedding (a convolution that splits an image into tokens) as a matrix product.
 
-Where windows do not overlap, Conv(x; W, b) followed by moving the channels last is a matrix product: each window of x,
-written as a row, times W reshaped to [Cin·kh·kw, Cout], plus b. Its integer kernel may give float tokens, which an
-integer convolution cannot, and the embedding of a vision transformer needs: every token of every layer is a sum that
-begins with it.
+If the windows do not overlap, Conv(x; W, b) followed by moving the channels to the last axis is a matrix product: each
+window of x, flattened to a row, times W reshaped to [Cin·kh·kw, Cout], plus b. The integer kernel of a matrix product
+can return float tokens; that of a convolution cannot. Vision transformers need float tokens here, because the embedding
+is the first term of the residual sum in every layer.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ Shapes = dict[str, tuple[Dimension, ...]]
 
 
 def patches_to_matmul(model: onnx.ModelProto) -> int:
-    """Rewrite 2-D Conv with kernel = stride and no padding, read only by what makes [N, positions, Cout] of it.
+    """Rewrite 2-D Conv with kernel = stride and no padding, if its only consumers move the channels to the last axis.
 
-    That is a Transpose to [N, H, W, Cout], or a Reshape or Flatten to [N, Cout, H·W] and a Transpose to [N, H·W, Cout].
-    The MatMul keeps the Conv's name, and the last of the new nodes writes the transposed tensor's name.
+    The consumers are a Transpose to [N, H, W, Cout], or a Reshape or Flatten to [N, Cout, H·W] followed by a Transpose
+    to [N, H·W, Cout]. The MatMul keeps the name of the Conv, and the last new node keeps the name of the transposed
+    tensor.
 
     Returns
     -------
@@ -76,7 +77,7 @@ def _rewrite(editor: Editor, conv: NodeProto, shapes: Shapes) -> bool:
     weight = to_array(editor.constants[conv.input[1]])
     outputs, channels, *kernel = weight.shape
     source = shapes.get(conv.input[0], ())
-    # a margin that no window covers would have to be cut off first
+    # a margin that no window covers would have to be cropped first
     sizes = [(size, extent) for size, extent in zip(source[2:], kernel, strict=False) if isinstance(size, int)]
     if not movers or len(sizes) != 2 or any(size % extent for size, extent in sizes):
         return False

@@ -1,7 +1,7 @@
-"""A classifier written as a 1×1 convolution of a pooled tensor becomes Flatten and Gemm.
+"""Rewrite a classifier head given as a 1×1 convolution of a pooled tensor as Flatten and Gemm.
 
-On x of shape [N, Cin, 1, 1], Flatten(Conv(x; W, b)) = Flatten(x)·W₂ᵀ + b with W₂ = W reshaped to [Cout, Cin]. A Gemm
-may give float logits from integer inputs, which an integer convolution cannot.
+For x of shape [N, Cin, 1, 1], Flatten(Conv(x; W, b)) = Flatten(x)·W₂ᵀ + b with W₂ = W reshaped to [Cout, Cin]. An
+integer Gemm can return float logits; an integer convolution cannot.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from infoq_onnx.graph.editor import Editor
 
 
 def pointwise_head(model: onnx.ModelProto) -> int:
-    """Rewrite 1×1 Conv on 1×1 input, read by one Flatten, Reshape or Squeeze to [N, Cout] only.
+    """Rewrite 1×1 Conv on 1×1 input whose only consumer is a Flatten, Reshape or Squeeze to [N, Cout].
 
-    The Gemm keeps the Conv's name and writes the flattened tensor's name.
+    The Gemm keeps the name of the Conv, and its output the name of the flattened tensor.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""What no graph output depends on is removed: nodes, optional outputs of nodes, initializers, stale shape notes."""
+"""Remove everything that no graph output depends on: nodes, optional node outputs, initializers, `value_info`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from infoq_onnx.graph.editing import opset_of, output_names, reads, remove_initi
 
 
 def remove_dead(model: onnx.ModelProto) -> int:
-    """Remove nodes, optional trailing outputs and initializers that nothing reads, and all `value_info`.
+    """Remove unused nodes, optional trailing node outputs and initializers, and all `value_info`.
 
-    Shapes noted in the file describe the graph before the passes changed it; `Graph` finds them anew.
+    The shapes in `value_info` describe the graph before the passes changed it. `Graph` determines them again.
 
     Returns
     -------
@@ -46,7 +46,7 @@ def _trim_outputs(node: NodeProto, opset: int, used: set[str]) -> int:
     formal = onnx.defs.get_schema(node.op_type, opset, "").outputs
     count = 0
     while len(node.output) > 1 and node.output[-1] not in used:
-        # the last formal output stands for all further actual ones, which then are variadic: never to be dropped
+        # the last formal output stands for all further outputs, which are then variadic and must be kept
         option = formal[min(len(node.output), len(formal)) - 1].option
         if option != onnx.defs.OpSchema.FormalParameterOption.Optional:
             break

@@ -1,7 +1,7 @@
-"""Nodes that pass their input through are removed: Identity, and Dropout, which does nothing at inference.
+"""Remove nodes that pass their input through: Identity, and Dropout in inference mode.
 
-y = Identity(x): readers of y read x. Where y is a graph output, x takes its name instead, so that outputs stay
-called what they were.
+For y = Identity(x), the readers of y read x instead. If y is a graph output, x is renamed to y, so that the outputs
+keep their names.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from infoq_onnx.graph.editor import Editor
 
 
 def remove_identity(model: onnx.ModelProto) -> int:
-    """Remove Identity nodes and inference-time Dropout, those behind initializers included.
+    """Remove Identity nodes and Dropout nodes in inference mode, including those that read an initializer.
 
-    A node that copies a graph input, an initializer or another graph output to a graph output stays.
+    A node that copies a graph input, an initializer or another graph output to a graph output is kept.
 
     Returns
     -------

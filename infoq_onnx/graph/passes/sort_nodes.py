@@ -1,7 +1,7 @@
-"""Nodes are put in one topological order, whatever order the exporter wrote them in.
+"""Sort the nodes in a canonical topological order, independent of their order in the file.
 
-The order is the post-order of a depth-first walk from the graph outputs, inputs visited from left to right: it depends
-on the graph alone, so two exports of one network list their layers alike.
+The order is the post-order of a depth-first traversal from the graph outputs that visits inputs from left to right. It
+depends only on the graph, so two exports of the same network list their layers in the same order.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from infoq_onnx.graph.editing import producers_of, reads, replace_nodes
 
 
 def sort_nodes(model: onnx.ModelProto) -> int:
-    """Sort the nodes; those that no output depends on come last, in the order they were found.
+    """Sort the nodes. Nodes that no output depends on come last.
 
     Returns
     -------
     int
-        Number of nodes that changed their place.
+        Number of nodes whose position changed.
     """
     graph = model.graph
-    nodes = list(graph.node)  # keeps the wrappers alive, so that id() tells nodes apart
+    nodes = list(graph.node)  # keeps the wrappers alive, so that id() identifies nodes
     producers = producers_of(graph)
     order: list[NodeProto] = []
     done: set[int] = set()

@@ -1,4 +1,4 @@
-"""Initializers that are listed among the graph inputs, as IR version 3 demanded, become plain constants."""
+"""Remove initializers from the graph inputs, where IR version 3 required them, so that they become constants."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import onnx
 
 
 def strip_initializer_inputs(model: onnx.ModelProto) -> int:
-    """Remove from the graph inputs those that an initializer gives a value.
+    """Remove the graph inputs that have an initializer.
 
     Returns
     -------

@@ -1,6 +1,7 @@
-"""Each layer owns its weight and bias: the first to use an initializer keeps it, the others get copies.
+"""Give each layer its own weight and bias.
 
-A shared weight could not be rounded, scaled or stored differently in two layers.
+The first layer that uses an initializer keeps it, unless other nodes or graph outputs use it too. Other layers get
+copies. A shared weight could not be rounded, scaled or stored differently for each layer.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from infoq_onnx.graph.editor import Editor
 
 
 def unshare_initializers(model: onnx.ModelProto) -> int:
-    """Copy the weights and biases that layers share with each other or with other nodes.
+    """Copy the constant inputs that layers share with each other, with other nodes or with graph outputs.
 
     Returns
     -------

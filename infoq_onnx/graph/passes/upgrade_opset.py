@@ -1,6 +1,7 @@
-"""Models of operator sets below 13 are converted to 13, the first with per-channel DequantizeLinear.
+"""Convert models with an operator set below 13 to 13, the first with per-channel DequantizeLinear.
 
-The default domain is spelled "" afterwards ("ai.onnx" means the same), so that other passes can compare it.
+The default domain has two spellings, "" and "ai.onnx". Afterwards the model uses only "", which simplifies the other
+passes.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ TARGET_OPSET = 13
 
 
 def upgrade_opset(model: onnx.ModelProto) -> int:
-    """Convert a model of a lower operator set to `TARGET_OPSET`; leave others at theirs.
+    """Convert a model with an operator set below `TARGET_OPSET` to `TARGET_OPSET`; leave newer ones unchanged.
 
     Returns
     -------
     int
-        Number of versions climbed, plus one for every domain name respelled.
+        Number of versions that the operator set is raised by, plus the number of domain names changed.
 
     Raises
     ------
     ModelError
-        An operator has no conversion; the message names it.
+        An operator cannot be converted; the message names it.
     """
     changes = _spell_domain(model)
     version = opset_of(model)
