@@ -1,5 +1,5 @@
-"""From a folder, list or array file to batches of float32 tensors with labels.
+"""Read a folder, list file or array file as batches of float32 tensors with labels.
 
-`sources` finds the samples, `choose` picks some, `preprocess` turns an image into a tensor, `dataset` joins the three,
-and `encoders` condense a dataset into the features X_E.
+`sources` finds the samples, `choose` selects some of them, `preprocess` converts an image to a tensor, `dataset`
+combines these three, and `encoders` computes the features X_E of a dataset.
 """

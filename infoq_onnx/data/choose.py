@@ -1,4 +1,4 @@
-"""Which samples of a source to use."""
+"""Select the samples of a source to use."""
 
 from __future__ import annotations
 
@@ -9,32 +9,35 @@ from infoq_onnx.data.sources import Source
 from infoq_onnx.errors import SettingsError
 
 CLASS_SAMPLES = 16
-"""Fewest samples of a class that tell its mutual information with anything."""
+"""Smallest number of samples per class from which mutual information can be estimated."""
 
 
 def choose(
     source: Source, samples: int | None, seed: int, without: npt.NDArray[np.int64] | None = None
 ) -> npt.NDArray[np.int64]:
-    """Pick `samples` of the source, the same ones for the same seed.
+    """Select `samples` samples of a source at random; the same seed gives the same selection.
 
-    With labels every class gives an equal share, as far as it has that many; the classes that give one more are drawn.
-    Where a share would be less than `CLASS_SAMPLES`, fewer classes that can give so many are drawn and the others left
-    out, provided there are enough such classes and two at least: nearest-neighbour estimators learn nothing from a
-    class of one or two samples.
+    If the source has labels, every class contributes an equal share, or all its samples if it has fewer. Shares differ
+    by at most one; the classes with the larger share are drawn at random. If the share of a class would be smaller than
+    `CLASS_SAMPLES`, only `samples` // `CLASS_SAMPLES` classes are used, drawn at random from those with enough samples.
+    This requires that there are enough such classes, and at least two. The reason is that nearest-neighbour estimators
+    learn nothing from a class of one or two samples.
 
     Parameters
     ----------
+    source
+        The source to select from.
     samples
-        How many; None, or as many as there are or more, means all.
+        Number of samples; None, or a number not smaller than the number available, selects all.
     seed
-        Not negative.
+        Seed of the random generator, 0 or more.
     without
-        Positions that are taken already, [M]; None: none are.
+        Positions to exclude, [M]; None excludes nothing.
 
     Returns
     -------
     indices : ndarray of int64, [min(samples, len(source) − M)]
-        Ascending positions in the source.
+        Positions in the source, in ascending order.
 
     Raises
     ------
@@ -64,7 +67,7 @@ def choose(
 
 
 def _narrowed(counts: npt.NDArray[np.int64], samples: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Zero the counts of the classes to leave out."""
+    """Return the class counts, with zeros for the classes to leave out."""
     wanted = samples // CLASS_SAMPLES
     if wanted < 2 or wanted >= len(counts):
         return counts
@@ -78,7 +81,10 @@ def _narrowed(counts: npt.NDArray[np.int64], samples: int, rng: np.random.Genera
 
 
 def _equal_shares(counts: npt.NDArray[np.int64], samples: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Divide `samples` ≤ Σ counts so that shares differ by at most one, except for classes that give all they have."""
+    """Divide `samples` ≤ Σ counts into one share per class.
+
+    Shares differ by at most one, except for classes that contribute all their samples.
+    """
     shares = np.zeros_like(counts)
     while left := samples - int(shares.sum()):
         able = np.flatnonzero(shares < counts)

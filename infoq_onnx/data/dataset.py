@@ -1,7 +1,7 @@
-"""Chosen samples with their labels, ready to be read in batches any number of times.
+"""Selected samples with their labels, which can be read in batches any number of times.
 
-Every chosen image is decoded once when the set is loaded, so that a broken file is known before hours of work, and not
-in the middle of them. The pixels stay in memory while they fit the budget; a larger set is decoded again for each pass.
+Every selected image is decoded once when the dataset is loaded, so that broken files are found before hours of work.
+The pixels are kept in memory if they fit into the cache; otherwise the images are decoded again in every pass.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from infoq_onnx.errors import DataError, SettingsError
 from infoq_onnx.schema import CalibrationRef, Preprocessing
 
 CACHE_BYTES = 1 << 30
-"""Pixels or arrays below this size stay in memory."""
+"""Pixels or arrays of at most this many bytes are kept in memory."""
 
 TOLERATED_PERCENT = 1
-"""Share of the chosen images that may be unreadable."""
+"""Percentage of the selected images that may be unreadable."""
 
-# not EPS and the like: Pillow hands those to other programs
+# without EPS and similar formats, which Pillow passes to external programs
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "PPM", "TIFF")
-# what Pillow's decoders raise for broken files; its warnings are made errors, but for those about the API
+# exceptions of Pillow's decoders for broken files; its warnings are turned into errors, except deprecation warnings
 _WARNINGS = (UserWarning, RuntimeWarning)
 _UNREADABLE = (
     OSError,
@@ -61,7 +61,7 @@ _AT_ONCE = 256
 
 
 class Skipped(NamedTuple):
-    """An image that was chosen and cannot be read."""
+    """A selected image that cannot be read."""
 
     path: str
     reason: str
@@ -69,42 +69,42 @@ class Skipped(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Samples of a source as a model's input, in a fixed order."""
+    """Samples of a source as input of a model, in a fixed order."""
 
     source: Source
     input_shape: tuple[int, ...]
-    """Of one sample."""
+    """Shape of one sample."""
     preprocessing: Preprocessing | None
-    """None: the samples are arrays that are used as they are."""
+    """Preprocessing of the images; None if the samples are arrays that are used unchanged."""
     indices: npt.NDArray[np.int64]
-    """[N], ascending positions in the source of the samples used."""
+    """[N], positions of the samples in the source, in ascending order."""
     labels: npt.NDArray[np.int64] | None
     """[N], class indices; None without labels."""
     sha256: str
-    """Hex digest of the samples' raw bytes, their labels and their order."""
+    """Hex digest that covers the samples' raw bytes, their labels and their order."""
     skipped: tuple[Skipped, ...]
-    """Chosen images that are left out."""
+    """Selected images that are left out because they cannot be read."""
     _read: Callable[[int, int], npt.NDArray[Any]] = field(repr=False)
-    """Samples from start to stop: uint8 pixels [n, H, W, C], or with no preprocessing arrays [n, *input_shape]."""
+    """Read samples from start to stop: uint8 pixels [n, H, W, C], or arrays [n, *input_shape] if not preprocessed."""
 
     def __len__(self) -> int:
-        """Count the samples."""
+        """Return the number of samples."""
         return len(self.indices)
 
     @property
     def layout(self) -> Literal["NCHW", "NHWC"] | None:
-        """Where the channels of a batch are; None when the samples are not images."""
+        """Position of the channels in a batch; None if the samples are not images."""
         if self.preprocessing is not None:
             return self.preprocessing.layout
         return preprocess.layout_of(self.input_shape) if preprocess.is_image(self.input_shape) else None
 
     def batches(self, size: int) -> Iterator[npt.NDArray[np.float32]]:
-        """Yield float32 [n, *input_shape] with n = `size`, less in the last batch.
+        """Yield batches of float32 [n, *input_shape], where n = `size` except in the last batch, which may be smaller.
 
         Raises
         ------
         DataError
-            An image has gone or changed since the set was loaded.
+            An image has been removed or changed since the dataset was loaded.
         SettingsError
             `size` is less than 1.
         """
@@ -118,11 +118,11 @@ class Dataset:
                 yield np.array(values, dtype=np.float32, order="C")
 
     def alone(self) -> Dataset:
-        """Return the same samples without the source they were chosen from, to be handed to other processes."""
+        """Return a copy without the source's files, array and labels, to be sent to other processes."""
         return dataclasses.replace(self, source=dataclasses.replace(self.source, files=(), array=None, labels=None))
 
     def ref(self) -> CalibrationRef:
-        """Describe the set for an analysis; labels are "predicted" where it has none."""
+        """Describe the dataset for an analysis. Without labels, `labels` and `targets` are "predicted"."""
         return CalibrationRef(
             path=str(self.source.path),
             classes_path=str(self.source.classes_path) if self.source.classes_path is not None else None,
@@ -148,35 +148,39 @@ def load_dataset(
     tolerated_percent: int = TOLERATED_PERCENT,
     cache_bytes: int = CACHE_BYTES,
 ) -> Dataset:
-    """Open a source, choose samples, and check that every one of them can be read.
+    """Open a source, select samples, and check that they can be read.
 
-    Image files, and arrays of integers from 0 to 255 that are images ([N, H, W, C], [N, C, H, W] or [N, H, W], in RGB),
-    are preprocessed. Arrays of floats are cast to float32 and must have the model's shape.
+    Image files are preprocessed. So are integer arrays that hold images in RGB with values from 0 to 255 ([N, H, W, C],
+    [N, C, H, W] or [N, H, W]). Float arrays are cast to float32 and must have the model's input shape.
 
     Parameters
     ----------
     path, classes
-        As for `open_source`.
+        See `open_source`.
     preprocessing
-        For images; None uses arrays of integers, too, as they are.
+        Preprocessing of images; None uses integer arrays unchanged, too.
     input_shape
-        Of the model, for one sample.
+        Input shape of the model, for one sample.
     samples, seed, without
-        As for `choose`.
+        See `choose`.
     n_classes
-        Classes of the model, to check the labels against; None checks nothing.
+        Number of classes of the model, which the labels must match; None does not check the labels.
     tolerated_percent
-        How many of the chosen images may be unreadable, in percent; at least one must be readable in any case.
+        Percentage of the selected images that may be unreadable. At least one image must be readable in any case.
     cache_bytes
-        Samples stay in memory when all of them together take no more than this.
+        The samples are kept in memory if they take at most this many bytes in total.
+
+    Returns
+    -------
+    Dataset
 
     Raises
     ------
     DataError
-        The source cannot be used, does not fit the model, or more of the chosen images than tolerated cannot be read.
+        The source cannot be used or does not fit the model, or too many of the selected images cannot be read.
     SettingsError
-        `samples` or `seed` makes no sense, or the preprocessing is missing, for another input, or for integers that are
-        no pixels.
+        `samples` or `seed` is out of range; or `preprocessing` is missing, does not fit the input shape, or is given
+        for integers outside 0 to 255.
     """
     source = open_source(path, classes)
     if n_classes is not None:
@@ -239,7 +243,7 @@ def _of_images(
     if pixels is not None:
         read = partial(_in_memory, pixels[: len(kept)])
     else:
-        # absolute: another process that reads them again may work in another folder
+        # absolute paths, because another process that reads them may have another working directory
         again = [files[position].absolute() for position in kept]
         read = partial(_from_files, again, digests, preprocessing, input_shape)
     indices = chosen[kept]
@@ -268,7 +272,7 @@ def _from_files(
 def _decode(
     files: Sequence[Path], preprocessing: Preprocessing, input_shape: tuple[int, ...]
 ) -> list[_Decoded | Skipped]:
-    # the filters are the process's, so they are set here once and not in the threads, where they would race
+    # warning filters are global to the process: set them here once, because setting them in the threads would race
     with warnings.catch_warnings(), ThreadPoolExecutor(_THREADS) as pool:
         for category in _WARNINGS:
             warnings.simplefilter("error", category)
@@ -276,7 +280,7 @@ def _decode(
 
 
 def _decode_one(file: Path, preprocessing: Preprocessing, input_shape: tuple[int, ...]) -> _Decoded | Skipped:
-    # opening a pipe would wait for ever
+    # opening a pipe would block forever
     if not os.path.isfile(file):
         return Skipped(str(file), "no such file")
     try:

@@ -1,7 +1,7 @@
-"""How an image becomes a tensor: orientation, colour, size, then (value / scale − mean) / std.
+"""Convert an image to a tensor: orientation, colour and size, then (value / scale − mean) / std.
 
-The work is split where memory matters: `crop` ends at the uint8 pixels the model will see, which are small enough to
-keep, and `normalise` turns a batch of them into float32.
+The conversion has two steps, to save memory: `crop` returns uint8 pixels of the model's size, which are small enough to
+be kept, and `normalise` converts a batch of these pixels to float32.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 AS_IS = Preprocessing("array", None, False, 1.0, (0.0,), (1.0,), "RGB", "NCHW")
-"""Stands for no preprocessing at all: arrays that are the model's input already."""
+"""Represents no preprocessing: the samples are arrays that the model takes unchanged."""
 
-# the usual evaluation resizes to 256 for a model of 224 pixels
+# the usual evaluation resizes images to 256 pixels for a model of 224 pixels
 _MARGIN = 256 / 224
 
-# several images are resized at a time, and one thin line of pixels may grow to gigabytes
+# several images are resized at the same time, and a very narrow image could grow to gigabytes
 _MOST_PIXELS = 1 << 26
 
 
 def is_image(input_shape: tuple[int, ...]) -> bool:
-    """Whether a model's input, [C, H, W] or [H, W, C], is an image: three axes, 1 or 3 channels."""
+    """Return whether an input shape, [C, H, W] or [H, W, C], is that of an image: three axes, 1 or 3 channels."""
     return len(input_shape) == 3 and (input_shape[0] in (1, 3) or input_shape[2] in (1, 3))
 
 
 def layout_of(input_shape: tuple[int, ...]) -> Literal["NCHW", "NHWC"]:
-    """Find where the channels are: NCHW when the first axis could be them, else NHWC."""
+    """Return NCHW if the first axis of an image shape has size 1 or 3, else NHWC."""
     return "NCHW" if input_shape[0] in (1, 3) else "NHWC"
 
 
 def image_size(input_shape: tuple[int, ...], layout: Literal["NCHW", "NHWC"]) -> tuple[int, int, int]:
-    """Height, width and channels of a model's input shape."""
+    """Return the height, width and number of channels of an input shape, [C, H, W] or [H, W, C]."""
     if layout == "NCHW":
         channels, height, width = input_shape
     else:
@@ -52,12 +52,23 @@ def image_size(input_shape: tuple[int, ...], layout: Literal["NCHW", "NHWC"]) ->
 
 
 def preset(name: str, input_shape: tuple[int, ...]) -> Preprocessing:
-    """Look a named preprocessing up and fit it to the model's input.
+    """Return a named preprocessing, adapted to a model's input shape.
+
+    Parameters
+    ----------
+    name
+        A key of `PRESETS`.
+    input_shape
+        Shape of one image, [C, H, W] or [H, W, C].
+
+    Returns
+    -------
+    Preprocessing
 
     Raises
     ------
     SettingsError
-        No such preset, or the input is not an image.
+        There is no such preset, or the input is not an image.
     """
     if name not in PRESETS:
         raise SettingsError(f"unknown preprocessing {name!r}: choose {', '.join(PRESETS)}")
@@ -76,27 +87,37 @@ def custom(
     layout: Literal["NCHW", "NHWC"] | None = None,
     name: str = "custom",
 ) -> Preprocessing:
-    """Describe a preprocessing in full.
+    """Return a preprocessing with all settings given explicitly.
 
     Parameters
     ----------
     input_shape
-        Of one image, [C, H, W] or [H, W, C].
+        Shape of one image, [C, H, W] or [H, W, C].
     resize
-        Length in pixels that the model's short side has before the crop. None: images are never resized.
+        Size in pixels of the image's short side before the crop. (In general, the image is resized to cover the model's
+        input size, enlarged so that its short side is `resize`.) None never resizes.
     crop
-        Take the centre of the resized image. False: resize straight to the model's size, aspect ratio not kept.
+        Crop the centre of the resized image. False resizes directly to the model's size, without keeping the aspect
+        ratio.
     mean, std
-        One value, or one a channel in the tensor's channel order.
+        One value, or one value per channel in the tensor's channel order.
+    scale
+        Divisor of the pixel values, applied before `mean` and `std`.
     color
         Channel order; by default RGB for three channels and L for one.
     layout
-        By default where 1 or 3 sits in `input_shape`.
+        Position of the channels; by default that of the size 1 or 3 in `input_shape`.
+    name
+        Name of the preprocessing in reports.
+
+    Returns
+    -------
+    Preprocessing
 
     Raises
     ------
     SettingsError
-        A value makes no sense for this input.
+        A value is out of range or does not fit `input_shape`.
     """
     _require_image(input_shape)
     layout = layout or layout_of(input_shape)
@@ -128,12 +149,19 @@ def custom(
 
 
 def check_fits(preprocessing: Preprocessing, input_shape: tuple[int, ...]) -> None:
-    """Refuse a preprocessing made for another input.
+    """Check that a preprocessing fits an input shape.
+
+    Parameters
+    ----------
+    preprocessing
+        The preprocessing to check.
+    input_shape
+        Shape of one image, [C, H, W] or [H, W, C].
 
     Raises
     ------
     SettingsError
-        The number of channels differs, or the input is not an image.
+        The number of channels differs, the images are resized to less than the crop, or the input is not an image.
     """
     custom(
         input_shape,
@@ -148,10 +176,20 @@ def check_fits(preprocessing: Preprocessing, input_shape: tuple[int, ...]) -> No
 
 
 def crop(image: Image.Image, preprocessing: Preprocessing, input_shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-    """Bring an image to the model's size and colours.
+    """Convert an image to the model's size and colours.
 
-    Resizing is bilinear with antialiasing and keeps the aspect ratio: the image covers a box in which the model's short
-    side measures `preprocessing.resize`. Sizes and offsets round as torchvision's Resize and CenterCrop do.
+    Resizing is bilinear with antialiasing. With a centre crop, it keeps the aspect ratio: the resized image just covers
+    the model's input size enlarged so that its short side is `preprocessing.resize`. Sizes and offsets are rounded as
+    in torchvision's Resize and CenterCrop.
+
+    Parameters
+    ----------
+    image
+        The image, in any mode except float pixels.
+    preprocessing
+        Size, crop and colours.
+    input_shape
+        Shape of one image, [C, H, W] or [H, W, C].
 
     Returns
     -------
@@ -160,8 +198,8 @@ def crop(image: Image.Image, preprocessing: Preprocessing, input_shape: tuple[in
     Raises
     ------
     ValueError
-        The image has float pixels, another size than the model's where no resizing is allowed, or would become too
-        large before the crop.
+        The image has float pixels, has the wrong size and may not be resized, or would become too large before the
+        crop.
     """
     height, width, channels = image_size(input_shape, preprocessing.layout)
     image = _in_color(ImageOps.exif_transpose(image), "L" if channels == 1 else "RGB")
@@ -191,6 +229,7 @@ def normalise(pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> np
     Parameters
     ----------
     pixels : ndarray of uint8, [N, H, W, C]
+    preprocessing : scale, mean, std and layout
 
     Returns
     -------
@@ -214,16 +253,19 @@ def _in_color(image: Image.Image, mode: Literal["RGB", "L"]) -> Image.Image:
     if image.mode == "F":
         raise ValueError("float pixels have no agreed range: save the image with 8 or 16 bits a channel")
     if image.mode.startswith("I"):
-        # Pillow would clip 16-bit grey at 255 instead of scaling it
+        # Pillow would clip 16-bit grey values at 255 instead of scaling them
         grey: npt.NDArray[Any] = np.clip(np.asarray(image, np.int64), 0, 65535) >> 8
         image = Image.fromarray(grey.astype(np.uint8))
-    # a palette entry marked transparent keeps its colour; Pillow warns when it has to drop the mark itself
+    # transparent palette entries keep their colour; Pillow would warn if it had to drop the transparency itself
     image.info.pop("transparency", None)
     return image.convert(mode)
 
 
 def _cover(size: tuple[int, int], model: tuple[int, int], resize: int) -> tuple[int, int]:
-    """Size that an image of `size` takes to cover the model's box enlarged to `resize` on its short side."""
+    """Return the size (width, height) to which an image of `size` is resized before the crop.
+
+    The resized image just covers a box: the `model` size, scaled so that its short side is `resize`.
+    """
     (width, height), short = size, min(model)
     box_width, box_height = round(model[0] * resize / short), round(model[1] * resize / short)
     if width * box_height <= height * box_width:

@@ -1,17 +1,17 @@
-"""Where samples come from: class folders, a flat folder, a list file, or an array file.
+"""Find samples in class folders, a flat folder, a list file, or an array file.
 
 ================  ===================================================  ==============================================
-kind              what it looks like                                   labels
+kind              content                                              labels
 ================  ===================================================  ==============================================
 class folders     ``cat/1.png``, ``dog/2.png``, any depth below        position of the folder's name in the classes
-                                                                       file, else in the sorted list of folders
+                                                                       file, or in the sorted list of folders
 flat folder       ``1.png``, ``2.png``                                 none
-list file         .txt or .csv, a line ``path,label`` or ``path``      an index, or a name of the classes file
+list file         .txt or .csv with lines ``path,label`` or ``path``   an index, or a name in the classes file
 array             .npy, [N, ...]                                       none
-arrays            .npz, ``x`` or ``images``                            ``y`` or ``labels``, if there
+arrays            .npz with ``x`` or ``images``                        ``y`` or ``labels``, if present
 ================  ===================================================  ==============================================
 
-Opening looks at names and arrays only; no image is read.
+Opening a source reads file names and arrays, but no images.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".
 LIST_SUFFIXES = frozenset({".txt", ".csv"})
 
 _CHUNK_BYTES = 1 << 26
-_NAMED = 3  # how many offenders an error names
+_NAMED = 3  # how many names an error message lists
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Samples in a fixed order, not read yet: image files or one array."""
+    """Samples in a fixed order, either image files (not read yet) or one array."""
 
     path: Path
     classes_path: Path | None
     files: tuple[Path, ...]
-    """The image files; empty when the samples are in `array`."""
+    """The image files; empty if the samples are in `array`."""
     array: npt.NDArray[Any] | None
-    """[N, ...], unsigned, signed or floating, finite; memory-mapped for .npy."""
+    """[N, ...], finite integers or floats; memory-mapped for .npy. None if the samples are in `files`."""
     labels: npt.NDArray[np.int64] | None
     """[N], class indices; None without labels."""
     class_names: tuple[str, ...] | None
-    """In label order; None when nothing names the classes."""
+    """Class names in label order; None if unknown."""
 
     def __len__(self) -> int:
-        """Count the samples."""
+        """Return the number of samples."""
         return len(self.files) if self.array is None else len(self.array)
 
 
@@ -66,12 +66,17 @@ def open_source(path: Path, classes: Path | None = None) -> Source:
     path
         A folder, a .txt or .csv list, a .npy or a .npz file.
     classes
-        A text file with one class name a line, in label order.
+        A text file with one class name per line, in label order.
+
+    Returns
+    -------
+    Source
 
     Raises
     ------
     DataError
-        Nothing there, nothing usable there, or labels that make no sense; the message names the culprit.
+        `path` or `classes` does not exist, holds no usable samples, or has invalid labels. The message names the
+        culprit.
     """
     path = Path(path)
     names = _read_classes(Path(classes)) if classes is not None else None
@@ -82,7 +87,7 @@ def open_source(path: Path, classes: Path | None = None) -> Source:
     if os.path.isdir(path):
         return _from_folder(path, classes_path, names)
     if not os.path.isfile(path):
-        # opening a pipe would wait for ever
+        # opening a pipe would block forever
         raise DataError(
             f"{path} is no regular file: give a folder of images, a list (.txt, .csv) or arrays (.npy, .npz)"
         )
@@ -96,12 +101,19 @@ def open_source(path: Path, classes: Path | None = None) -> Source:
 
 
 def check_classes(source: Source, count: int) -> None:
-    """Refuse labels that a model with `count` classes cannot have.
+    """Check that the labels of a source fit a model with `count` classes.
+
+    Parameters
+    ----------
+    source
+        The source to check.
+    count
+        Number of classes of the model.
 
     Raises
     ------
     DataError
-        The number of names or folders differs from `count`, or a label is `count` or more.
+        The number of class names or class folders differs from `count`, or a label is `count` or more.
     """
     if source.class_names is not None and len(source.class_names) != count:
         named = len(source.class_names)
@@ -162,7 +174,10 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _images_below(folder: Path) -> tuple[list[Path], int]:
-    """Images of a class folder at any depth, sorted, and how many other files there are; links to folders are left."""
+    """Return the sorted images at any depth below a class folder, and the number of other files.
+
+    Links to folders are not followed.
+    """
     images: list[Path] = []
     others = 0
 
@@ -184,7 +199,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def _is_image(path: Path) -> bool:
-    # a dangling link counts: it is an image that the user meant to be there, and loading will say what is wrong with it
+    # a dangling link counts as an image that the user expects to exist; loading reports what is wrong with it
     return (
         path.suffix.lower() in IMAGE_SUFFIXES
         and not path.name.startswith(".")
@@ -256,7 +271,7 @@ def _read_classes(path: Path) -> tuple[str, ...]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        # utf-8-sig, because spreadsheets write a byte order mark
+        # utf-8-sig, because spreadsheet programs write a byte order mark
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text: byte {error.start} cannot be decoded") from error
@@ -278,7 +293,7 @@ def _from_npy(path: Path, classes_path: Path | None, names: tuple[str, ...] | No
 
 def _from_npz(path: Path, classes_path: Path | None, names: tuple[str, ...] | None) -> Source:
     try:
-        # opened here, because numpy leaves a file open that turns out to be no archive
+        # opened here, because numpy does not close a file that is not an archive
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
             if isinstance(archive, np.ndarray):
@@ -290,7 +305,7 @@ def _from_npz(path: Path, classes_path: Path | None, names: tuple[str, ...] | No
             if key is None:
                 raise DataError(f"{path} holds {_some(keys)}: name the samples x and the labels y")
             _check_memory(archive.zip, path)
-            # asarray, because a member that is no .npy comes as bytes
+            # asarray, because numpy returns a member that is not .npy as bytes
             array = _checked(np.asarray(archive[key]), f"{key!r} of {path}")
             labels = np.asarray(archive[label_key]) if label_key is not None else None
     except (OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
@@ -317,7 +332,7 @@ def _checked(array: npt.NDArray[Any], where: str) -> npt.NDArray[Any]:
     if array.dtype.kind == "f":
         step = max(1, _CHUNK_BYTES // max(1, array[0].nbytes))
         for start in range(0, len(array), step):
-            # in float32, as the model will see it: a float64 too large for it is as bad as an infinity
+            # checked in float32, the model's input type: a float64 value beyond its range becomes infinite
             with np.errstate(over="ignore"):
                 finite = np.isfinite(array[start : start + step].astype(np.float32))
             if not finite.all():

@@ -1,7 +1,7 @@
-"""Encoders: what X_E is in SMI(X_E; L), a short vector of features of every input.
+"""Encoders compute X_E in SMI(X_E; L): a short feature vector for every input.
 
-The paper takes DINOv2's features. The default, `pca`, needs no download. `self`, the model's own penultimate features,
-is built by the caller on `onnx_file.encode`, for it is the caller who has the model.
+The paper uses DINOv2 features. The default encoder, `pca`, needs no download. The encoder `self` uses the penultimate
+features of the model itself; the caller, which has the model, builds it from `onnx_file.encode`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from infoq_onnx.errors import SettingsError
 
 
 class Encoder(Protocol):
-    """Condenses every sample of a dataset into a vector."""
+    """A function that computes a feature vector for every sample of a dataset."""
 
     def __call__(self, dataset: Dataset, batch: int) -> npt.NDArray[np.float64]:
-        """Return float64 [N, e], reading `batch` samples at a time."""
+        """Return features of shape [N, e], float64. The dataset is read in batches of `batch` samples."""
         ...
 
 
@@ -31,12 +31,12 @@ ENCODERS: dict[str, Encoder] = {"pca": pca.encode, "dinov2": dinov2.encode}
 
 
 def get_encoder(name: str) -> Encoder:
-    """Look an encoder up by name, or make one of an ONNX file.
+    """Return the encoder with the given name, or an encoder that runs an ONNX file.
 
     Raises
     ------
     SettingsError
-        Neither a name nor a file.
+        `name` is neither the name of an encoder nor an existing .onnx file.
     """
     if name in ENCODERS:
         return ENCODERS[name]
@@ -50,12 +50,12 @@ def get_encoder(name: str) -> Encoder:
 
 
 def encoder_file(name: str) -> Path | None:
-    """Return the file of the model behind an encoder; None where it needs none.
+    """Return the path of the model that an encoder runs, downloaded if necessary; None if it runs no model.
 
     Raises
     ------
     MissingDependencyError
-        It is to be downloaded, and cannot be.
+        The model cannot be downloaded.
     """
     if name == "dinov2":
         return dinov2.fetch()

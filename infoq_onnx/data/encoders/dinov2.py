@@ -1,4 +1,4 @@
-"""DINOv2's features (Oquab et al., 2023, arXiv 2304.07193), the paper's choice of X_E; needs a download once."""
+"""DINOv2 features (Oquab et al., 2023, arXiv 2304.07193), which the paper uses for X_E. They need a download once."""
 
 from __future__ import annotations
 
@@ -14,16 +14,27 @@ from infoq_onnx.errors import MissingDependencyError
 REPOSITORY = "onnx-community/dinov2-small"
 FILE = "onnx/model.onnx"
 REVISION = "8b1f705a3a7f6f062f6bdd21986c1583d3ef105d"
-"""Pinned: other weights would be another encoder under the same name."""
+"""Pinned revision, because other weights would be a different encoder under the same name."""
 
 
 def encode(dataset: Dataset, batch: int) -> npt.NDArray[np.float64]:
-    """Return the class token of DINOv2 ViT-S/14 for every image, float64 [N, 384].
+    """Compute the class token of DINOv2 ViT-S/14 for every image.
+
+    Parameters
+    ----------
+    dataset
+        The images.
+    batch
+        Number of images per run.
+
+    Returns
+    -------
+    features : ndarray of float64, [N, 384]
 
     Raises
     ------
     MissingDependencyError
-        huggingface_hub is not installed, or the file is neither in its cache nor reachable.
+        huggingface_hub is not installed, or the file is not in its cache and cannot be downloaded.
     ModelError
         The samples are not images.
     """
@@ -31,12 +42,12 @@ def encode(dataset: Dataset, batch: int) -> npt.NDArray[np.float64]:
 
 
 def fetch() -> Path:
-    """Return the file, downloaded when it is not there yet.
+    """Return the path of the model file, downloaded if it is not in the cache.
 
     Raises
     ------
     MissingDependencyError
-        As for `encode`.
+        See `encode`.
     """
     try:
         from huggingface_hub import hf_hub_download
@@ -46,7 +57,8 @@ def fetch() -> Path:
         ) from error
     try:
         return Path(hf_hub_download(repo_id=REPOSITORY, filename=FILE, revision=REVISION))
-    # no network, offline mode and HTTP errors are OSErrors there; a file missing from the cache was once a ValueError
+    # huggingface_hub raises OSError without network, in offline mode and for HTTP errors; older versions raised
+    # ValueError for a file missing from the cache
     except (OSError, ValueError) as error:
         raise MissingDependencyError(
             f"cannot download DINOv2 ({type(error).__name__}): fetch {FILE} of https://huggingface.co/{REPOSITORY} "

@@ -1,8 +1,8 @@
-"""Any ONNX model as an encoder: its first output, or a named one, flattened.
+"""Use any ONNX model as an encoder: the features are its first output, or a named output, flattened.
 
-Image encoders as Hugging Face exports them (input ``pixel_values``) come with conventions that are kept here, so that
-such a file gives the same features however it was obtained: RGB normalised by ImageNet's mean and std, 224 pixels where
-the size is free, and the first token, the class token, of ``last_hidden_state``.
+Image encoders exported by Hugging Face (recognised by the input name ``pixel_values``) follow conventions that are
+applied here: RGB input normalised by ImageNet's mean and std, 224 pixels if the size is free, and the first token (the
+class token) of the output ``last_hidden_state``.
 """
 
 from __future__ import annotations
@@ -35,17 +35,21 @@ Shape = Sequence[int | str | None]
 def encode(
     model: bytes | str | Path, dataset: Dataset, batch: int, output_name: str | None = None
 ) -> npt.NDArray[np.float64]:
-    """Run a model on every sample.
+    """Compute the features of every sample with an ONNX model.
 
-    Samples of the model's shape go in as they are. Images of another one are transposed between NCHW and NHWC, turned
-    from one channel into three (repeated) or three into one (mean), and resized.
+    Samples that have the model's input shape are passed unchanged. Other images are transposed between NCHW and NHWC,
+    converted from one channel to three (repeated) or from three to one (mean), and resized.
 
     Parameters
     ----------
     model
-        An ONNX file, or its bytes.
+        Path of an ONNX file, or its content.
+    dataset
+        The samples.
+    batch
+        Number of samples per run; ignored if the model has a fixed batch size.
     output_name
-        The output to take; None: the first.
+        Name of the output to use; None uses the first.
 
     Returns
     -------
@@ -54,7 +58,7 @@ def encode(
     Raises
     ------
     ModelError
-        The model cannot be loaded or run, or does not give finite numbers for every sample.
+        The model cannot be loaded or run, or its features of some sample are not finite.
     """
     what = "the encoder" if isinstance(model, bytes) else f"the encoder {model}"
     try:
@@ -62,7 +66,7 @@ def encode(
     except ORT_ERRORS as error:
         raise ModelError(f"{what} cannot be loaded: {first_line(error)}") from error
     (name, shape, dtype), output = _signature(session, output_name, what)
-    # a model of fixed batch size gets batches of that size, the last one filled up
+    # a model with a fixed batch size gets batches of that size; the last batch is padded
     fixed = shape[0] if isinstance(shape[0], int) else None
     features = []
     for tensors in dataset.batches(fixed or batch):
@@ -92,7 +96,7 @@ def _signature(
 def _adapt(
     tensors: npt.NDArray[np.float32], dataset: Dataset, name: str, shape: Shape, what: str
 ) -> npt.NDArray[np.float32]:
-    """Bring samples to the shape that the model takes."""
+    """Convert samples to the model's input shape."""
     wanted = [size if isinstance(size, int) else None for size in shape[1:]]
     conventional = name == _HF_INPUT and len(wanted) == 3
     if conventional:
@@ -124,7 +128,7 @@ def _fits(shape: tuple[int, ...], wanted: Sequence[int | None]) -> bool:
 
 
 def _imagenet_rgb(images: npt.NDArray[np.float32], preprocessing: Preprocessing) -> npt.NDArray[np.float32]:
-    """Undo the model's preprocessing of [N, C, H, W] and do ImageNet's."""
+    """Replace the normalisation of images [N, C, H, W] by ImageNet's, in RGB."""
 
     def by_channel(values: Sequence[float]) -> npt.NDArray[np.float32]:
         return np.array(values, np.float32).reshape(-1, 1, 1)

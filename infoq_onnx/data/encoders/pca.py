@@ -1,4 +1,4 @@
-"""The default encoder: principal components of the inputs themselves."""
+"""The default encoder: principal components of the inputs."""
 
 from __future__ import annotations
 
@@ -14,30 +14,54 @@ from infoq_onnx.errors import DataError
 
 COMPONENTS = 64
 SIDE = 32
-"""Images are averaged down to at most this many pixels a side: finer detail hardly reaches the first components."""
+"""Images are reduced to at most this many pixels per side, because finer detail hardly affects the first components."""
 
 
 def encode(dataset: Dataset, batch: int) -> npt.NDArray[np.float64]:
-    """Compute the scores of the inputs on their principal components, by falling variance.
+    """Compute the scores of the inputs on their principal components, in order of decreasing variance.
+
+    Parameters
+    ----------
+    dataset
+        The inputs.
+    batch
+        Number of inputs read at a time.
 
     Returns
     -------
     scores : ndarray of float64, [N, e]
-        Unwhitened, e ≤ min(64, N − 1); of each component the largest score in absolute value is positive.
+        Unwhitened scores with e ≤ min(64, N − 1). The sign of each component is chosen so that the score with the
+        largest absolute value is positive.
 
     Raises
     ------
     DataError
-        The inputs are all the same, or there is only one.
+        All inputs are equal, or there is only one.
     """
     rows = [_flat(tensors, dataset.layout) for tensors in dataset.batches(batch)]
     return components(np.concatenate(rows), COMPONENTS)
 
 
 def components(features: npt.NDArray[np.floating], count: int) -> npt.NDArray[np.float64]:
-    """Scores of [N, d] features on their first principal components, at most `count`, those of no variance left out.
+    """Compute the scores of features on their first principal components, in order of decreasing variance.
 
-    With X = UΣVᵀ centred, the scores XV = UΣ come from the smaller of XᵀX = VΣ²Vᵀ and XXᵀ = UΣ²Uᵀ.
+    For the centred features X = UΣVᵀ, the scores XV = UΣ are computed from the smaller of XᵀX = VΣ²Vᵀ and XXᵀ = UΣ²Uᵀ.
+
+    Parameters
+    ----------
+    features : ndarray of floats, [N, d]
+    count
+        Maximum number of components.
+
+    Returns
+    -------
+    scores : ndarray of float64, [N, e]
+        Unwhitened scores with e ≤ min(count, N − 1, d). Components without variance are left out.
+
+    Raises
+    ------
+    DataError
+        All rows are equal, or there is only one.
     """
     centred = features - features.mean(axis=0, dtype=np.float64)
     samples, width = centred.shape

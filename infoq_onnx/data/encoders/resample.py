@@ -1,4 +1,4 @@
-"""Resizing batches of float images, exactly and without a dependency: one small matrix an axis."""
+"""Resize batches of float images, with one small matrix per axis."""
 
 from __future__ import annotations
 
@@ -7,9 +7,19 @@ import numpy.typing as npt
 
 
 def resize(images: npt.NDArray[np.float32], height: int, width: int) -> npt.NDArray[np.float32]:
-    """Resize float32 [N, C, H, W] to [N, C, height, width], the axes on their own.
+    """Resize images, each axis separately.
 
-    Each axis is area-averaged where it shrinks, linearly interpolated where it grows, and left alone where it fits.
+    An axis that shrinks is area-averaged, an axis that grows is linearly interpolated, and any other is left unchanged.
+
+    Parameters
+    ----------
+    images : ndarray of float32, [N, C, H, W]
+    height, width
+        The new size in pixels.
+
+    Returns
+    -------
+    images : ndarray of float32, [N, C, height, width], contiguous
     """
     if images.shape[3] != width:
         images = images @ _weights(images.shape[3], width).T
@@ -19,12 +29,12 @@ def resize(images: npt.NDArray[np.float32], height: int, width: int) -> npt.NDAr
 
 
 def _weights(source: int, target: int) -> npt.NDArray[np.float32]:
-    """Weights [target, source] of the source's pixels in the target's; every row sums to 1."""
+    """Return the weights [target, source] of the source pixels in each target pixel; every row sums to 1."""
     return (_area(source, target) if target < source else _linear(source, target)).astype(np.float32)
 
 
 def _area(source: int, target: int) -> npt.NDArray[np.float64]:
-    """Share of each target pixel's extent that each source pixel covers."""
+    """Return the share of each target pixel that each source pixel covers."""
     edges = np.arange(target + 1) * (source / target)
     pixels = np.arange(source)
     overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
@@ -33,6 +43,6 @@ def _area(source: int, target: int) -> npt.NDArray[np.float64]:
 
 
 def _linear(source: int, target: int) -> npt.NDArray[np.float64]:
-    """Linear interpolation between pixel centres, clamped at the borders (half-pixel coordinates)."""
+    """Return the weights of linear interpolation in half-pixel coordinates, clamped at the borders."""
     centres = np.clip((np.arange(target) + 0.5) * (source / target) - 0.5, 0, source - 1)
     return np.asarray(np.maximum(0.0, 1.0 - np.abs(centres[:, None] - np.arange(source))))
