@@ -1,4 +1,4 @@
-"""Run tasks that do not depend on one another, in this process or in others."""
+"""Run independent tasks in this process, in worker processes or on a cluster."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 class Executor(Protocol[T_contra, R_co]):
-    """Runs tasks."""
+    """Runs independent tasks."""
 
     def run(self, tasks: Sequence[T_contra]) -> Iterator[tuple[int, R_co]]:
-        """Yield the index of each task with its result, in the order in which they are finished.
+        """Yield the index and the result of each task, in order of completion.
 
         Raises
         ------
         WorkerError
-            Processes died again and again.
+            Worker processes died repeatedly.
         """

@@ -1,4 +1,4 @@
-"""Tasks on the machines of a Ray cluster, which may come and go: what a lost one had in hand is done by another."""
+"""Run tasks on a Ray cluster. Machines may join and leave; the tasks of a lost machine are run again on another."""
 
 from __future__ import annotations
 
@@ -28,53 +28,57 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 LOCAL = "local"
-"""Address that stands for a cluster of this machine alone, started for the purpose."""
+"""Address that starts a temporary cluster on this machine."""
 _ADDRESS = re.compile(r"local|auto|(ray://)?(?P<host>[\w.-]+|\[[\da-fA-F:.]+\]):(?P<port>\d{1,5})")
 _PACKAGES = ("infoq-onnx", "onnxruntime", "numpy")
-"""Packages whose versions decide what a task computes."""
+"""Packages whose versions affect the results of a task."""
 _ANSWER = 10.0
-"""Seconds within which a cluster has to answer."""
+"""Timeout in seconds for connecting to a cluster."""
 _AHEAD = 2
-"""So many tasks a slot are in hand at a time, so that none waits for the next."""
+"""Number of tasks per slot that are submitted at a time, so that no slot waits for its next task."""
 _LOSSES = 4
-"""So many times a single task may be lost."""
+"""Number of times a task is lost before the run fails."""
 _GLANCE = 0.5
-"""Seconds between two looks at whether there are processors, and at Ctrl-C."""
+"""Interval in seconds at which the available processors and Ctrl-C are checked."""
 _PATIENCE = 300.0
-"""Seconds in which a cluster may start its machines."""
+"""Seconds to wait for a cluster without processors to start machines."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster that this process is connected to. Use `connected`."""
+    """A cluster that this process is connected to; created by `connected`."""
 
     threads: int
-    """Processors, and as many threads, of each task."""
+    """Number of processors, and of threads, per task."""
     at_once: int | None
-    """Tasks at a time; None for as many as there are processors."""
+    """Maximum number of concurrent tasks; None is limited only by the processors."""
 
 
 @contextlib.contextmanager
 def connected(address: str, workers: int | None, processors: int) -> Iterator[Cluster]:
-    """Connect to a cluster, or start one on this machine, which then ends with this.
+    """Connect to a cluster, or start one on this machine, for the duration of a `with` block.
 
-    A process that is connected already stays so.
+    If this process is already connected to a cluster, that connection is used and remains open afterwards.
 
     Parameters
     ----------
-    address : "local" starts a cluster; "auto" is the one that runs on this machine or that RAY_ADDRESS names;
-        "host:port" and "ray://host:port" are those there
-    workers : tasks at a time; None for as many as there are processors
-    processors : that this machine has
+    address : "local" starts a cluster on this machine; "auto" connects to the cluster that runs on this machine or that
+        RAY_ADDRESS names; "host:port" and "ray://host:port" connect to the cluster at that address
+    workers : maximum number of concurrent tasks; None is limited only by the processors
+    processors : number of processors of this machine
+
+    Yields
+    ------
+    Cluster
 
     Raises
     ------
     MissingDependencyError
         Ray is not installed.
     SettingsError
-        The address is none.
+        `address` is not valid.
     WorkerError
-        No cluster is there, or it does not take this process.
+        There is no cluster at this address, it refuses the connection, or the local cluster cannot be started.
     """
     parts = _ADDRESS.fullmatch(address)
     if parts is None:
@@ -114,9 +118,9 @@ def connected(address: str, workers: int | None, processors: int) -> Iterator[Cl
 
 @contextlib.contextmanager
 def _held_back() -> Iterator[None]:
-    """Let Ctrl-C wait until the block is through: Ray's native code crashes now and then when it is interrupted."""
+    """Defer Ctrl-C to the end of the block, because Ray's native code sometimes crashes when it is interrupted."""
     if threading.current_thread() is not threading.main_thread():
-        # Python interrupts no other
+        # Ctrl-C interrupts only the main thread
         yield
         return
     seen: list[int] = []
@@ -130,9 +134,9 @@ def _held_back() -> Iterator[None]:
 
 
 def _import_ray() -> ModuleType:
-    # read when Ray is imported first; what it says of lost workers would be mixed with the results on stdout
+    # Ray reads this variable when it is first imported; its messages about lost workers would mix with stdout
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".*")
-    # nothing is reported to anybody
+    # no usage statistics
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -155,17 +159,17 @@ def _check_answers(address: str, host: str, port: int) -> None:
 class _InHand:
     index: int
     machine: str | None
-    """None: whichever takes it."""
+    """The machine that the task was given to; None lets Ray choose."""
 
 
 class Distributed(Generic[T, R]):
-    """See `infoq_onnx.execute.Executor`. To be used as a context manager, while there is a connection.
+    """Executor that runs tasks on a cluster. Use as a context manager, inside the block of `connected`.
 
     Parameters
     ----------
-    setup : called once in every process, makes the function that runs a task there; picklable, as are all the others
-    state : what it makes it of: all that the tasks need to know
-    cluster : where
+    setup : function that is called with `state` once in every worker process and returns the function that runs a task
+    state : data shared by all tasks; `setup`, `state`, tasks and results must be picklable
+    cluster : the cluster to use
     """
 
     def __init__(self, setup: Callable[[S], Callable[[T], R]], state: S, cluster: Cluster) -> None:
@@ -191,14 +195,23 @@ class Distributed(Generic[T, R]):
     def run(self, tasks: Sequence[T]) -> Iterator[tuple[int, R]]:
         """Run the tasks, as many at a time as the cluster has processors for.
 
-        Each is given to one machine, so that it is known which are lost with a machine. Ray itself now and then misses
-        that one is, and would wait for ever.
+        Each task is assigned to a specific machine, so that the tasks of a lost machine are known. Ray sometimes does
+        not notice that a task is lost and would wait forever.
+
+        Parameters
+        ----------
+        tasks : the tasks, picklable
+
+        Yields
+        ------
+        tuple
+            Index and result of each task, in order of completion.
 
         Raises
         ------
         WorkerError
-            A task was lost again and again, a machine has other versions of what tasks need, there are no processors,
-            or the cluster is gone.
+            A task was lost repeatedly, a machine has other package versions, there are no processors, or the connection
+            to the cluster is lost.
         """
         waiting, lost = deque(range(len(tasks))), Counter[int]()
         idle = time.monotonic()
@@ -234,29 +247,29 @@ class Distributed(Generic[T, R]):
 
     def _submit(self, task: T, machine: str | None) -> Any:
         if self._shared is None:
-            # once for all tasks, and each machine fetches it once
+            # stored once for all tasks; each machine fetches it once
             parts = [np.frombuffer(part, np.uint8) for part in parts_of(self._setup_and_state)]
             self._shared = self._ray.put((_versions(), parts))
-            # What is lost is counted here: Ray itself would try for ever where memory is short.
+            # `run` counts and resubmits lost tasks: Ray itself would retry forever if memory is short
             self._function = self._ray.remote(num_cpus=self._cluster.threads, max_retries=0)(_function())
-        # Ray itself hands over bytes and a list: it could not make other objects where their packages are missing
+        # pass only bytes and a list: Ray could not unpickle other objects on machines without their packages
         function = self._function
         if machine is not None:
             from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-            # soft: one that has just come may not be known everywhere yet
+            # soft, because a new machine may not be known everywhere yet
             function = function.options(scheduling_strategy=NodeAffinitySchedulingStrategy(machine, soft=True))
         return function.remote([self._shared], pickle.dumps(task))
 
     def _result(self, reference: Any) -> tuple[Any, str | None]:
-        """Return what a task has returned, or why it was lost; raise what it has itself raised."""
+        """Return a task's result, or the reason why the task was lost. Exceptions of the task are raised again."""
         try:
             return self._ray.get(reference), None
         except self._ray.exceptions.RayError as error:
             return None, self._lost(error)
 
     def _lost(self, error: Exception) -> str:
-        """Say why a task was lost; raise what it has itself raised."""
+        """Return why a task was lost, or raise the exception that the task raised."""
         cause = getattr(error, "cause", error)
         if isinstance(cause, ModuleNotFoundError):
             raise WorkerError(
@@ -267,15 +280,16 @@ class Distributed(Generic[T, R]):
         return _one_line(cause)
 
     def _slots(self) -> dict[str, int]:
-        """How many tasks each machine has processors for; they may be others than before."""
+        """Return the number of concurrent tasks for which each machine currently has processors."""
         alive = (node for node in self._ray.nodes() if node["Alive"])
         slots = {node["NodeID"]: int(node["Resources"].get("CPU", 0)) // self._cluster.threads for node in alive}
         return {machine: count for machine, count in slots.items() if count > 0}
 
     def _places(self, slots: Mapping[str, int]) -> list[str | None]:
-        """List the machines that may be given a task now, each as often as it has room, the least busy first.
+        """List the machines to submit tasks to now, once per task they have room for, the least busy first.
 
-        None is whichever takes it: where there is no machine, a cluster may start one because a task waits.
+        If there are no machines, the list is [None], which lets Ray choose: a cluster may start machines for waiting
+        tasks.
         """
         in_hand = Counter(task.machine for task in self._running.values())
         levels = [
@@ -289,7 +303,7 @@ class Distributed(Generic[T, R]):
         return places if self._cluster.at_once is None else places[: max(0, self._cluster.at_once - len(self._running))]
 
     def _drop_lost(self, slots: Mapping[str, int]) -> list[_InHand]:
-        """Forget tasks whose machine is gone, and return them."""
+        """Remove and return the tasks whose machine has left the cluster."""
         lost = {ref: task for ref, task in self._running.items() if task.machine not in {None, *slots}}
         for reference in lost:
             del self._running[reference]
@@ -314,7 +328,7 @@ def _versions() -> dict[str, str]:
 
 def _function() -> Callable[[list[Any], bytes], Any]:
     def run_task(shared: list[Any], task: bytes) -> Any:
-        # a function in a function travels whole, and fails in here where the package is missing
+        # a nested function is pickled by value, so a missing package is reported by the import below
         from infoq_onnx.execute.cluster import work
 
         return work(shared[0], task)
@@ -323,11 +337,27 @@ def _function() -> Callable[[list[Any], bytes], Any]:
 
 
 _made: tuple[Any, Callable[[Any], Any]] | None = None
-"""What runs a task in this process, with the object that it was made of."""
+"""The shared object and the function made from it that runs a task in this worker process."""
 
 
 def work(shared: Any, task: bytes) -> Any:
-    """Run a task; at a process's first, make what runs it."""
+    """Run a task in a worker process. The first call in a process also runs `setup`.
+
+    Parameters
+    ----------
+    shared : reference to the package versions and to the pickled `setup` and `state`
+    task : the pickled task
+
+    Returns
+    -------
+    object
+        The result of the task.
+
+    Raises
+    ------
+    WorkerError
+        This machine has other package versions than the machine that started the run.
+    """
     global _made
     if _made is None or _made[0] != shared:
         versions, parts = _import_ray().get(shared)

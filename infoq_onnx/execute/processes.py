@@ -1,4 +1,4 @@
-"""Tasks in several processes on this machine, which may die: what they had in hand is then done by others."""
+"""Run tasks in several processes on this machine. If a process dies, its tasks are run again in another."""
 
 from __future__ import annotations
 
@@ -28,29 +28,30 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 STATE = "state"
-"""File that the processes read, in a folder of their own …"""
+"""Name of the file with the shared state, in a temporary folder."""
 _PREFIX = ".workers-"
-"""… whose name begins so."""
+"""Prefix of the name of that folder."""
 _LOSSES = 3
-"""So many times in a row processes may die before a single task is finished."""
+"""Number of consecutive worker deaths, without a finished task in between, after which a run fails."""
 _GLANCE = 0.2
-"""Seconds between two looks at whether a process is still wanted."""
+"""Interval in seconds at which a worker checks whether it is still needed."""
 
 _work: Callable[[Any], Any]
-"""In a worker: what runs a task."""
+"""In a worker process: the function that runs a task."""
 
 
 class Processes(Generic[T, R]):
-    """See `infoq_onnx.execute.Executor`. To be used as a context manager.
+    """Executor that runs tasks in worker processes. Use as a context manager.
 
     Parameters
     ----------
-    setup : called once in every process, makes the function that runs a task there; picklable, as are all the others
-    state : what it makes it of: all that the tasks need to know
-    workers : processes
-    place : folder that a folder is made in for what they share; no other driver may use it at the same time
-    memory : bytes that all of them, and this process, may take: the first task is run by one process alone, and then by
-        as many as have room for what that one took, one at least; None: as many as there are workers
+    setup : function that is called with `state` once in every worker process and returns the function that runs a task
+    state : data shared by all tasks; `setup`, `state`, tasks and results must be picklable
+    workers : number of worker processes
+    place : folder in which a temporary folder with the shared data is created; must not be used by another instance at
+        the same time
+    memory : bytes that all workers and this process together may use. The first task runs in a single worker, whose
+        peak memory then determines how many workers fit, at least one. None always uses `workers` processes.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Processes(Generic[T, R]):
         self._wanted = workers
         self._memory = memory
         self.workers = workers if memory is None else 1
-        """Processes that run tasks at a time."""
+        """Number of worker processes."""
         self._folder: Path | None = None
         self._pool: ProcessPoolExecutor | None = None
 
@@ -76,7 +77,7 @@ class Processes(Generic[T, R]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # workers end when they miss it, whatever they are at
+        # workers exit as soon as this folder is gone, even during a task
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
         self._drop_pool()
@@ -87,9 +88,9 @@ class Processes(Generic[T, R]):
         Raises
         ------
         OutputError
-            The state cannot be written where the processes find it.
+            The shared data cannot be written to `place`.
         WorkerError
-            Processes died again and again.
+            Worker processes died repeatedly.
         """
         waiting = dict(enumerate(tasks))
         losses = 0
@@ -115,9 +116,9 @@ class Processes(Generic[T, R]):
                     ) from error
 
     def _measure(self) -> None:
-        """Decide how many processes have room, by what the one that has run a task has taken."""
+        """Set the number of workers that fit into memory from the peak memory of the first worker."""
         if self._pool is not None:
-            # only of processes that have ended the system tells how much they had
+            # the system reports the peak memory of child processes only after they have ended
             self._pool.shutdown(wait=True)
             self._pool = None
         room = (self._memory or 0) - resident()
@@ -141,7 +142,7 @@ class Processes(Generic[T, R]):
 
 
 def _shared_folder(shared: object, place: Path) -> Path:
-    """Write what the processes share into a folder of its own, in place of any that killed drivers have left."""
+    """Write the shared data to a new folder, and remove folders left behind by killed processes."""
     folder = None
     try:
         for left in place.glob(f"{_PREFIX}*"):
@@ -158,9 +159,9 @@ def _shared_folder(shared: object, place: Path) -> Path:
 
 
 def _begin(folder: Path, driver: int) -> None:
-    """Set a worker up."""
+    """Initialise a worker process."""
     global _work
-    # Ctrl-C reaches every process of the terminal: the driver says what there is to say
+    # Ctrl-C reaches every process of the terminal: workers exit silently, the driver reports it
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_end_with, args=(folder, driver), daemon=True).start()
     setup, state = load_shared(folder / STATE)
@@ -168,10 +169,10 @@ def _begin(folder: Path, driver: int) -> None:
 
 
 def _end_with(folder: Path, driver: int) -> None:
-    """End this process when the driver has ended, or wants no more of it."""
+    """Exit this worker process when the driver has ended or has removed the folder."""
     while folder.exists() and os.getppid() == driver:
         time.sleep(_GLANCE)
-    # a driver that was killed has left it behind
+    # a killed driver leaves the folder behind
     shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""What work may use; its result depends on none of it."""
+"""Processes, memory and machines that computations may use. Results do not depend on them."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from dataclasses import dataclass
 from infoq_onnx.execute.cluster import Cluster
 
 _SHARE = 8
-"""So many times what may stay in memory of images, and of activations between layers, the memory has to hold."""
+"""Memory limit divided by the limit of one large set of arrays, such as images or activations between layers."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """Processes, memory, machines."""
+    """Processes, memory and machines to use."""
 
     workers: int | None = 1
-    """Processes that run trials; 1 runs them in this one, with all its threads; None starts one a processor where the
-    work is worth it."""
+    """Number of processes that run trials. 1 runs them in this process, with all its threads. None starts one process
+    per processor if the work is large enough."""
     memory: int | None = None
-    """Bytes that they, and this one, may take, about; None: what they need."""
+    """Approximate limit in bytes for all processes, including this one; None is unlimited."""
     cluster: Cluster | None = None
-    """Runs trials in their stead."""
+    """Cluster that runs the trials instead of local processes; None uses local processes."""
 
     @property
     def share(self) -> int | None:
-        """Bytes that one large set of arrays may take of the memory; None: what it needs."""
+        """Limit in bytes for one large set of arrays; None is unlimited."""
         return None if self.memory is None else self.memory // _SHARE

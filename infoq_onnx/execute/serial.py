@@ -1,4 +1,4 @@
-"""Tasks one after the other, in this process."""
+"""Run tasks one after the other in this process."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ R = TypeVar("R")
 
 
 class Serial(Generic[T, R]):
-    """See `infoq_onnx.execute.Executor`.
+    """Executor that runs tasks in this process.
 
     Parameters
     ----------
-    work : runs a task
+    work : function that runs a task
     """
 
     def __init__(self, work: Callable[[T], R]) -> None:
         self._work = work
 
     def run(self, tasks: Sequence[T]) -> Iterator[tuple[int, R]]:
-        """Run the tasks in their order."""
+        """Run the tasks in order, and yield the index and the result of each."""
         for index, task in enumerate(tasks):
             yield index, self._work(task)

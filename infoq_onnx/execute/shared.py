@@ -1,4 +1,4 @@
-"""An object that many processes read, of a file or of memory they share: its large arrays lie there once for all."""
+"""Share an object with other processes through a file or shared memory, without a copy of its large arrays in each."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ import numpy.typing as npt
 from infoq_onnx.errors import DataError
 
 _LARGE = 1 << 20
-"""Arrays of at least this many bytes are shared, and cannot be written to; smaller ones are copied."""
+"""Arrays of at least this many bytes are shared and read-only; smaller arrays are copied."""
 _ALIGNMENT = 64
 
 
 class _Pickler(pickle.Pickler):
-    """Lets arrays that are mapped already be mapped again, however large their file."""
+    """Pickler that stores a memory-mapped array as a reference to its file, which is mapped again when loaded."""
 
     def reducer_override(self, value: object) -> Any:
-        # a part of such an array has another base, and is an array as any
+        # a slice of a memory-mapped array has another base and is pickled like any other array
         base: object = value.base if isinstance(value, np.memmap) else None
         if isinstance(value, np.memmap) and isinstance(base, mmap.mmap) and value.filename is not None:
             return _mapped, (str(value.filename), value.dtype, value.offset, value.shape, _order(value))
@@ -46,13 +46,13 @@ def _mapped(path: str, dtype: np.dtype[Any], offset: int, shape: tuple[int, ...]
 
 
 def parts_of(value: object) -> list[memoryview]:
-    """Pickle an object: the pickle, and the large arrays that it leaves out."""
+    """Pickle an object. The first part is the pickle, the others are the large arrays that it refers to."""
     buffers: list[memoryview] = []
 
     def taken_out(buffer: pickle.PickleBuffer) -> bool:
         view = buffer.raw()
         if view.nbytes < _LARGE:
-            # true: it stays where it is
+            # true keeps the array inside the pickle
             return True
         buffers.append(view)
         return False
@@ -63,17 +63,22 @@ def parts_of(value: object) -> list[memoryview]:
 
 
 def from_parts(parts: Sequence[Any]) -> Any:
-    """Make the object again, of what has the bytes of `parts_of`; its large arrays are these."""
+    """Restore an object from parts with the bytes of `parts_of`. Its large arrays use the memory of these parts."""
     return pickle.loads(parts[0], buffers=parts[1:])
 
 
 def save_shared(value: object, path: Path) -> None:
-    """Write an object that can be pickled.
+    """Write an object to a file that `load_shared` can map.
+
+    Parameters
+    ----------
+    value : a picklable object
+    path : the file to write
 
     Raises
     ------
     OSError
-        The disk is full, or the like.
+        The file cannot be written.
     """
     parts = parts_of(value)
     with path.open("wb") as file:
@@ -84,7 +89,7 @@ def save_shared(value: object, path: Path) -> None:
 
 
 def load_shared(path: Path) -> Any:
-    """Read the object again."""
+    """Load an object written by `save_shared`. Its large arrays are memory-mapped and read-only."""
     with path.open("rb") as file:
         sizes = pickle.load(file)
         offset = file.tell()
