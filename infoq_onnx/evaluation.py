@@ -1,4 +1,4 @@
-"""How good, how large and how fast an ONNX classifier is, on images it was not calibrated with."""
+"""Measure the accuracy, size and latency of an ONNX classifier."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from infoq_onnx.schema import Evaluation, Preprocessing, from_json
 from infoq_onnx.simulate.running.batching import padded
 
 PREPROCESSING_KEY = "infoq_onnx.preprocessing"
-"""Entry of a model's metadata that holds its `Preprocessing` as JSON."""
+"""Key of the metadata entry that holds a model's `Preprocessing` as JSON."""
 
 _BATCH = 32
 _LATENCY_RUNS = 30
@@ -33,24 +33,38 @@ _LATENCY_WARM_UP = 5
 
 @dataclass(frozen=True)
 class Classifier:
-    """Any ONNX classifier that onnxruntime runs, quantized or not."""
+    """An ONNX classifier, quantized or not, opened in onnxruntime."""
 
     path: Path
     session: ort.InferenceSession
     input: str
     input_shape: tuple[int, ...]
-    """Of one image."""
+    """Shape of one image."""
     batch: int | None
-    """The batch size it is fixed to; None when free."""
+    """Fixed batch size; None if it is free."""
     classes: int | None
-    """None where the file does not say."""
+    """Number of classes; None if the file does not specify it."""
     file_bytes: int
-    """With its external data."""
+    """Size of the model in bytes, including external data."""
     preprocessing: Preprocessing | None
-    """What its images need, where the file says so."""
+    """Preprocessing stored in the file; None if there is none."""
 
     def run(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Compute logits [n, C] of a batch [n, …]; a short batch is filled up to the fixed size."""
+        """Compute the logits of a batch; a short batch is padded to the fixed batch size.
+
+        Parameters
+        ----------
+        batch : ndarray of float32, [n, *input_shape]
+
+        Returns
+        -------
+        logits : ndarray of float32, [n, C]
+
+        Raises
+        ------
+        ModelError
+            onnxruntime cannot run the model.
+        """
         try:
             logits = run_session(self.session, {self.input: padded(batch, self.batch)})[0][: len(batch)]
         except ORT_ERRORS as error:
@@ -59,12 +73,12 @@ class Classifier:
         return result
 
     def logits(self, dataset: Dataset) -> npt.NDArray[np.float32]:
-        """Logits [N, C] of a dataset.
+        """Compute the logits [N, C] of a dataset, float32.
 
         Raises
         ------
         ModelError
-            onnxruntime cannot run the model, or it computes NaN.
+            onnxruntime cannot run the model, or a logit is NaN.
         """
         logits = np.concatenate([self.run(batch) for batch in dataset.batches(self.batch or _BATCH)])
         if np.isnan(logits).any():
@@ -78,7 +92,8 @@ def open_classifier(path: Path) -> Classifier:
     Raises
     ------
     ModelError
-        No such file, not a model that onnxruntime loads and runs, or not one float32 input of known size.
+        The file does not exist, onnxruntime cannot load or run it, or the model does not have exactly one float32 input
+        of known size and a float32 output.
     """
     path = Path(path)
     require_file(path)
@@ -107,7 +122,7 @@ def open_classifier(path: Path) -> Classifier:
     (value,) = inputs
     if value.type != "tensor(float)":
         raise ModelError(f"{path}: input {value.name} is {value.type}, expected tensor(float)")
-    # onnxruntime says [] of a scalar, and of a shape that the file does not tell
+    # onnxruntime reports [] both for a scalar and for a shape that the file does not specify
     batch, *shape = value.shape or [None]
     if not shape or not all(isinstance(size, int) and size > 0 for size in shape):
         raise ModelError(f"{path}: input {value.name} has the shape {value.shape}: fix all but the batch axis")
@@ -120,7 +135,7 @@ def open_classifier(path: Path) -> Classifier:
         text = session.get_modelmeta().custom_metadata_map[PREPROCESSING_KEY]
         preprocessing = from_json(Preprocessing, text)
     except (KeyError, ValueError):
-        # most models say nothing; what another version wrote is not binding either
+        # most models have no such entry; an entry that this version cannot read is ignored
         preprocessing = None
     if preprocessing == AS_IS:
         preprocessing = None
@@ -128,7 +143,7 @@ def open_classifier(path: Path) -> Classifier:
 
 
 def _hidden_batch(path: Path, session: ort.InferenceSession, name: str, shape: list[int]) -> int | None:
-    """Return 1 where a graph whose batch axis is free only runs at 1, as it does with a 1 in a Reshape; else None."""
+    """Return 1 if a graph with a free batch axis runs only at batch size 1, for example due to a Reshape; else None."""
     try:
         run_session(session, {name: np.zeros((1, *shape), np.float32)})
     except ORT_ERRORS as error:
@@ -141,8 +156,20 @@ def _hidden_batch(path: Path, session: ort.InferenceSession, name: str, shape: l
 
 
 def wilson(successes: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Confidence interval of a proportion (E. B. Wilson, J. Am. Stat. Assoc. 22, 209, 1927)."""
-    # half a second to import, and only needed with labels
+    """Compute the Wilson confidence interval of a proportion (E. B. Wilson, J. Am. Stat. Assoc. 22, 209, 1927).
+
+    Parameters
+    ----------
+    successes : number of successes
+    count : number of trials
+    confidence : confidence level
+
+    Returns
+    -------
+    tuple of float
+        Lower and upper limit.
+    """
+    # imported here, because the import takes half a second and is needed only with labels
     from scipy.stats import binomtest
 
     found = binomtest(successes, count).proportion_ci(confidence, method="wilson")
@@ -152,16 +179,28 @@ def wilson(successes: int, count: int, confidence: float = 0.95) -> tuple[float,
 def paired_interval(
     ours: npt.NDArray[np.bool_], theirs: npt.NDArray[np.bool_], confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Score interval of a difference of accuracies on the same images (T. Tango, Stat. Med. 17, 891, 1998).
+    """Compute the score interval of the difference of two accuracies on the same images.
 
-    It holds every difference Δ that a test on the pairs would not reject, so it has a width also where all pairs agree.
+    Source: T. Tango, Stat. Med. 17, 891, 1998. The interval contains every difference that the score test for paired
+    data does not reject, so its width is not zero even if all pairs agree.
+
+    Parameters
+    ----------
+    ours, theirs : ndarray of bool, [N]
+        Whether each model classifies each image correctly.
+    confidence : confidence level
+
+    Returns
+    -------
+    tuple of float
+        Lower and upper limit of the accuracy of `ours` minus that of `theirs`.
     """
     count = len(ours)
     gained, lost = int(np.sum(ours & ~theirs)), int(np.sum(theirs & ~ours))
     z2 = float(ndtri(0.5 + confidence / 2)) ** 2
 
     def rejected(difference: float) -> bool:
-        # the likeliest share of pairs lost, given that the share gained is larger by `difference`
+        # maximum-likelihood share of lost pairs, given that the share of gained pairs is larger by `difference`
         a, b = 2 * count, (2 * count - gained + lost) * difference - gained - lost
         c = -lost * difference * (1 - difference)
         share = (np.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)
@@ -172,7 +211,7 @@ def paired_interval(
         inside, outside = (gained - lost) / count, outermost
         if not rejected(outside):
             return outside
-        # halved until it is exact to the last place
+        # bisection down to floating-point precision
         while (middle := (inside + outside) / 2) not in (inside, outside):
             inside, outside = (inside, middle) if rejected(middle) else (middle, outside)
         return inside
@@ -181,12 +220,13 @@ def paired_interval(
 
 
 def evaluate_model(model: Classifier, dataset: Dataset, reference: Classifier | None = None) -> Evaluation:
-    """Measure a model, and how it compares with a reference on the same images.
+    """Measure the accuracy, size and latency of a model, and compare it with a reference on the same images.
 
     Parameters
     ----------
-    model, reference : opened models with the same input
+    model : the model to measure
     dataset : images, with or without labels
+    reference : a model with the same input; None measures only `model`
 
     Returns
     -------
@@ -195,7 +235,7 @@ def evaluate_model(model: Classifier, dataset: Dataset, reference: Classifier | 
     Raises
     ------
     ModelError
-        A model cannot be run, or the two have different classes.
+        A model cannot be run, or the two models have different numbers of classes.
     """
     logits = model.logits(dataset)
     predictions = logits.argmax(axis=1)
@@ -214,7 +254,7 @@ def evaluate_model(model: Classifier, dataset: Dataset, reference: Classifier | 
         difference = float(right.mean() - other_right.mean())
         interval = paired_interval(right, other_right)
     models = [m for m in (model, reference) if m is not None]
-    # a batch that a model is fixed to is also that of one that takes any, or the two times would say nothing
+    # a model with a free batch uses the fixed batch size of the other model, so that the latencies are comparable
     common = max((m.batch for m in models if m.batch is not None), default=1)
     sizes = [m.batch or common for m in models]
     latencies = _latencies(models, sizes, dataset)
@@ -237,7 +277,19 @@ def evaluate_model(model: Classifier, dataset: Dataset, reference: Classifier | 
 
 
 def top_k(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], k: int) -> float | None:
-    """Share of images whose label is among the k largest logits [N, C]; None with no more than k classes."""
+    """Compute the top-k accuracy.
+
+    Parameters
+    ----------
+    logits : ndarray of float32, [N, C]
+    labels : ndarray of int64, [N]
+    k : number of largest logits among which the label must be
+
+    Returns
+    -------
+    float or None
+        Share of images whose label is among the k largest logits; None if C ≤ k.
+    """
     if logits.shape[1] <= k:
         return None
     best = np.argpartition(-logits, k - 1, axis=1)[:, :k]
@@ -245,7 +297,10 @@ def top_k(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], k: int
 
 
 def _latencies(models: Sequence[Classifier], sizes: Sequence[int], dataset: Dataset) -> list[float]:
-    """Median milliseconds a run of each model; the models take turns, so that a busy machine slows them alike."""
+    """Return the median duration of a run of each model, in milliseconds.
+
+    The models run alternately, so that other load on the machine affects all of them equally.
+    """
     times: list[list[float]] = [[] for _ in models]
     batches = [padded(next(iter(dataset.batches(size))), size) for size in sizes]
     for run in range(_LATENCY_WARM_UP + _LATENCY_RUNS):

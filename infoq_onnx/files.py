@@ -1,4 +1,4 @@
-"""Writing whole files or none, and hashing them."""
+"""Write files atomically and hash them."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from infoq_onnx.errors import OutputError
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; rename it to `path` when the block ends well, remove it when it raises.
+    """Yield the path of a temporary file in the folder of `path`, and rename it to `path` at the end of the block.
 
-    A reader of `path` therefore sees the old file or the whole new one, whatever happens in between.
+    If the block raises, the temporary file is removed. A reader of `path` therefore sees either the old file or the
+    complete new file.
 
     Raises
     ------
     OutputError
-        `path` is a folder, its folder does not exist or cannot be written, or the disk is full.
+        `path` is a folder, its folder does not exist or is not writable, or the disk is full.
     """
     path = Path(path)
     temporary = _beside(path)
     try:
         yield temporary
-        # mkstemp makes private files; give the result the permissions that open() would have given it
+        # mkstemp creates private files: set the permissions that open() would have set
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
@@ -41,25 +42,31 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def clear_leftovers(folder: Path, names: Sequence[str]) -> None:
-    """Remove what processes that were killed while they wrote these files have left beside them."""
+    """Remove temporary files that killed processes left in a folder.
+
+    Parameters
+    ----------
+    folder : the folder
+    names : names of the files that the processes were writing with `replacing`
+    """
     for name in names:
         for left in folder.glob(f".{name}.*"):
             left.unlink(missing_ok=True)
 
 
 def require_writable(path: Path) -> None:
-    """Make sure that a file can be written, before hours are spent on what goes into it.
+    """Check that a file can be written, before hours of work on its content.
 
     Raises
     ------
     OutputError
-        As `replacing` would.
+        See `replacing`.
     """
     _beside(Path(path)).unlink()
 
 
 def _beside(path: Path) -> Path:
-    """Make an empty file with a temporary name beside `path`."""
+    """Create an empty temporary file in the folder of `path`."""
     if os.path.isdir(path):
         raise OutputError(f"cannot write {path}: it is a folder; choose another name with -o")
     try:
@@ -71,29 +78,43 @@ def _beside(path: Path) -> Path:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` in UTF-8, whole or not at all."""
+    """Write `text` to `path` in UTF-8, atomically; see `replacing`."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content` to `path`, whole or not at all."""
+    """Write `content` to `path`, atomically; see `replacing`."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_checksums(folder: Path, names: Sequence[str], to: str) -> None:
-    """Write the SHA-256 of some files of a folder to the file `to` beside them, as sha256sum does."""
+    """Write the SHA-256 of files to a file in the same folder, in the format of sha256sum.
+
+    Parameters
+    ----------
+    folder : the folder
+    names : names of the files to hash
+    to : name of the file to write
+    """
     write_text(folder / to, "".join(f"{sha256_of(folder / name)}  {name}\n" for name in names))
 
 
 def first_changed(folder: Path, checksums: str) -> str | None:
-    """Return the first file that is not as `write_checksums` found it; None when all are.
+    """Return the name of the first file that has changed since `write_checksums`; None if no file has changed.
+
+    Parameters
+    ----------
+    folder : the folder
+    checksums : name of the file written by `write_checksums`
 
     Raises
     ------
-    OSError, ValueError
+    OSError
         The checksums or a file cannot be read.
+    ValueError
+        The checksums are empty or malformed.
     """
     lines = (folder / checksums).read_text(encoding="utf-8").splitlines()
     if not lines:
@@ -106,11 +127,11 @@ def first_changed(folder: Path, checksums: str) -> str | None:
 
 
 def sha256_of(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
+    """Return the hex SHA-256 of a file."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_of_text(text: str) -> str:
-    """Hex SHA-256 of a text in UTF-8: that of the file that `write_text` makes of it."""
+    """Return the hex SHA-256 of a text in UTF-8, which equals that of the file written by `write_text`."""
     return hashlib.sha256(text.encode()).hexdigest()

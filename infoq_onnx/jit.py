@@ -1,4 +1,4 @@
-"""How kernels are compiled: at their first call, parallel over projections, kept on disk where that is possible."""
+"""Compile kernels with numba at their first call, and cache the machine code on disk if possible."""
 
 from __future__ import annotations
 
@@ -16,37 +16,48 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _cache_folder() -> str:
-    """Folder that machine code is kept in; empty where the user has none."""
+    """Return the folder that caches machine code; "" if the user has no home folder."""
     try:
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:
-        # no HOME and no entry in the list of users, as in some containers
+        # neither HOME nor an entry in the user database, as in some containers
         return ""
     return str(caches / "infoq-onnx")
 
 
-# By default numba writes machine code beside the source. In an installed package those files outlive an uninstall, and
-# the folder that is left hides a later editable install: they belong into the user's cache.
+# By default, numba writes machine code to the folder of the source. In an installed package, these files would survive
+# an uninstall, and the remaining folder would hide a later editable install. The user's cache folder is used instead.
 if not config.CACHE_DIR:  # type: ignore[attr-defined]
     config.CACHE_DIR = _cache_folder()  # type: ignore[attr-defined]
 
-# numba's workqueue threading layer, the only one on some machines, ends the process when two Python threads enter
-# parallel kernels at once. A kernel uses every core by itself, so nothing is lost by taking turns.
+# numba's workqueue threading layer, the only one on some machines, ends the process if two Python threads run parallel
+# kernels at the same time. A single kernel uses all cores, so running kernels one at a time costs nothing.
 _TURN = threading.Lock()
 
 
 def compiled(function: F, *, parallel: bool = False) -> F:
-    """Compile `function` with numba when it is first called; it then runs without the interpreter lock."""
+    """Compile a function with numba at its first call. The compiled function releases the interpreter lock.
+
+    Parameters
+    ----------
+    function : the function to compile
+    parallel : run `prange` loops on numba's threads; see `compiled_parallel`, which is safe with several Python threads
+
+    Returns
+    -------
+    callable
+        The compiled function.
+    """
     keep = bool(config.CACHE_DIR)  # type: ignore[attr-defined]
     try:
         return cast(F, njit(nogil=True, parallel=parallel, cache=keep)(function))
     except RuntimeError:
-        # numba found no folder it may write machine code to (home and install are read-only): compile in every process
+        # numba found no writable folder for machine code (home and install are read-only): compile in every process
         return cast(F, njit(nogil=True, parallel=parallel)(function))
 
 
 def compiled_parallel(function: F) -> F:
-    """Compile `function`, whose `prange` loop runs on numba's threads, and let one caller in at a time."""
+    """Compile a function with a `prange` loop, which runs on numba's threads. Only one such function runs at a time."""
     kernel = compiled(function, parallel=True)
 
     @functools.wraps(function)
@@ -58,5 +69,5 @@ def compiled_parallel(function: F) -> F:
 
 
 def limit_threads(count: int) -> None:
-    """Let the kernels that this thread calls use so many threads at most."""
+    """Limit the number of threads that kernels called by this thread use."""
     set_num_threads(min(count, config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""How long work tells what it is doing: the stages call a Reporter, the command line shows it."""
+"""Progress reports of long computations: the stages call a `Reporter`, and the command line displays the reports."""
 
 from __future__ import annotations
 
@@ -6,27 +6,29 @@ from typing import Protocol
 
 
 class Reporter(Protocol):
-    """Receives progress and remarks."""
+    """Receives progress reports, notes and warnings."""
 
     def progress(self, stage: str, detail: str, done: int, total: int, share: float | None = None) -> None:
-        """Say how far a stage is. A stage begins with its first call and ends when `done` reaches `total`.
+        """Report the progress of a stage. A stage begins with its first report and ends when `done` reaches `total`.
 
         Parameters
         ----------
-        stage, detail : what is done, and what of it just now
-        done, total : steps
-        share : of the work that is behind, where steps differ in it
+        stage : name of the stage
+        detail : the current item of the stage, such as a layer
+        done : number of finished steps
+        total : number of steps
+        share : share of the work that is done, from 0 to 1; None if all steps take the same work
         """
 
     def note(self, text: str) -> None:
-        """Say something the user should know, in one line."""
+        """Report one line of information."""
 
     def warn(self, text: str) -> None:
-        """Say something the user should do something about, in one line."""
+        """Report one line about a problem that the user should act on."""
 
 
 class Silent:
-    """Reports nothing: the library's default."""
+    """A reporter that ignores all reports: the default of the library."""
 
     def progress(self, stage: str, detail: str, done: int, total: int, share: float | None = None) -> None:
         """Ignore it."""
