@@ -1,1 +1,1 @@
-"""3 · the numbers: grids, ranges and scales. numpy and numba only; nothing of models."""
+"""3 · Numerics: grids, ranges, scales and rounding. Uses numpy, scipy and numba; knows nothing about models."""

@@ -1,8 +1,8 @@
-"""Codes and scales of a rounded layer, improved one at a time until no single change helps.
+"""Coordinate descent: improve the codes and scales of a rounded layer one at a time until no single change helps.
 
-GPTQ rounds each column once and never comes back to it. Coordinate descent does: with all codes but one held, the best
-value of that one is known in closed form, and no step can make the error (w − sq)ᵀH(w − sq) larger. Between two rounds
-the scale of each row is set to its best value for the codes found, s = qᵀHw / qᵀHq.
+GPTQ rounds each column once and never revisits it. Coordinate descent revisits every code: with all other codes fixed,
+the best value of one code has a closed form, so no step increases the error (w − sq)ᵀH(w − sq). Before each sweep, the
+scale of each row is set to its best value for the current codes, s = qᵀHw / qᵀHq.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from infoq_onnx.quantize.levels import Levels
 Array = npt.NDArray[np.float64]
 
 SWEEPS = 20
-"""At most so many visits of every code; most rows come to rest after a few."""
+"""Maximum number of sweeps over all codes; most rows converge after a few."""
 
 
 def descend(weight: Array, hessian: Array, codes: Array, levels: Levels) -> tuple[Array, Levels]:
@@ -27,15 +27,17 @@ def descend(weight: Array, hessian: Array, codes: Array, levels: Levels) -> tupl
 
     Parameters
     ----------
-    weight : what the codes stand for, [G, R, d]
-    hessian : [G, d, d], positive definite
-    codes : to begin with, in steps, [G, R, d]
-    levels : of the rows [G, R]
+    weight : real-valued weights to approximate, [G, R, d]
+    hessian : H [G, d, d], positive definite
+    codes : initial codes in steps, [G, R, d]
+    levels : levels of the rows [G, R]
 
     Returns
     -------
-    codes, levels
-        With other scales, and an error that is nowhere larger.
+    codes : float64 array [G, R, d]
+        Improved codes in steps.
+    levels : Levels
+        Improved scales; no row's error increases.
     """
     codes, scales = codes.copy(), levels.scales.copy()
     product = codes @ hessian
@@ -47,7 +49,7 @@ def descend(weight: Array, hessian: Array, codes: Array, levels: Levels) -> tupl
 def _descend(
     target: Array, hessian: Array, codes: Array, product: Array, scales: Array, lowest: Array, last: float
 ) -> None:
-    """Improve `codes` [G, R, d] and `scales` [G, R] in place; `target` is wH [G, R, d], and `product` qH [G, R, d]."""
+    """Improve `codes` [G, R, d] and `scales` [G, R] in place; `target` is wH and `product` is qH, both [G, R, d]."""
     groups, rows, width = codes.shape
     for row in prange(groups * rows):
         g, r = row // rows, row % rows

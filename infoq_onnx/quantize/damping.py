@@ -1,7 +1,7 @@
-"""How strongly a layer's second moments H are damped, for the least-squares fit and for GPTQ.
+"""Damping of a layer's second moments H, for the least-squares fit and for GPTQ.
 
-λ is a share of the mean of H's diagonal. The fit chooses it by cross-validation (`quantize.fit`). GPTQ needs a positive
-definite H and takes `rounding_damping`.
+λ is a share of the mean of H's diagonal. The fit chooses λ by cross-validation (`quantize.fit`). GPTQ needs a positive
+definite H and uses `rounding_damping`.
 """
 
 from __future__ import annotations
@@ -14,17 +14,27 @@ from infoq_onnx.quantize.moments import Statistics
 Array = npt.NDArray[np.float64]
 
 DAMPING = 0.01
-"""λ of GPTQ, and of the fit where too few images are there to choose it by."""
+"""Minimum λ for GPTQ, and λ of the fit where cross-validation is not possible."""
 CANDIDATES = (0.001, 0.01, 0.1, 1.0, 10.0)
-"""λ that cross-validation chooses among."""
+"""Values of λ that cross-validation compares."""
 
 
 def rounding_damping(width: int, count: int) -> float:
-    """Return λ for GPTQ of a layer with `width` inputs, seen at `count` positions.
+    """Return λ for GPTQ.
 
-    With fewer positions than inputs, H knows directions in which errors seem to cost nothing: its eigenvalues are off
-    by about width / count of their mean. The λ of the fit says nothing about that; it is large, too, where there is
-    nothing to mend.
+    With fewer positions than inputs, H has directions in which errors appear to cost nothing: its eigenvalues are off
+    by about width / count of their mean. The λ of the fit does not measure this uncertainty; it is also large where
+    the layer has no error to correct.
+
+    Parameters
+    ----------
+    width : number of inputs of the layer
+    count : number of positions that H was computed from
+
+    Returns
+    -------
+    float
+        λ as a share of the mean of H's diagonal.
     """
     return max(DAMPING, width / count)
 
@@ -34,16 +44,20 @@ def damped(statistics: Statistics, damping: float) -> tuple[Array, Array]:
 
     Parameters
     ----------
-    statistics : with H [G, d, d]
+    statistics : moments, with H [G, d, d]
     damping : λ as a share of the mean of H's diagonal
 
     Returns
     -------
-    H + λI [G, d, d], λ [G]
+    second : float64 array [G, d, d]
+        H + λI.
+    strength : float64 array [G]
+        Absolute λ of each group.
     """
     second = statistics.second
     width = second.shape[-1]
     strength: Array = damping * np.trace(second, axis1=1, axis2=2) / width
-    # an input that never varies says nothing about its weight: keep the weight, and keep H invertible
+    # where H is 0, the inputs never vary and the data do not determine the weights: λ = 1 keeps the weights and makes
+    # H invertible
     strength = np.where(strength > 0, strength, 1.0)
     return second + strength[:, None, None] * np.eye(width), strength

@@ -1,8 +1,9 @@
-"""What a layer's weights would be if they could be real numbers: a least-squares fit to its target, damped.
+"""Real-valued weights for a layer: a damped least-squares fit to the layer's target.
 
-W' = (K + λW)(H + λI)⁻¹ is drawn to the float weights W by λ, a share of the mean of H's diagonal. Where images are few
-against inputs (a classifier behind global pooling sees one vector an image), a weakly damped fit learns the images by
-heart. So λ is chosen by cross-validation: the fit to one half of the images with the least error on the other half.
+In W' = (K + λW)(H + λI)⁻¹, λ pulls the fit towards the float weights W. It is given as a share of the mean of H's
+diagonal. Where a layer has many inputs but few images (a classifier after global pooling sees one vector per image), a
+weakly damped fit overfits. λ is therefore chosen by two-fold cross-validation: fit one half of the images, measure the
+error on the other half.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ class Fit:
     """A fitted layer."""
 
     weight: Array
-    """W' [G, R, d]"""
+    """Fitted weights W' [G, R, d]."""
     hessian: Array
-    """H + μI [G, d, d], positive definite: what the error of rounding W' is weighed by."""
+    """H + μI [G, d, d], positive definite; weights the error of rounding W'."""
     damping: float
     """λ as a share of the mean of H's diagonal."""
 
@@ -36,9 +37,18 @@ def fit(weight: Array, moments: Moments, *, centred: bool, exact_input: bool = F
     Parameters
     ----------
     weight : float weights W [G, R, d]
-    moments : of its quantized input and its target
-    centred : whether a bias will take care of the means
-    exact_input : the target is what W makes of this very input, so W itself is the fit
+    moments : moments of the layer's quantized input and its target
+    centred : whether to use centred moments, because a bias corrects the means later
+    exact_input : whether the target is W applied to this same input; W itself is then the fit
+
+    Returns
+    -------
+    Fit
+
+    Raises
+    ------
+    ModelError
+        The moments exceed float32.
     """
     statistics = moments.all(centred=centred)
     damping = DAMPING if exact_input else _cross_validated(weight, moments, centred)
@@ -47,6 +57,7 @@ def fit(weight: Array, moments: Moments, *, centred: bool, exact_input: bool = F
 
 
 def _cross_validated(weight: Array, moments: Moments, centred: bool) -> float:
+    """Choose λ by cross-validation, or return `DAMPING` where one half has no images."""
     halves = moments.halves(centred=centred)
     if halves is None:
         return DAMPING
@@ -55,14 +66,14 @@ def _cross_validated(weight: Array, moments: Moments, centred: bool) -> float:
         error = 0.0
         for known, unknown in (halves, halves[::-1]):
             fitted = _solved(weight, known, damping)
-            # E|t − W'x|² but for E|t|², which no candidate changes
+            # E|t − W'x|² without E|t|², which is the same for every candidate
             error += float(np.sum((fitted @ unknown.second - 2 * unknown.cross) * fitted))
         errors.append(error)
     return CANDIDATES[int(np.argmin(errors))]
 
 
 def _solved(weight: Array, statistics: Statistics, damping: float) -> Array:
-    """W' [G, R, d]."""
+    """Return W' [G, R, d] for one λ."""
     second, strength = damped(statistics, damping)
     wanted: Array = statistics.cross + strength[:, None, None] * weight
     solved = np.linalg.solve(second, wanted.transpose(0, 2, 1))

@@ -1,4 +1,4 @@
-"""Rounding that lets later weights make up for the errors of earlier ones (GPTQ, arXiv 2210.17323)."""
+"""Rounding in which later weights compensate for the rounding errors of earlier ones (GPTQ, arXiv 2210.17323)."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from infoq_onnx.quantize.levels import Levels
 Array = npt.NDArray[np.float64]
 
 _BLOCK = 128
+"""Number of columns rounded before their errors are spread over all later columns."""
 
 
 @dataclass(frozen=True)
 class Factor:
-    """What GPTQ needs to know of H, whatever the levels are."""
+    """The factorization of H that GPTQ uses; it does not depend on the levels."""
 
     order: npt.NDArray[np.int64]
-    """Columns in the order they are rounded, [G, d]: that of a falling diagonal of H."""
+    """Columns in rounding order, [G, d]: by descending diagonal entry of H."""
     upper: Array
-    """U [G, d, d], upper triangular, with H⁻¹ = UᵀU in that order."""
+    """U [G, d, d], upper triangular, with H⁻¹ = UᵀU; rows and columns in rounding order."""
 
 
 def factorize(hessian: Array) -> Factor:
-    """Factorize the inverse of H [G, d, d], which is positive definite."""
+    """Factorize the inverse of a positive definite H [G, d, d]."""
     order = np.argsort(-np.einsum("gii->gi", hessian), axis=1, kind="stable")
     sorted_hessian = np.take_along_axis(np.take_along_axis(hessian, order[:, :, None], 1), order[:, None, :], 2)
     # the Cholesky factor of the inverse, transposed
@@ -35,18 +36,18 @@ def factorize(hessian: Array) -> Factor:
 
 
 def round_block(left: Array, upper: Array, levels: Levels) -> tuple[Array, Array]:
-    """Round columns that follow one another.
+    """Round a block of consecutive columns.
 
     Parameters
     ----------
-    left : what is left of them to be rounded, [G, R, b]
-    upper : their part of U, [G, b, b]
-    levels : of the rows [G, R]
+    left : the columns' weights, corrected for the errors of earlier columns, [G, R, b]
+    upper : the diagonal block of U for these columns, [G, b, b]
+    levels : levels of the rows [G, R]
 
     Returns
     -------
     codes, errors : array [G, R, b]
-        Codes in steps; errors as shares of U's diagonal, to be spread on later columns.
+        Codes in steps. Errors divided by the diagonal of U, to be spread over later columns.
     """
     kept, factor = np.array(left, order="C"), np.ascontiguousarray(upper)
     found: tuple[Array, Array] = _round_block(kept, factor, levels.scales, levels.lowest, float(levels.count - 1))
@@ -55,7 +56,7 @@ def round_block(left: Array, upper: Array, levels: Levels) -> tuple[Array, Array
 
 @compiled_parallel
 def _round_block(left: Array, upper: Array, scales: Array, lowest: Array, last: float) -> tuple[Array, Array]:
-    """See `round_block`; `left` is changed."""
+    """Compiled part of `round_block`; modifies `left`."""
     groups, rows, width = left.shape
     codes, errors = np.empty_like(left), np.empty_like(left)
     for index in prange(groups * rows):
@@ -71,16 +72,21 @@ def _round_block(left: Array, upper: Array, scales: Array, lowest: Array, last: 
 
 
 def gptq(weight: Array, factor: Factor, levels: Levels) -> Array:
-    """Codes [G, R, d], in steps, by error-compensating rounding.
+    """Round weights column by column, with error compensation.
 
-    Column by column, the error of a column is spread over those not yet rounded,
+    The error of each column is spread over the columns not yet rounded:
     W_{:,j:} −= (w_j − q_j)/U_jj · U_{j,j:}.
 
     Parameters
     ----------
-    weight : [G, R, d]
-    factor : of H [G, d, d]
-    levels : of the rows [G, R]
+    weight : weights [G, R, d]
+    factor : factorization of H [G, d, d]
+    levels : levels of the rows [G, R]
+
+    Returns
+    -------
+    float64 array [G, R, d]
+        Codes in steps.
     """
     width = weight.shape[2]
     order, upper = factor.order, factor.upper

@@ -1,7 +1,7 @@
-"""Convolutions and matrix products as one matrix product: rows of weights against columns of inputs.
+"""Convolutions and matrix products in one form: rows of weights times columns of inputs.
 
-A layer with G groups computes, for each group, outputs [R, p] = W [R, d] · X [d, p] at p positions. Every algorithm
-that rounds weights with a view to their inputs works on this form and need not know what the layer was.
+A layer with G groups computes, for each group, outputs [R, p] = W [R, d] · X [d, p] at p positions. Every
+input-dependent rounding algorithm works on this form, independent of the layer's operator.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Positions = npt.NDArray[np.int64] | None
 
 @dataclass(frozen=True)
 class Windows:
-    """How a convolution reads its input; one entry a spatial axis."""
+    """The geometry of a convolution; tuples have one entry per spatial axis."""
 
     kernel: tuple[int, ...]
     strides: tuple[int, ...]
@@ -31,18 +31,18 @@ class Windows:
 
 
 def conv_columns(images: Float32, windows: Windows, positions: Positions = None) -> Float32:
-    """Columns of a convolution's input.
+    """Return the columns of a convolution's input (im2col).
 
     Parameters
     ----------
-    images : [n, C, *spatial]
-    windows : how they are read; padding is with 0
-    positions : which of an image's output positions to take, by row-major index; None for all
+    images : input [n, C, *spatial]
+    windows : geometry of the convolution; padding is with 0
+    positions : output positions to take from every image, as row-major indices; None takes all
 
     Returns
     -------
     float32 array [G, p, d]
-        p = n · positions (image by image), d = C/G · kernel elements, in the order of the weight's axes.
+        p = n · (number of positions), image by image. d = C/G · (kernel elements), in the order of the weight's axes.
     """
     if set(windows.kernel) == set(windows.strides) == {1} and not any((*windows.pads_before, *windows.pads_after)):
         return conv_outputs(images, windows.groups, positions)
@@ -57,7 +57,7 @@ def conv_columns(images: Float32, windows: Windows, positions: Positions = None)
     n, channels, rank = images.shape[0], images.shape[1], len(axes)
     if positions is None:
         positions = np.arange(int(np.prod(view.shape[2 : 2 + rank])))
-    # [n, C, p, *kernel]: only what is taken is ever copied
+    # [n, C, p, *kernel]: indexing copies only the chosen positions
     where: tuple[Any, ...] = np.unravel_index(positions, view.shape[2 : 2 + rank])
     taken = view[(slice(None), slice(None), *where)]
     grouped = taken.reshape(n, windows.groups, channels // windows.groups, len(positions), -1)
@@ -66,7 +66,19 @@ def conv_columns(images: Float32, windows: Windows, positions: Positions = None)
 
 
 def conv_outputs(values: Float32, groups: int, positions: Positions = None) -> Float32:
-    """Bring a convolution's output [n, O, *spatial] into the order of its columns: [G, p, O/G]."""
+    """Bring a convolution's output into the order of its columns.
+
+    Parameters
+    ----------
+    values : output [n, O, *spatial]
+    groups : number of groups G
+    positions : output positions to take from every image, as row-major indices; None takes all
+
+    Returns
+    -------
+    float32 array [G, p, O/G]
+        p = n · (number of positions), image by image.
+    """
     n, channels = values.shape[:2]
     flat = values.reshape(n, groups, channels // groups, -1)
     if positions is not None:
@@ -75,7 +87,18 @@ def conv_outputs(values: Float32, groups: int, positions: Positions = None) -> F
 
 
 def matrix_columns(values: Float32, positions: Positions = None) -> Float32:
-    """Input [n, ..., K] (or output [n, ..., N]) of a matrix product as [1, p, K]."""
+    """Reshape the input or output of a matrix product to columns.
+
+    Parameters
+    ----------
+    values : input [n, ..., K] or output [n, ..., N]
+    positions : positions to take from every image, as row-major indices; None takes all
+
+    Returns
+    -------
+    float32 array [1, p, K] or [1, p, N]
+        p = n · (number of positions), image by image.
+    """
     flat = values.reshape(len(values), -1, values.shape[-1])
     if positions is not None:
         flat = flat[:, positions]
@@ -83,11 +106,34 @@ def matrix_columns(values: Float32, positions: Positions = None) -> Float32:
 
 
 def to_rows(weight: npt.NDArray[T], axis: int, groups: int) -> npt.NDArray[T]:
-    """Weight with output channels along `axis` as rows [G, R, d], a view where possible."""
+    """Reshape a weight to rows.
+
+    Parameters
+    ----------
+    weight : weight of any shape
+    axis : output-channel axis
+    groups : number of groups G
+
+    Returns
+    -------
+    array [G, R, d]
+        A view where possible.
+    """
     return np.moveaxis(weight, axis, 0).reshape(groups, weight.shape[axis] // groups, -1)
 
 
 def from_rows(rows: npt.NDArray[np.generic], shape: Sequence[int], axis: int) -> npt.NDArray[np.generic]:
-    """Undo `to_rows`: rows [G, R, d] as a weight of the given shape."""
+    """Reshape rows back to a weight; the inverse of `to_rows`.
+
+    Parameters
+    ----------
+    rows : rows [G, R, d]
+    shape : shape of the weight
+    axis : output-channel axis of the weight
+
+    Returns
+    -------
+    array of shape `shape`
+    """
     others = [size for index, size in enumerate(shape) if index != axis]
     return np.ascontiguousarray(np.moveaxis(rows.reshape(shape[axis], *others), 0, axis))

@@ -1,11 +1,12 @@
-"""Which values a row of weights may take: 2^b levels, evenly spaced, as many of them above 0 as suits the row.
+"""The levels of each row of weights: 2^b evenly spaced values whose offset from 0 is chosen per row.
 
     value = scale · (lowest + k),   k = 0 … count − 1,   lowest a multiple of ½
 
-A two's-complement grid has one level more below 0 than above it, and spends one on 0 itself. With two bits that costs
-a normal row a quarter more squared error than levels at ±½ and ±1½ steps, and a row whose weights are of one sign half
-of its levels. So at few bits `lowest` is searched with the scale, in half steps. Integer kernels see nothing of it:
-twice the code is an integer that fits a byte, and half the scale goes with it.
+A two's-complement grid has one more level below 0 than above 0, and one level at 0. With two bits, a row of normally
+distributed weights has a quarter more squared error on this grid than on levels at ±½ and ±1½ steps. A row whose
+weights all have the same sign loses half of its levels. At few bits `lowest` is therefore searched together with the
+scale, in half steps. Integer kernels are not affected: the doubled code is an integer that fits a byte, and the scale
+is halved.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ from infoq_onnx.quantize.grid import weight_code_limits
 Array = npt.NDArray[np.float64]
 
 SHIFTED_BITS = 5
-"""Up to this width `lowest` is searched. Half steps of more bits would need more than the 7 bits of a code that x86
-processors without VNNI multiply exactly, and of so many levels one more or less makes no difference that shows."""
+"""Largest bit-width at which `lowest` is searched. At more bits, half steps need codes of more than 7 bits, which x86
+processors without VNNI do not multiply exactly. One level more or less also has no visible effect there."""
 _FRACTIONS = np.linspace(0.05, 1.0, 77)
-"""Clipping points tried, as a share of the largest magnitude in the row."""
+"""Clipping points to try, as a share of the largest magnitude in the row."""
 _POLISH_STEPS = 8
 _CHUNK = 2**23
-"""Weights that are looked at at once."""
+"""Number of weights processed at a time."""
 _SEARCHED = 4608
-"""Of a row with more weights so many, about, say which levels are worth trying on all …"""
+"""Longer rows are sampled down to about this many weights to preselect candidate levels …"""
 _CLEARLY = 1.1
-"""… which those are not whose error there is so many times the least."""
+"""… and candidates whose sampled error exceeds the least one by this factor are skipped."""
 
 
 @dataclass(frozen=True)
@@ -40,25 +41,26 @@ class Levels:
     """The levels of rows [G, R]."""
 
     scales: Array
-    """[G, R]"""
+    """Step size of each row, [G, R]."""
     lowest: Array
-    """[G, R], in steps"""
+    """Lowest level of each row in steps, [G, R]."""
     count: int
+    """Number of levels."""
 
 
 def search_levels(weight: npt.NDArray[np.floating], importance: Array, bits: int, *, shifted: bool) -> Levels:
-    """Levels with the least squared error of nearest codes.
+    """Find the levels on which nearest rounding has the least squared error.
 
-    For a row w and its codes q(s) the error Σ h (w − s·q(s))² is piecewise quadratic in the scale s with many minima,
-    so it is searched among candidates first, then polished: with the codes held, the best scale is
-    s = Σ h w q / Σ h q², which can only lower the error, and rounding again can only lower it again.
+    For a row w with codes q(s), the error Σ h (w − s·q(s))² is piecewise quadratic in the scale s and has many minima.
+    The search therefore compares a fixed set of candidates first and then refines the best one: for fixed codes, the
+    best scale is s = Σ h w q / Σ h q². Neither this update nor rounding again can increase the error.
 
     Parameters
     ----------
-    weight : [G, R, d]
-    importance : h, what the squared error of each column is weighted by, [G, d]
-    bits : 2 … 8
-    shifted : whether to search `lowest` too; otherwise levels are those of `weight_code_limits`
+    weight : weights [G, R, d]
+    importance : weight h of each column's squared error, [G, d]
+    bits : bit-width, 2 … 8
+    shifted : whether to search `lowest` too; otherwise the levels are those of `weight_code_limits`
 
     Returns
     -------
@@ -81,10 +83,20 @@ def search_levels(weight: npt.NDArray[np.floating], importance: Array, bits: int
 
 
 def usable_scales(scales: Array) -> Array:
-    """Mend the scales of dead and nearly dead channels of one layer, those of dead ones being 0.
+    """Replace the scales of dead and nearly dead channels of one layer.
 
-    The bias of a channel is an int32 in units of its scale, and would overflow if that were too small. A dead channel
-    gets the largest scale of the others (1 when all are dead).
+    A channel's bias is an int32 in units of its scale and would overflow if the scale were too small. Scales are
+    therefore raised to at least 2⁻¹⁶ of the largest one. A dead channel, whose weights are all 0, gets the largest
+    scale.
+
+    Parameters
+    ----------
+    scales : scales of any shape; 0 for dead channels
+
+    Returns
+    -------
+    float64 array of the same shape
+        All positive; 1 where all channels are dead.
     """
     largest = float(scales.max(initial=0.0)) or 1.0
     return np.where(scales > 0, np.maximum(scales, largest * 2.0**-16), largest)
@@ -92,14 +104,14 @@ def usable_scales(scales: Array) -> Array:
 
 @compiled
 def _scale_at(largest: float, low: float, count: float, fraction: float) -> float:
-    """Scale at which a share of the largest magnitude is the last level."""
-    # that which the largest weight lies at, if it is on the side with fewer levels; half of the levels at least
+    """Return the scale that puts the last level at `fraction` of the largest magnitude."""
+    # the last level on the side of 0 with fewer levels; but at least half of all levels less one
     return fraction * largest / max(min(low + count - 1.0, -low), 0.5 * count - 1.0)
 
 
 @compiled
 def _error(row: Array, weighted: Array, scale: float, low: float, count: float, every: int, enough: float) -> float:
-    """Σ h (w − s·q)² over every so many weights of a row, or over fewer once it reaches `enough`."""
+    """Return Σ h (w − s·q)² over every `every`-th weight of a row; stop early once the sum reaches `enough`."""
     error = 0.0
     for i in range(0, len(row), every):
         code = min(max(np.rint(row[i] / scale - low), 0.0), count - 1.0) + low
@@ -113,9 +125,9 @@ def _error(row: Array, weighted: Array, scale: float, low: float, count: float, 
 def _search(
     weight: Array, importance: Array, fractions: Array, candidates: Array, usual: float, count: float, every: int
 ) -> tuple[Array, Array]:
-    """Best scale and lowest level of each row of [G, R, d]; 0 and the usual one for a row of zeros.
+    """Return the best scale and lowest level of each row of [G, R, d]; 0 and `usual` for a row of zeros.
 
-    `every` so many of a row's weights say which levels to try on all of them.
+    Every `every`-th weight of a row preselects the candidates that are evaluated on all weights of the row.
     """
     groups, rows, width = weight.shape
     scales = np.zeros((groups, rows))
@@ -128,7 +140,7 @@ def _search(
             largest = max(largest, abs(row[i]))
         if largest == 0.0:
             continue
-        # what a sample of the row thinks much worse than the best is not tried on all of it
+        # skip candidates that are clearly worse than the best on a sample of the row
         rough = np.zeros((len(candidates), len(fractions)))
         limit = np.inf
         if every > 1:

@@ -1,14 +1,14 @@
-"""Where sums of 16 bits overflow: integer kernels of x86 processors without VNNI.
+"""16-bit saturation in the integer kernels of x86 processors without VNNI.
 
-Such a processor multiplies unsigned activations with signed weights in pairs, and adds each pair in 16 bits, saturating
+These processors multiply unsigned activations by signed weights in pairs and add each pair in 16 bits with saturation
 (vpmaddubsw):
 
     sat16(a₀·w₀ + a₁·w₁) + sat16(a₂·w₂ + a₃·w₃) + …,   0 ≤ a ≤ A
 
-With A = 255 a pair is exact whatever the activations are if the positive codes among w₀ and w₁ sum to at most 128, and
-the negative ones to at least −128. Weights of 7 bits always do (64 + 64). Activations of 7 bits (A = 127) make any
-weights exact. Pairs are neighbours in the order in which a kernel reads a row: a matrix product its inputs, a
-convolution one kernel position after the other, and at each position the input channels.
+With A = 255, a pair is exact for all activations if the positive codes among w₀ and w₁ sum to at most 128 and the
+negative ones to at least −128. 7-bit weights always satisfy this (64 + 64). With 7-bit activations (A = 127), all
+weights are exact. Pairs are neighbours in the order in which a kernel reads a row: a matrix product reads its inputs in
+order; a convolution reads one kernel position after the other, and at each position the input channels.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Codes = npt.NDArray[np.integer]
 
 _LOWEST, _HIGHEST = -(1 << 15), (1 << 15) - 1
 _CHUNK = 2**20
-"""Codes that are looked at at once."""
+"""Number of codes processed at a time."""
 
 
 def kernel_rows(codes: Codes, axis: int, *, convolution: bool) -> Codes:
@@ -28,15 +28,14 @@ def kernel_rows(codes: Codes, axis: int, *, convolution: bool) -> Codes:
 
     Parameters
     ----------
-    codes : the weight of a convolution [C, I, *kernel], or of a matrix product, with one or more axes besides the
-        output channels'
-    axis : the output-channel axis
-    convolution : which of the two it is
+    codes : weight of a convolution [C, I, *kernel], or of a matrix product with one or more further axes
+    axis : output-channel axis
+    convolution : whether the weight belongs to a convolution
 
     Returns
     -------
     array [C, ..., d]
-        A view where possible. Neighbours 0 and 1, 2 and 3 … along the last axis are pairs.
+        A view where possible. Along the last axis, elements 0 and 1, 2 and 3 … form pairs.
     """
     rows = np.moveaxis(codes, axis, 0)
     if not convolution:
@@ -46,7 +45,7 @@ def kernel_rows(codes: Codes, axis: int, *, convolution: bool) -> Codes:
 
 
 def saturated_pairs(rows: Codes, largest: int = 255) -> npt.NDArray[np.bool_]:
-    """Find the pairs whose products may leave 16 bits.
+    """Find the pairs whose sum of products may exceed 16 bits.
 
     Parameters
     ----------
@@ -56,6 +55,7 @@ def saturated_pairs(rows: Codes, largest: int = 255) -> npt.NDArray[np.bool_]:
     Returns
     -------
     bool array [..., ⌈d/2⌉]
+        True for each pair that may saturate.
     """
     first, second = _pairs(rows)
     above = np.maximum(first, 0) + np.maximum(second, 0) > _HIGHEST // largest
@@ -64,13 +64,25 @@ def saturated_pairs(rows: Codes, largest: int = 255) -> npt.NDArray[np.bool_]:
 
 
 def any_saturated(rows: Codes, largest: int = 255) -> bool:
-    """Whether `saturated_pairs` finds one, some rows at a time: most weights that have any have one in the first."""
+    """Return whether any pair may saturate.
+
+    Rows are checked in chunks: most weights with saturating pairs have one in the first chunk.
+
+    Parameters
+    ----------
+    rows : weight codes [C, ..., d], in the order of `kernel_rows`
+    largest : A, the largest activation code
+
+    Returns
+    -------
+    bool
+    """
     step = max(1, _CHUNK * len(rows) // max(1, rows.size))
     return any(bool(saturated_pairs(rows[start : start + step], largest).any()) for start in range(0, len(rows), step))
 
 
 def saturating_product(activations: Codes, rows: Codes) -> npt.NDArray[np.int64]:
-    """Multiply as a processor without VNNI does.
+    """Compute the matrix product as a processor without VNNI does.
 
     Parameters
     ----------
@@ -80,6 +92,7 @@ def saturating_product(activations: Codes, rows: Codes) -> npt.NDArray[np.int64]
     Returns
     -------
     int64 array [p, C]
+        Sums of products with 16-bit saturation of each pair.
     """
     sums = np.zeros((len(activations), len(rows)), dtype=np.int64)
     left, right = _pairs(activations), _pairs(rows)
@@ -92,14 +105,16 @@ def saturating_product(activations: Codes, rows: Codes) -> npt.NDArray[np.int64]
 
 
 def unsaturated(codes: npt.NDArray[np.int8], axis: int, *, convolution: bool) -> npt.NDArray[np.int8]:
-    """Bring the pairs that may saturate back to what 16 bits hold, the larger code first.
+    """Reduce the codes of pairs that may saturate until they fit 16 bits, the larger code first.
 
-    It is meant for codes that exceed it here and there by a step or two, as rounding to nearest would not.
+    It is meant for codes that exceed the limit by a step or two in a few places, because input-dependent rounding moved
+    them beyond their nearest codes.
 
     Parameters
     ----------
-    codes : a weight; see `kernel_rows`
-    axis, convolution : see `kernel_rows`
+    codes : weight codes; see `kernel_rows`
+    axis : output-channel axis
+    convolution : whether the weight belongs to a convolution
 
     Returns
     -------
@@ -111,7 +126,7 @@ def unsaturated(codes: npt.NDArray[np.int8], axis: int, *, convolution: bool) ->
     for sign, room in ((1, _HIGHEST // 255), (-1, -_LOWEST // 255)):
         sizes = [np.maximum(sign * one, 0) for one in (first, second)]
         excess = np.maximum(sizes[0] + sizes[1] - room, 0)
-        # the larger gives up what makes them equal, then both the same
+        # reduce the larger code until both are equal, then reduce both equally
         gap = np.minimum(np.abs(sizes[0] - sizes[1]), excess)
         rest = excess - gap
         larger = sizes[0] >= sizes[1]
@@ -126,7 +141,7 @@ def unsaturated(codes: npt.NDArray[np.int8], axis: int, *, convolution: bool) ->
 
 
 def _pairs(rows: Codes) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int16]]:
-    """Split [..., d] into the first and the second of each pair, [..., ⌈d/2⌉]; a last one that is alone has a 0."""
+    """Split [..., d] into the first and the second element of each pair, [..., ⌈d/2⌉]; pad an odd d with 0."""
     wide = rows.astype(np.int16)
     if wide.shape[-1] % 2:
         wide = np.concatenate([wide, np.zeros_like(wide[..., :1])], axis=-1)
