@@ -1,9 +1,10 @@
-"""The bias of a layer whose output a Relu or a Clip cuts off.
+"""The bias of a layer that is followed by a Relu or a Clip.
 
-What the next layer reads is the output *behind* the activation. Rounding makes outputs wider, and what it adds is cut
-off on one side only: with the right mean in front of a Relu, the mean behind it is too large. A layer that reads it and
-is rounded later can mend that, unless it is depthwise: there the shift is felt inside, and not at the padded border
-(docs/methods.md has the figures). So the bias is set to what gives the float network's mean behind the activation.
+The next layer reads the output *after* the activation. Rounding widens the distribution of outputs, and a Relu cuts off
+the added spread on one side only: if the mean before the Relu is right, the mean after it is too large. A reader that
+is rounded later can compensate for this shift, unless it is depthwise: a depthwise layer sees the shift in the interior
+but not at its padded border (figures in docs/methods.md). The bias is therefore chosen so that the mean after the
+activation equals the float network's.
 """
 
 from __future__ import annotations
@@ -17,37 +18,42 @@ Array = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]
 
 _STEPS = 20
+"""Number of Newton steps."""
 _LEAST_SHARE = 0.05
-"""A Newton step of the bias divides by the share of outputs that it moves; by this, where they are fewer."""
+"""A Newton step divides by the share of outputs that the bias moves, or by this share if that is larger."""
 
 
 @dataclass(frozen=True)
 class Clipped:
-    """Some positions of a layer's input and target, and the bounds behind its output."""
+    """Sampled positions of a layer's input and target, and the bounds of the activation after it."""
 
     columns: Float32
-    """Its quantized input [G, p, d]."""
+    """Quantized input [G, p, d]."""
     targets: Float32
-    """What its output should be [G, p, R]."""
+    """Desired output [G, p, R]."""
     added: Float32 | None
-    """What a residual Add adds in front of the activation [G, p, R]."""
+    """The other operand of a residual Add before the activation [G, p, R]; None without an Add."""
     low: float
     high: float
 
     def of(self, rows: slice) -> Clipped:
-        """Return some rows of it."""
+        """Return a copy restricted to some rows of R."""
         added = None if self.added is None else self.added[:, :, rows]
         return replace(self, targets=self.targets[:, :, rows], added=added)
 
 
 def bias_behind(clipped: Clipped, weight: Array, bias: Array) -> Array:
-    """Bias [G, R] with the mean behind the activation that the float network has, by Newton's method.
+    """Find the bias that gives the float network's mean after the activation, by Newton's method.
 
     Parameters
     ----------
-    clipped : what the layer gets, and what it should give
+    clipped : inputs and targets of the layer, and the bounds of the activation
     weight : rounded weights [G, R, d]
-    bias : where to begin [G, R]
+    bias : initial bias [G, R]
+
+    Returns
+    -------
+    float64 array [G, R]
     """
     added = np.float32(0) if clipped.added is None else clipped.added
     product = np.matmul(clipped.columns, weight.transpose(0, 2, 1).astype(np.float32)) + added

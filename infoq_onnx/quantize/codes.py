@@ -1,4 +1,4 @@
-"""Rounded weights that do not depend on how others are rounded, at every bit-width, and their file: `codes.npz`."""
+"""Rounded weights of every layer at every bit-width, each independent of the other layers; their file `codes.npz`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from infoq_onnx.quantize.table import UNREADABLE, damaged
 
 @dataclass(frozen=True)
 class RoundedWeight:
-    """A layer's weight on its grid, with the bias that goes with it: value = code · scale of its channel."""
+    """A layer's rounded weight and the matching bias: value = code · scale of the channel."""
 
     codes: npt.NDArray[np.int8]
-    """In the weight's shape."""
+    """Codes, in the weight's shape."""
     scales: npt.NDArray[np.float32]
     """[C], one per output channel."""
     bits: int
@@ -29,20 +29,27 @@ class RoundedWeight:
     """[C], the lowest level in use of each channel, whose levels are 2 codes apart (`quantize.levels`). None: codes are
     two's-complement integers of `bits` bits."""
     bias: npt.NDArray[np.float64] | None = None
-    """[C], real-valued; None for a layer without."""
+    """[C], real-valued; None for a layer without a bias."""
 
 
 _EVERY = 5.0
-"""Seconds after which a growing table is kept once more …"""
+"""Minimum seconds between two saves of a growing table …"""
 _TIMES = 20
-"""… or so many times what keeping it took, where that is longer."""
+"""… or this many times the duration of the last save, whichever is longer."""
 
 CodeTable = dict[str, dict[int, RoundedWeight]]
-"""Layer → bits → its weight."""
+"""Layer → bits → rounded weight."""
 
 
 def save_codes(table: CodeTable, path: Path, analysis: str = "") -> None:
-    """Write a table; the same table gives the same bytes. `analysis` is the fingerprint of the one it is of."""
+    """Write a table to a file; equal tables give identical bytes.
+
+    Parameters
+    ----------
+    table : the rounded weights
+    path : file to write
+    analysis : fingerprint of the analysis that the table belongs to
+    """
     entries = [(layer, bits) for layer, widths in table.items() for bits in widths]
     arrays: dict[str, npt.NDArray[np.generic]] = {
         "layers": np.array([layer for layer, _ in entries], dtype=np.str_),
@@ -64,14 +71,20 @@ def save_codes(table: CodeTable, path: Path, analysis: str = "") -> None:
 
 
 class Keeper:
-    """Saves a growing table now and then, in little of the time that it takes to make it."""
+    """Saves a growing table at intervals, so that saving takes at most about 5 % of the time.
+
+    Parameters
+    ----------
+    path : file to write
+    analysis : fingerprint of the analysis that the table belongs to
+    """
 
     def __init__(self, path: Path, analysis: str) -> None:
         self._path, self._analysis = path, analysis
         self._due = time.monotonic() + _EVERY
 
     def __call__(self, table: CodeTable) -> None:
-        """Save it if that is due."""
+        """Save the table if a save is due."""
         start = time.monotonic()
         if start >= self._due:
             save_codes(table, self._path, self._analysis)
@@ -80,12 +93,17 @@ class Keeper:
 
 
 def load_codes(path: Path, analysis: str | None = None) -> CodeTable:
-    """Read a table, of whatever analysis or of the one with a fingerprint.
+    """Read a table from a file.
+
+    Parameters
+    ----------
+    path : file to read
+    analysis : required fingerprint of the analysis; None accepts any
 
     Raises
     ------
     AnalysisError
-        The file is missing or damaged, or of another analysis.
+        The file is missing, damaged or belongs to another analysis.
     """
     table: CodeTable = {}
     try:

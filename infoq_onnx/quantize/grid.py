@@ -1,8 +1,8 @@
-"""The integer grids: the one place that says which value a code stands for.
+"""Integer grids: the single definition of which value a code represents.
 
-Weights have zero point 0 and one scale an output channel: value = scale · code. Activations are asymmetric and
-unsigned, one scale a tensor: value = scale · (code − zero_point). Rounding is half to even, as ONNX QuantizeLinear
-does. Simulation, trials and emission all call these functions, so they cannot disagree on a code.
+Weights have zero point 0 and one scale per output channel: value = scale · code. Activations are unsigned and
+asymmetric, with one scale per tensor: value = scale · (code − zero_point). Rounding is half to even, as in ONNX
+QuantizeLinear. Simulation, trials and emission all call these functions, so they cannot disagree on a code.
 """
 
 from __future__ import annotations
@@ -18,44 +18,55 @@ FloatArray = npt.NDArray[np.floating]
 T = TypeVar("T", bound=np.generic)
 
 _CHUNK = 2**23
-"""Weights that are rounded at once."""
+"""Number of weights rounded at a time."""
 
 
 def weight_code_limits(bits: int) -> tuple[int, int]:
-    """Smallest and largest weight code at a bit-width.
+    """Return the smallest and the largest weight code at a bit-width, for rounding to nearest.
 
-    To nearest. Rounding that knows the layer's inputs has grids of its own at few bits: see `quantize.levels`.
-
-    Below 8 bits all 2^bits codes are used: at 2 bits, giving one up would cost a quarter of the grid. At 8 bits −128
-    is left out, as every integer backend expects of a symmetric weight.
+    Below 8 bits all 2^bits codes are used: at 2 bits, omitting one would cost a quarter of the grid. At 8 bits −128 is
+    omitted, as every integer backend expects for symmetric weights. Input-dependent rounding uses different grids at
+    few bits, see `quantize.levels`.
     """
     return (-127, 127) if bits == 8 else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
 
 
 def per_channel(values: npt.NDArray[T], ndim: int, axis: int) -> npt.NDArray[T]:
-    """Reshape values [C] so that they broadcast along `axis` of a weight with `ndim` axes."""
+    """Reshape per-channel values so that they broadcast against a weight.
+
+    Parameters
+    ----------
+    values : array [C]
+    ndim : number of axes of the weight
+    axis : output-channel axis of the weight
+
+    Returns
+    -------
+    array with `ndim` axes
+        C along `axis`, 1 along all others.
+    """
     shape = [1] * ndim
     shape[axis] = -1
     return values.reshape(shape)
 
 
 def quantize_weight(weight: FloatArray, scales: FloatArray, bits: int, axis: int) -> npt.NDArray[np.int8]:
-    """Nearest codes of a weight.
+    """Round a weight to its nearest codes.
 
     Parameters
     ----------
     weight : float array, any shape
-    scales : float32 array [C], C = weight.shape[axis]
-    bits : 2 … 8
-    axis : the output-channel axis
+    scales : float array [C], C = weight.shape[axis]
+    bits : bit-width, 2 … 8
+    axis : output-channel axis
 
     Returns
     -------
-    int8 array of weight's shape
+    int8 array of the weight's shape
     """
     low, high = weight_code_limits(bits)
     codes = np.empty(weight.shape, dtype=np.int8)
-    # some channels at a time, as float64 takes eight times what codes take
+    # in chunks of channels, because float64 takes eight times the memory of the codes
     step = max(1, _CHUNK * len(scales) // max(1, weight.size))
     rows, found = np.moveaxis(weight, axis, 0), np.moveaxis(codes, axis, 0)
     for start in range(0, len(scales), step):
@@ -66,44 +77,89 @@ def quantize_weight(weight: FloatArray, scales: FloatArray, bits: int, axis: int
 
 
 def dequantize_weight(codes: npt.NDArray[np.int8], scales: FloatArray, axis: int) -> npt.NDArray[np.float32]:
-    """Values of weight codes, in float32 as DequantizeLinear computes them."""
+    """Compute the values of weight codes, in float32 as DequantizeLinear does.
+
+    Parameters
+    ----------
+    codes : weight codes, any shape
+    scales : float array [C], C = codes.shape[axis]
+    axis : output-channel axis
+
+    Returns
+    -------
+    float32 array of the codes' shape
+    """
     values: npt.NDArray[np.float32] = codes.astype(np.float32)
     values *= per_channel(scales.astype(np.float32), codes.ndim, axis)
     return values
 
 
 def bias_scales(input_scale: float, weight_scales: FloatArray) -> npt.NDArray[np.float32]:
-    """Scales [C] of a bias: integer kernels add it to the int32 sum of products, so it is in units of their scale."""
+    """Return the scales of a bias.
+
+    Integer kernels add the bias to the int32 sum of products, so its scale is the products' scale.
+
+    Parameters
+    ----------
+    input_scale : scale of the layer's input
+    weight_scales : scales of the layer's weight [C]
+
+    Returns
+    -------
+    float32 array [C]
+    """
     units: npt.NDArray[np.float32] = weight_scales.astype(np.float32)
     units *= np.float32(input_scale)
     return units
 
 
 def quantize_bias(bias: FloatArray, scales: FloatArray) -> npt.NDArray[np.int32]:
-    """Nearest int32 codes of a bias [C] under `bias_scales`; 0 where these are too small for a float32."""
+    """Round a bias to its nearest int32 codes.
+
+    Parameters
+    ----------
+    bias : float array [C]
+    scales : scales [C] from `bias_scales`
+
+    Returns
+    -------
+    int32 array [C]
+        0 where the scale underflowed to 0 in float32.
+    """
     limits = np.iinfo(np.int32)
     ratios = np.divide(bias, scales, out=np.zeros(bias.shape), where=scales > 0, dtype=np.float64)
     return np.clip(np.rint(ratios), limits.min, limits.max).astype(np.int32)
 
 
 def dequantize_bias(codes: npt.NDArray[np.int32], scales: FloatArray) -> npt.NDArray[np.float32]:
-    """Values of bias codes, in float32 as DequantizeLinear computes them."""
+    """Compute the values [C] of bias codes [C] with scales [C], in float32 as DequantizeLinear does."""
     return codes.astype(np.float32) * scales.astype(np.float32)
 
 
 def quantize_activation(values: FloatArray, quantizer: Quantizer) -> npt.NDArray[np.uint8]:
-    """Codes of activation values under QuantizeLinear (float32 division, half to even) and a Clip to 2^bits − 1."""
+    """Compute activation codes as QuantizeLinear (float32 division, half to even) and a Clip to 2^bits − 1 do."""
     ratio = np.rint(values.astype(np.float32) / np.float32(quantizer.scale))
     codes: npt.NDArray[np.uint8] = np.clip(ratio + quantizer.zero_point, 0, (1 << quantizer.bits) - 1).astype(np.uint8)
     return codes
 
 
 def dequantize_activation(codes: npt.NDArray[np.uint8], quantizer: Quantizer) -> npt.NDArray[np.float32]:
-    """Values of activation codes."""
+    """Compute the float32 values of activation codes, as DequantizeLinear does."""
     return (codes.astype(np.float32) - np.float32(quantizer.zero_point)) * np.float32(quantizer.scale)
 
 
 def clips_alike(quantizer: Quantizer, low: float, high: float) -> bool:
-    """Whether quantizing gives the same codes with and without a Clip to [low, high] in front, low being 0."""
+    """Return whether a Clip to [low, high] before a quantizer is redundant.
+
+    Parameters
+    ----------
+    quantizer : the quantizer after the Clip
+    low, high : bounds of the Clip
+
+    Returns
+    -------
+    bool
+        True where quantizing gives the same codes with and without the Clip; always False where `low` is not 0.
+    """
     last = (1 << quantizer.bits) - 1
     return quantizer.zero_point == 0 and low == 0.0 and round(min(high / quantizer.scale, 2.0 * last)) >= last

@@ -1,4 +1,4 @@
-"""First and second moments of a layer's inputs and targets: all that fitting and rounding it need to know of images."""
+"""First and second moments of a layer's inputs and targets: the only image data that fitting and rounding need."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ Array = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]
 
 HALVES = 2
-"""Images are summed in two halves, so that a fit to one half can be tried on the other."""
+"""Images are summed in two halves, so that a fit to one half can be validated on the other."""
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Moments of some images. With inputs x [d] and targets t [R] of each of G groups, means are over positions.
+    """Moments of inputs x [d] and targets t [R] for each of G groups.
 
-    They are weighted, by how much an error at a position matters.
+    Means are over positions, weighted by how much an error at each position matters.
     """
 
     count: int
-    """Positions of a weight above 0."""
+    """Number of positions with a weight above 0."""
     input_mean: Array
     """x̄ [G, d]"""
     target_mean: Array
     """t̄ [G, R]"""
     second: Array
-    """H = E[(x − x̄)(x − x̄)ᵀ] [G, d, d]; about 0 instead of the means where a layer has no bias."""
+    """H = E[(x − x̄)(x − x̄)ᵀ] [G, d, d]; E[xxᵀ] where the layer has no bias."""
     cross: Array
-    """K = E[(t − t̄)(x − x̄)ᵀ] [G, R, d]; likewise."""
+    """K = E[(t − t̄)(x − x̄)ᵀ] [G, R, d]; E[txᵀ] where the layer has no bias."""
 
 
 class Moments:
-    """Sums in float64 as batches stream by.
+    """Moments accumulated in float64, batch by batch.
 
-    What is summed is the distance from the first batch's means. A variance found as the difference of two large sums
-    would drown in their rounding, and a constant would seem to vary.
+    Values are summed relative to the first batch's means. Without this, a small variance would be the difference of two
+    large sums and be lost in their rounding errors, and a constant input would appear to vary.
 
     Parameters
     ----------
@@ -58,11 +58,19 @@ class Moments:
 
     @property
     def count(self) -> int:
-        """Positions added."""
+        """Number of positions added with a weight above 0."""
         return sum(self._counts)
 
     def add(self, columns: Float32, targets: Float32, half: int = 0, weights: Float32 | None = None) -> None:
-        """Add a batch to one of the halves: columns [G, p, d], targets [G, p, R], weights [p] of the positions or 1."""
+        """Add a batch.
+
+        Parameters
+        ----------
+        columns : inputs [G, p, d]
+        targets : targets [G, p, R]
+        half : half of the images that the batch belongs to, 0 or 1
+        weights : weights of the positions [p]; None weights all by 1
+        """
         positions = np.ones(columns.shape[1], dtype=np.float32) if weights is None else weights
         counted = int(np.count_nonzero(positions))
         if counted == 0:
@@ -73,8 +81,8 @@ class Moments:
         self._counts[half] += counted
         self._weights[half] += np.sum(positions, dtype=np.float64)
         from_x, from_t = columns - self._x_origin[:, None], targets - self._t_origin[:, None]
-        # products and sums of one batch in float32, at the speed of the machine; batches are summed in float64
-        # what overflows is told when the moments are asked for
+        # products and sums within a batch are in float32 for speed; batches are summed in float64
+        # overflow is reported when the moments are read
         with np.errstate(over="ignore", invalid="ignore"):
             self._x[half] += positions @ from_x
             self._t[half] += positions @ from_t
@@ -85,22 +93,26 @@ class Moments:
             self._tx[half] += np.matmul(from_t.transpose(0, 2, 1), from_x)
 
     def means(self) -> tuple[Array, Array]:
-        """x̄ [G, d] and t̄ [G, R] of all that was added."""
+        """Return the means x̄ [G, d] and t̄ [G, R] over all positions."""
         x, t = self._offsets(slice(None))
         return self._x_origin + x, self._t_origin + t
 
     def all(self, *, centred: bool) -> Statistics:
-        """Moments of all that was added; second moments about the means, or about 0.
+        """Return the moments over all positions.
+
+        Parameters
+        ----------
+        centred : whether second moments are about the means or about 0
 
         Raises
         ------
         ModelError
-            They exceed float32.
+            The moments exceed float32.
         """
         return self._statistics(slice(None), centred)
 
     def halves(self, *, centred: bool) -> tuple[Statistics, Statistics] | None:
-        """Moments of each half, or None where one is empty."""
+        """Return the moments of each half; None where one half is empty. See `all`."""
         if not all(self._counts):
             return None
         return self._statistics(slice(0, 1), centred), self._statistics(slice(1, 2), centred)
@@ -123,11 +135,11 @@ class Moments:
         return Statistics(count, input_mean, target_mean, second, cross)
 
     def _offsets(self, part: slice) -> tuple[Array, Array]:
-        """Means of the distances from the first batch's means."""
+        """Return the means relative to the first batch's means."""
         weight = self._weights[part].sum()
         return self._x[part].sum(axis=0) / weight, self._t[part].sum(axis=0) / weight
 
 
 def _outer(left: Array, right: Array) -> Array:
-    """Products [G, m, n] of all pairs of [G, m] and [G, n]."""
+    """Return the outer product [G, m, n] of [G, m] and [G, n] per group."""
     return left[:, :, None] * right[:, None, :]

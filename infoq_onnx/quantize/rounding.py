@@ -1,13 +1,13 @@
-"""A layer's weights, rounded to compute its target as well as its bits allow.
+"""Round a layer's weights so that the layer reproduces its target as closely as its bit-width allows.
 
-Where a layer has a bias everything is centred: the bias is set last and absorbs every mean, so means must not steer the
-rounding. (Without a bias, means are kept.)
+If the layer has a bias, all moments are centred: the bias is set last and absorbs every mean, so means must not
+influence the rounding. Without a bias, means are kept.
 
-1. fit        what the weights would be if they could be real numbers         `quantize.fit`
-2. place      the levels of each row's grid                                   `quantize.levels`
-3. round      column by column, later columns making up for earlier ones      `quantize.gptq`
-4. descend    codes and scales once more, until no single change helps        `quantize.coordinate_descent`
-5. bias       b = t̄ − W_q x̄, or the mean behind a Relu or Clip                `quantize.bias_correction`
+1. fit        find the best real-valued weights                               `quantize.fit`
+2. place      choose the levels of each row                                   `quantize.levels`
+3. round      column by column; later columns compensate for earlier ones     `quantize.gptq`
+4. descend    improve codes and scales until no single change helps           `quantize.coordinate_descent`
+5. bias       b = t̄ − W_q x̄, or match the mean after a Relu or Clip           `quantize.bias_correction`
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class Rounded:
     """A rounded layer."""
 
     codes: npt.NDArray[np.int8]
-    """[G, R, d]"""
+    """[G, R, d]; value = code · scale."""
     scales: npt.NDArray[np.float32]
     """[G, R]"""
     bits: int
     origins: npt.NDArray[np.int8] | None
     """[G, R], the lowest level in use of each row, where levels are 2 codes apart (`quantize.levels`)."""
     bias: Array | None
-    """[G, R], real-valued; None for a layer without."""
+    """[G, R], real-valued; None for a layer without a bias."""
 
 
 def round_layer(
@@ -53,7 +53,17 @@ def round_layer(
     exact_input: bool = False,
     clipped: Clipped | None = None,
 ) -> Rounded:
-    """Fit and round a layer, and set its bias: `round_widths` for one width."""
+    """Fit and round a layer at one bit-width, and set its bias.
+
+    Parameters
+    ----------
+    bits : bit-width, 2 … 8
+    weight, moments, has_bias, exact_input, clipped : see `round_widths`
+
+    Returns
+    -------
+    Rounded
+    """
     widths = round_widths(weight, moments, (bits,), has_bias=has_bias, exact_input=exact_input, clipped=clipped)
     return widths[bits]
 
@@ -72,16 +82,22 @@ def round_widths(
     Parameters
     ----------
     weight : float weights [G, R, d]
-    moments : of its quantized input and its target, or where it is wide, these themselves (see `quantize.wide`)
-    widths : each 2 … 8
-    has_bias : whether there is a bias to be set
+    moments : moments of the layer's quantized input and its target; for a wide layer the inputs and targets themselves
+        (see `quantize.wide`)
+    widths : bit-widths, each 2 … 8
+    has_bias : whether the layer has a bias
     exact_input : see `quantize.fit`
-    clipped : some positions, where the output is clipped behind the layer
+    clipped : sampled positions, where a Relu or Clip follows the layer; else None
 
     Returns
     -------
-    dict
+    dict of int to Rounded
         By bit-width.
+
+    Raises
+    ------
+    ModelError
+        The moments exceed float32.
     """
     layer: _Layer | WideLayer
     if isinstance(moments, Columns):
@@ -92,11 +108,21 @@ def round_widths(
 
 
 def bytes_to_round(groups: int, rows: int, width: int, positions: int) -> int:
-    """About how many bytes gathering and rounding a layer [G, R, d] takes that sees so many positions.
+    """Estimate the memory that gathering and rounding a layer takes.
 
-    Full moments are there twice as sums of halves, and then of all images and of each half for cross-validation, beside
-    the factors and what is solved: some eight times [G, d, d + R] in float64. Of a wide layer its inputs are there as
-    they came, centred and weighted, some four times in float32, beside a handful of chunks of rows.
+    A layer with full moments holds about eight float64 arrays [G, d, d + R]: the sums of both halves, the moments of
+    all images and of each half for cross-validation, the factors and the solution. A wide layer holds about four
+    float32 copies of its inputs (original, centred and weighted) and a handful of chunks of rows.
+
+    Parameters
+    ----------
+    groups, rows, width : G, R and d of `quantize.im2col`
+    positions : number of positions gathered
+
+    Returns
+    -------
+    int
+        Bytes.
     """
     if is_wide(groups, width):
         kept = min(positions, most_positions(width))
@@ -105,7 +131,7 @@ def bytes_to_round(groups: int, rows: int, width: int, positions: int) -> int:
 
 
 class _Layer:
-    """A layer whose moments fit memory: all of its rows at once."""
+    """A layer whose moments fit memory; all rows are rounded at once. Same interface as `WideLayer`."""
 
     def __init__(self, weight: Array, moments: Moments, *, centred: bool, exact_input: bool) -> None:
         self._fit = fit(weight, moments, centred=centred, exact_input=exact_input)
@@ -133,9 +159,9 @@ def _rounded(
     has_bias: bool,
     clipped: Clipped | None,
 ) -> Rounded:
-    """Round a layer of weights [G, R, d], some rows at a time."""
+    """Round a layer with weights of shape [G, R, d] at one bit-width, in chunks of rows."""
     shifted = bits <= SHIFTED_BITS
-    # half steps, where a row's levels may lie between whole ones
+    # codes count half steps where the levels may be shifted by half a step
     share = 2 if shifted else 1
     found = np.empty(shape, dtype=np.int8)
     all_scales = np.empty(shape[:2], dtype=np.float32)

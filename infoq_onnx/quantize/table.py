@@ -1,4 +1,4 @@
-"""Every grid of a network, at every bit-width, and its file: `ranges.npz` of an analysis."""
+"""All grids of a network at every bit-width, and their file: `ranges.npz` of an analysis."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from infoq_onnx.errors import AnalysisError
 from infoq_onnx.files import write_bytes
 from infoq_onnx.schema import Quantizer
 
-# RuntimeError: what zipfile says of a flag or a version that it does not know
+# RuntimeError: raised by zipfile for an unknown flag or version
 UNREADABLE = (OSError, ValueError, KeyError, IndexError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
-"""What reading a damaged .npz raises."""
+"""Exceptions that reading a damaged .npz file raises."""
 
 
 @dataclass(frozen=True)
 class GridTable:
-    """Grids found from the float model; each bit-width has its own, none is derived from the 8-bit one."""
+    """Grids found from the float model. The grid at each bit-width is found separately, not derived from 8 bits."""
 
     activations: dict[str, dict[int, Quantizer]]
     """Tensor → bits → quantizer."""
     weights: dict[str, dict[int, npt.NDArray[np.float32]]]
     """Layer → bits → scales [C]."""
     factors: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
-    """Tensor → what its channels are multiplied by first, [C], so that the grids are those of the result; see
+    """Tensor → equalisation factors of its channels [C]. The grids are those of the equalised network; see
     `simulate.equalization.equalize`."""
 
 
 def save_table(table: GridTable, path: Path) -> None:
-    """Write a table; the same table gives the same bytes."""
+    """Write a table to a file; equal tables give identical bytes."""
     arrays: dict[str, npt.NDArray[np.generic]] = {
         "tensors": np.array(list(table.activations), dtype=np.str_),
         "layers": np.array(list(table.weights), dtype=np.str_),
     }
-    # one row a quantizer: index of the tensor, bits, scale, zero point; every value is exact in float64
+    # one row per quantizer: tensor index, bits, scale, zero point; every value is exact in float64
     rows = [
         (index, quantizer.bits, quantizer.scale, quantizer.zero_point)
         for index, grids in enumerate(table.activations.values())
@@ -60,7 +60,7 @@ def save_table(table: GridTable, path: Path) -> None:
 
 
 def load_table(path: Path) -> GridTable:
-    """Read a table.
+    """Read a table from a file.
 
     Raises
     ------
@@ -68,7 +68,7 @@ def load_table(path: Path) -> GridTable:
         The file is missing or damaged.
     """
     try:
-        # numpy leaves a damaged file open, but not bytes
+        # read the bytes first: numpy leaves a damaged file open
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             tensors, layers = [str(t) for t in arrays["tensors"]], [str(n) for n in arrays["layers"]]
             activations: dict[str, dict[int, Quantizer]] = {tensor: {} for tensor in tensors}
@@ -84,6 +84,6 @@ def load_table(path: Path) -> GridTable:
 
 
 def damaged(path: Path, error: Exception) -> AnalysisError:
-    """Say in one line that a file of an analysis cannot be read."""
+    """Return an error with a one-line message that a file of an analysis cannot be read."""
     reason = " ".join(str(error).split())
     return AnalysisError(f"{path} is missing or damaged ({reason}); run analyze again")

@@ -1,4 +1,4 @@
-"""Weight scales that minimise squared error, one an output channel."""
+"""Weight scales with the least squared error, one per output channel."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from infoq_onnx.quantize.levels import search_levels
 
 
 def weight_scales(weight: FloatArray, bits: int, axis: int) -> npt.NDArray[np.float32]:
-    """Per-channel scales with the least squared error at a bit-width, to nearest codes.
+    """Find the per-channel scales with the least squared error of nearest codes.
 
     Parameters
     ----------
     weight : float array, any shape
-    bits : 2 … 8
-    axis : the output-channel axis
+    bits : bit-width, 2 … 8
+    axis : output-channel axis
 
     Returns
     -------
-    float32 array [C], C = weight.shape[axis]; all positive and finite. A channel of zeros gets the largest scale of
-    the others (1 when all are zero): any scale represents it, but the bias behind it is stored in units of this one.
+    float32 array [C]
+        C = weight.shape[axis]; all positive and finite. A channel of zeros gets the largest scale of the other
+        channels (1 if all are zero): any scale represents its weights, but its bias is stored in units of the scale.
     """
     rows = to_rows(weight, axis, 1)
     levels = search_levels(rows, np.ones((1, rows.shape[2])), bits, shifted=False)

@@ -1,17 +1,18 @@
-"""Layers of so many inputs that a matrix of all pairs of them would not fit memory, such as a Gemm behind a Flatten.
+"""Wide layers: layers with so many inputs that a d × d matrix would not fit memory, such as a Gemm after a Flatten.
 
-Of such a layer H = E[(x − x̄)(x − x̄)ᵀ] is never made. It has d² entries, and rank p at most if p positions were seen,
-which here are few: a Gemm sees one an image. So the inputs themselves are kept, X [p, d], scaled so that H = XᵀX. With
-E = T − XWᵀ, what the float weights leave of the target, and G = XXᵀ [p, p]:
+For a wide layer, H = E[(x − x̄)(x − x̄)ᵀ] is never built. H has d² entries, but its rank is at most the number p of
+positions seen, and p is small: a Gemm sees one position per image. The inputs themselves are kept instead, as X [p, d],
+scaled so that H = XᵀX. With the residual of the float weights E = T − XWᵀ and G = XXᵀ [p, p]:
 
-- fit: W' = (K + λW)(H + λI)⁻¹ = W + Eᵀ(G + λI)⁻¹X, and cross-validation of λ likewise;
-- GPTQ: for a block B of columns and all that is not rounded yet, S, the inverse of H + μI restricted to S is
-  (I − X_Sᵀ M⁻¹ X_S)/μ with M = X_S X_Sᵀ + μI. Only the rows and columns of B are needed of it; M loses X_B X_Bᵀ when B
-  is done;
-- descent: products with H are products with X, and again with Xᵀ.
+- Fit: W' = (K + λW)(H + λI)⁻¹ = W + Eᵀ(G + λI)⁻¹X. Cross-validation of λ works the same way.
+- GPTQ: let B be the block of columns to round, and S all columns not rounded yet, including B. The inverse of H + μI
+  restricted to S is (I − X_Sᵀ M⁻¹ X_S)/μ with M = X_S X_Sᵀ + μI. Only its rows and columns in B are needed. After B is
+  rounded, X_B X_Bᵀ is subtracted from M.
+- Descent: a product with H is a product with X followed by one with Xᵀ.
 
-These are identities (Woodbury), so that a layer is rounded as `quantize.fit`, `gptq` and `descent` would round it. What
-is lost: positions beyond `most_positions`, and where the work would be too much, sweeps of the descent.
+These are exact identities (Woodbury), so a layer is rounded as by `quantize.fit`, `gptq` and `descend`, with two
+exceptions: positions beyond `most_positions` are dropped, and the descent makes fewer sweeps where it would take too
+long.
 """
 
 from __future__ import annotations
@@ -34,34 +35,40 @@ Array = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]
 
 WIDE = 4608
-"""Layers of more inputs than this are wide: those of a 3×3 convolution of 512 channels."""
+"""Layers with more inputs than this are wide; a 3×3 convolution of 512 channels has exactly this many."""
 _COLUMN_BYTES = 256 * 2**20
-"""What the inputs of all positions may take."""
+"""Maximum bytes for the kept inputs of all positions."""
 CHUNK_BYTES = 64 * 2**20
-"""What some rows of float64 weights may take."""
+"""Maximum bytes for one chunk of rows of float64 weights."""
 _BLOCK = 512
-"""Columns that GPTQ rounds before it spreads their errors."""
+"""Number of columns that GPTQ rounds before it spreads their errors."""
 _WORK = 10**11
-"""Multiplications after which the descent ends, but for its first sweep."""
+"""Maximum multiplications of the descent; it makes at least one sweep."""
 
 
 def is_wide(groups: int, width: int) -> bool:
-    """Whether a layer's inputs are kept instead of their moments."""
+    """Return whether a layer keeps its inputs instead of their moments.
+
+    Parameters
+    ----------
+    groups : number of groups; layers with several groups are never wide
+    width : number of inputs d of a row
+    """
     return groups == 1 and width > WIDE
 
 
 def most_positions(width: int) -> int:
-    """Positions of so many inputs that are kept at most."""
+    """Return the maximum number of positions kept for a layer with `width` inputs."""
     return max(16, _COLUMN_BYTES // (4 * width))
 
 
 class Columns:
-    """Inputs and targets of a layer as batches stream by, or every so many of them.
+    """Inputs and targets of a wide layer, collected batch by batch; every k-th position where there are too many.
 
     Parameters
     ----------
     width, rows : d and R of `quantize.im2col`; there is one group
-    total : positions that will be added
+    total : number of positions that will be added
     """
 
     def __init__(self, width: int, rows: int, total: int) -> None:
@@ -71,7 +78,15 @@ class Columns:
         self._parts: list[tuple[Float32, Float32, Float32, npt.NDArray[np.int64]]] = []
 
     def add(self, columns: Float32, targets: Float32, half: int = 0, weights: Float32 | None = None) -> None:
-        """Add a batch to one of the halves: columns [1, p, d], targets [1, p, R], weights [p] of the positions or 1."""
+        """Add a batch.
+
+        Parameters
+        ----------
+        columns : inputs [1, p, d]
+        targets : targets [1, p, R]
+        half : half of the images that the batch belongs to, 0 or 1
+        weights : weights of the positions [p]; None weights all by 1
+        """
         count = columns.shape[1]
         given = np.ones(count, dtype=np.float32) if weights is None else weights
         kept = ((self._added + np.arange(count)) % self._every == 0) & (given > 0)
@@ -80,26 +95,26 @@ class Columns:
         self._parts.append((columns[0, kept], targets[0, kept], given[kept], halves))
 
     def joined(self) -> tuple[Float32, Float32, Array, npt.NDArray[np.int64]]:
-        """Inputs [p, d], targets [p, R], weights [p] and halves [p] of all that was kept."""
+        """Return inputs [p, d], targets [p, R], weights [p] and halves [p] of all kept positions."""
         columns, targets, weights, halves = (np.concatenate(part) for part in zip(*self._parts, strict=True))
         self._parts = [(columns, targets, weights, halves)]
         return columns, targets, weights.astype(np.float64), halves
 
     def means(self) -> tuple[Array, Array]:
-        """x̄ [1, d] and t̄ [1, R] of all that was kept."""
+        """Return the weighted means x̄ [1, d] and t̄ [1, R] of all kept positions."""
         columns, targets, weights, _ = self.joined()
         shares = weights / weights.sum()
         return _weighted(shares, columns)[None], _weighted(shares, targets)[None]
 
 
 class WideLayer:
-    """A wide layer that is to be rounded: what `quantize.rounding` asks of a layer.
+    """A wide layer to be rounded, with the interface that `quantize.rounding` expects.
 
     Parameters
     ----------
-    weight : float weights [1, R, d], of any float type
-    columns : of its quantized input and its target
-    centred : whether a bias will take care of the means
+    weight : weights [1, R, d], any float type
+    columns : the layer's quantized inputs and its targets
+    centred : whether to subtract the means, because a bias corrects them later
     exact_input : see `quantize.fit`
     """
 
@@ -129,26 +144,37 @@ class WideLayer:
             solved = scipy.linalg.solve(damped, roots[:, None] * left, assume_a="pos")
             self._correction = np.asarray(solved.T, dtype=np.float64)
         self._mu = _strength(self._gram, rounding_damping(width, count), width)
-        # [d, p]: what belongs to one input lies together
+        # [d, p]: the values of one input are contiguous
         self._inputs = np.ascontiguousarray((inputs * roots[:, None].astype(np.float32)).T)
         self.diagonal: Array = (np.einsum("dp,dp->d", self._inputs, self._inputs, dtype=np.float64) + self._mu)[None]
-        """Of H + μI, [1, d]."""
+        """Diagonal of H + μI, [1, d]."""
 
     def chunks(self) -> Iterator[slice]:
-        """Rows that are rounded at a time."""
+        """Yield the slices of rows to round at a time."""
         step = max(1, CHUNK_BYTES // (8 * self._weight.shape[1]))
         for start in range(0, len(self._weight), step):
             yield slice(start, start + step)
 
     def fitted(self, rows: slice) -> Array:
-        """Some rows of W' [1, r, d]."""
+        """Return the rows `rows` of W', [1, r, d]."""
         found = self._weight[rows].astype(np.float64)
         if self._correction is not None:
             found += self._correction[rows] @ self._inputs.T
         return np.asarray(found[None], dtype=np.float64)
 
     def round(self, fitted: Array, levels: Levels) -> Array:
-        """Codes [1, r, d] of some rows, in steps, by error-compensating rounding; see `quantize.gptq`."""
+        """Round some rows with error compensation; see `quantize.gptq`.
+
+        Parameters
+        ----------
+        fitted : rows of W' [1, r, d]
+        levels : levels of these rows [1, r]
+
+        Returns
+        -------
+        float64 array [1, r, d]
+            Codes in steps.
+        """
         count = len(self._gram)
         order = np.argsort(-self.diagonal[0], kind="stable")
         remaining = self._gram + self._mu * np.eye(count)
@@ -162,14 +188,28 @@ class WideLayer:
             upper = np.asarray(np.linalg.cholesky(inverse).T, dtype=np.float64)
             left = fitted[:, :, block] + spread @ inputs.T
             codes[:, :, block], errors = round_block(left, upper[None], levels)
-            # what these errors ask of all columns behind them is a product with X, and waits until they are rounded
+            # the correction of all later columns is a product with X; it is applied when their block is rounded
             weighed = scipy.linalg.solve_triangular(upper, errors[0].T)
             spread += (solved @ weighed).T / self._mu
             remaining -= inputs.T @ inputs
         return codes
 
     def descend(self, fitted: Array, codes: Array, levels: Levels) -> tuple[Array, Levels]:
-        """Improve codes and scales one at a time; see `quantize.coordinate_descent`."""
+        """Improve the codes and scales of some rows; see `quantize.coordinate_descent`.
+
+        Parameters
+        ----------
+        fitted : rows of W' [1, r, d]
+        codes : initial codes in steps [1, r, d]
+        levels : levels of these rows [1, r]
+
+        Returns
+        -------
+        codes : float64 array [1, r, d]
+            Improved codes in steps.
+        levels : Levels
+            Improved scales.
+        """
         sweeps = int(np.clip(_WORK // max(1, self._inputs.size * len(self._weight)), 1, SWEEPS))
         found, scales = codes[0].copy(), levels.scales[0].copy()
         goal, made = fitted[0] @ self._inputs, found @ self._inputs
@@ -181,7 +221,7 @@ class WideLayer:
 
 
 def _weighted(shares: Array, values: Float32) -> Array:
-    """Σ share · value in float64, [p] and [p, n] to [n], some positions at a time."""
+    """Return Σ share · value [n] in float64, from shares [p] and values [p, n], in chunks of positions."""
     total = np.zeros(values.shape[1])
     for start in range(0, len(values), _BLOCK):
         total += shares[start : start + _BLOCK] @ values[start : start + _BLOCK].astype(np.float64)
@@ -189,25 +229,25 @@ def _weighted(shares: Array, values: Float32) -> Array:
 
 
 def _scaled(gram: Array, roots: Array) -> Array:
-    """XXᵀ [p, p] of inputs times the roots of their shares, so that H = XᵀX."""
+    """Scale the Gram matrix [p, p] of the inputs by the square roots of the positions' shares, so that H = XᵀX."""
     return np.asarray(roots[:, None] * gram * roots, dtype=np.float64)
 
 
 def _strength(scaled: Array, damping: float, width: int) -> float:
-    """λ or μ from its share of the mean of H's diagonal."""
+    """Return the absolute λ or μ for a share of the mean of H's diagonal."""
     found = damping * float(np.trace(scaled)) / width
-    # see `quantize.fit`
+    # see `quantize.damping.damped`
     return found if found > 0 else 1.0
 
 
 def _cross_validated(
     gram: Array, left: Array, weights: Array, halves: npt.NDArray[np.int64], width: int, centred: bool
 ) -> float:
-    """λ, as a share of the mean of H's diagonal, whose fit to each half leaves least on the other (`quantize.fit`)."""
+    """Choose λ, as a share of the mean of H's diagonal, by two-fold cross-validation; see `quantize.fit`."""
     sides = [np.flatnonzero(halves == half) for half in (0, 1)]
     if any(len(side) == 0 for side in sides):
         return DAMPING
-    # how the means of a half are taken out, and positions weighed
+    # matrices that subtract the means of a half and weight its positions
     takes = []
     for side in sides:
         shares = weights[side] / weights[side].sum()
@@ -238,7 +278,7 @@ def _descend(
     diagonal: Array,
     sweeps: int,
 ) -> None:
-    """Improve `codes` [r, d] and `scales` [r] in place; `inputs` are X [d, p], `goal` is wX and `made` qX, [r, p]."""
+    """Improve `codes` [r, d] and `scales` [r] in place; `inputs` is Xᵀ [d, p], `goal` is wXᵀ, `made` is qXᵀ, [r, p]."""
     rows, width = codes.shape
     count = inputs.shape[1]
     for r in prange(rows):

@@ -1,4 +1,4 @@
-"""Ranges of activations by name: which grid a tensor gets, given the histogram of what it held."""
+"""Methods that choose an activation's range, by name: each maps a tensor's histogram to a grid."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ __all__ = ["BINS", "RANGES", "Histogram", "Range", "get_range", "grid_between"]
 
 
 class Range(Protocol):
-    """A way to choose a grid."""
+    """A method that chooses a tensor's grid."""
 
     def __call__(self, histogram: Histogram, bits: int) -> Quantizer:
-        """Return the unsigned asymmetric grid of `bits` bits; 0 is one of its values."""
+        """Return the unsigned asymmetric grid with `bits` bits for a histogram; 0 is one of its values."""
 
 
 RANGES: Mapping[str, Range] = {"mse": mse, "percentile": percentile, "minmax": minmax, "entropy": entropy}
 
 
 def get_range(name: str) -> Range:
-    """Return a way to choose grids.
+    """Return the method with a name, a key of `RANGES`.
 
     Raises
     ------
     SettingsError
-        There is none of that name.
+        No method has that name.
     """
     if name not in RANGES:
         raise SettingsError(f"`act_range` {name}: choose {' or '.join(RANGES)}")

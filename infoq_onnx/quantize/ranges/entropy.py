@@ -1,8 +1,8 @@
-"""The range that keeps the distribution of the values: least KL divergence (Migacz, GTC 2017, as in TensorRT).
+"""The range that best preserves the distribution of values: least KL divergence (Migacz, GTC 2017, as in TensorRT).
 
-P is the histogram with what lies beyond the range added to its outermost bins. Q has the values inside the range, those
-of each code spread evenly over the code's bins that are not empty. KL(P ‖ Q) is least where rounding and clipping blur
-P least.
+P is the histogram clipped to the range: values beyond the range are added to the outermost bins inside it. Q contains
+only the values inside the range; the values of each code are spread evenly over the code's non-empty bins. KL(P ‖ Q)
+measures how much rounding and clipping distort P.
 """
 
 from __future__ import annotations
@@ -17,7 +17,20 @@ from infoq_onnx.schema import Quantizer
 
 
 def entropy(histogram: Histogram, bits: int) -> Quantizer:
-    """Make the grid whose range keeps the distribution; both ends are tried at the shares of `mse.COARSE`."""
+    """Return the grid with the least KL divergence.
+
+    Both ends of the range are searched over the shares in `mse.COARSE`.
+
+    Parameters
+    ----------
+    histogram : values of the tensor
+    bits : bit-width
+
+    Returns
+    -------
+    Quantizer
+        Unsigned and asymmetric; 0 is one of its values.
+    """
     if not histogram.high > histogram.low:
         return grid_between(histogram.low, histogram.high, bits)
     levels = (1 << bits) - 1
@@ -25,7 +38,7 @@ def entropy(histogram: Histogram, bits: int) -> Quantizer:
     lows = COARSE if histogram.low < 0 else np.ones(1)
     highs = COARSE if histogram.high > 0 else np.ones(1)
     best = (np.inf, Quantizer(bits, 1.0, 0))
-    # of equal ranges the widest
+    # widest ranges first: among equal divergences, the widest range wins
     for f_low in lows[::-1]:
         for f_high in highs[::-1]:
             scale, zero = scale_and_zero(histogram.low * f_low, histogram.high * f_high, levels)
@@ -39,7 +52,19 @@ def entropy(histogram: Histogram, bits: int) -> Quantizer:
 def divergence_of(
     centers: npt.NDArray[np.float64], counts: npt.NDArray[np.float64], scale: float, zero: float, levels: float
 ) -> float:
-    """KL(P ‖ Q) in nats, of a histogram under a grid."""
+    """Return KL(P ‖ Q) in nats for a histogram under a grid.
+
+    Parameters
+    ----------
+    centers, counts : bin centres and counts of the histogram
+    scale, zero : scale and zero point of the grid
+    levels : largest code of the grid
+
+    Returns
+    -------
+    float
+        Infinite if Q is empty, or 0 in a bin where P is not.
+    """
     codes = int(levels) + 1
     held = np.zeros(codes)
     filled = np.zeros(codes)
@@ -63,7 +88,7 @@ def divergence_of(
             reference[last] += reference[i]
             reference[i] = 0.0
     total = 0.0
-    # Q is made of what was not clipped, as TensorRT does: clipping then shows in the outermost bins
+    # Q contains only values that were not clipped, as in TensorRT: clipping then shows in the outermost bins
     kept = 0.0
     for i in range(first, last + 1):
         total += reference[i]

@@ -1,4 +1,4 @@
-"""The whole range that was observed: nothing is clipped."""
+"""The full observed range: nothing is clipped."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from infoq_onnx.schema import Quantizer
 
 
 def minmax(histogram: Histogram, bits: int) -> Quantizer:
-    """Make the grid from the least to the largest value, 0 included."""
+    """Return the grid with `bits` bits from the smallest to the largest observed value, extended to contain 0."""
     return grid_between(histogram.low, histogram.high, bits)

@@ -1,4 +1,4 @@
-"""The range of least squared error."""
+"""The range with the least squared error."""
 
 from __future__ import annotations
 
@@ -10,16 +10,28 @@ from infoq_onnx.quantize.ranges.histogram import Histogram, scale_and_zero
 from infoq_onnx.schema import Quantizer
 
 COARSE = np.concatenate([np.geomspace(0.02, 0.4, 16, endpoint=False), np.linspace(0.4, 1.0, 25)])
-"""Clipping points tried first, as a share of the observed extreme."""
+"""Clipping points of the first round, as a share of the observed extreme."""
 _ROUNDS = 3
+"""Number of refinements around the best clipping points."""
 _FINE = 9
+"""Number of clipping points per end and refinement."""
 
 
 def mse(histogram: Histogram, bits: int) -> Quantizer:
-    """The unsigned asymmetric grid with the least squared error on a histogram.
+    """Return the grid with the least squared error on a histogram.
 
-    Both ends of the range are shrunk independently, on a coarse grid of clipping points and then on finer ones around
-    the best. The zero point is an integer code, so 0 is always represented exactly.
+    Both ends of the range are shrunk independently: first over coarse clipping points, then over finer ones around the
+    best. The zero point is an integer code, so 0 is always exact.
+
+    Parameters
+    ----------
+    histogram : values of the tensor
+    bits : bit-width
+
+    Returns
+    -------
+    Quantizer
+        Unsigned and asymmetric.
     """
     levels = (1 << bits) - 1
     if not histogram.high > histogram.low:
@@ -27,7 +39,7 @@ def mse(histogram: Histogram, bits: int) -> Quantizer:
     centers, counts = histogram.centers(), histogram.counts.astype(np.float64)
     used = counts > 0
     centers, counts = centers[used], counts[used]
-    # an end that is exactly 0 has nothing to search
+    # an end that is exactly 0 is not searched
     lows = COARSE if histogram.low < 0 else np.ones(1)
     highs = COARSE if histogram.high > 0 else np.ones(1)
     best = (np.inf, 1.0, 0, 1.0, 1.0)
