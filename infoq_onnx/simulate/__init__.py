@@ -1,4 +1,5 @@
-"""4 · the quantized network as a float graph: where quantizers stand, what it then computes, and reruns of a part.
+"""4 · Simulation: the quantized network as a float graph, with quantizer placement, rounding and partial reruns.
 
-`sensitivity` tries bit-widths on it, `emit` writes the integer model from the same placement and is checked against it.
+`sensitivity` tries bit-widths on this graph. `emit` writes the integer model from the same placement and is checked
+against the simulation.
 """

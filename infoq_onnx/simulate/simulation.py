@@ -1,4 +1,4 @@
-"""The whole network at given bit-widths, in float: what every other representation of it is checked against."""
+"""The whole network at given bit-widths, in float: the reference for every other representation of the network."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from infoq_onnx.simulate.quantizers.quantizable import Quantizable
 
 @dataclass(frozen=True)
 class LayerCodes:
-    """A layer's constants as integers."""
+    """A layer's weight and bias as integers."""
 
     rounded: RoundedWeight
-    """The weight; its real-valued bias stands for nothing here."""
+    """The rounded weight. `bias` replaces its real-valued bias."""
     bias: npt.NDArray[np.int32] | None
-    """None where there is none."""
+    """Codes of the bias [C]; None for a layer without a constant bias."""
     bias_scales: npt.NDArray[np.float32] | None
-    """Of the shape of `bias`."""
+    """Scales of the bias, in the shape of `bias`."""
 
     @property
     def weight(self) -> npt.NDArray[np.int8]:
@@ -48,7 +48,7 @@ class LayerCodes:
         return self.rounded.scales
 
     def bias_values(self) -> npt.NDArray[np.float32] | None:
-        """Return what is added to the outputs, [C]; None where nothing is, or what the float network adds."""
+        """Return the values of the bias [C]; None for a layer without a constant bias."""
         if self.bias is None or self.bias_scales is None:
             return None
         return dequantize_bias(self.bias, self.bias_scales)
@@ -60,14 +60,19 @@ def layer_codes(
     rounded: CodeTable | None = None,
     exact: Collection[str] = (),
 ) -> dict[str, LayerCodes]:
-    """Codes of every layer's weight and bias, by layer.
+    """Compute the codes of every layer's weight and bias.
 
     Parameters
     ----------
     of : the network
-    bits : of every unit
-    rounded : weights by layer and bits; a layer that is not in it gets its nearest codes
-    exact : layers whose products must fit 16 bits in pairs, see `fitting`
+    bits : bit-width of every unit
+    rounded : rounded weights by layer and bits; a layer missing here gets its nearest codes
+    exact : layers whose pairs of products must fit 16 bits, see `fitting`
+
+    Returns
+    -------
+    dict of str to LayerCodes
+        By layer; only layers with a constant weight.
     """
     codes = {}
     for layer in of.network.layers:
@@ -88,42 +93,67 @@ def layer_codes(
 
 
 def fitting(layer: Layer, held: RoundedWeight) -> RoundedWeight:
-    """Make products of 8-bit codes fit 16 bits in pairs, as processors without VNNI need it.
+    """Adjust 8-bit codes so that pairs of products fit 16 bits, as processors without VNNI require.
 
-    The layer is one whose nearest codes do fit. Rounding that knows its inputs may have gone beyond them by a step or
-    two here and there.
+    It is meant for layers whose nearest codes already fit. Input-dependent rounding may have moved some codes a step or
+    two beyond their nearest values.
+
+    Parameters
+    ----------
+    layer : the layer
+    held : its rounded weight
+
+    Returns
+    -------
+    RoundedWeight
+        `held` with adjusted codes; see `quantize.saturation.unsaturated`.
     """
     codes = unsaturated(held.codes, int(layer.channel_axis or 0), convolution=layer.op_type == "Conv")
     return replace(held, codes=codes)
 
 
 def with_bias(layer: Layer, held: RoundedWeight, table: GridTable, activation_bits: Mapping[str, int]) -> LayerCodes:
-    """Join a rounded weight with its bias, which is an integer in units of the layer's input and weight scales.
+    """Quantize a layer's bias to integers in units of input scale · weight scale, and combine it with its weight.
 
-    onnxruntime makes such an integer of every bias when it loads a file: of a Conv's and a Gemm's for their integer
-    kernels, of a MatMul's where its shapes let it be a Gemm, and of a ConvTranspose's, which it then computes in float.
-    Where it does not, the same values are added in float.
+    When onnxruntime loads a file, it converts biases to such integers: for Conv and Gemm because their integer kernels
+    need them, for MatMul where its shapes allow a Gemm, and for ConvTranspose, although it then computes in float. In
+    all other cases the same values are added in float.
+
+    Parameters
+    ----------
+    layer : the layer
+    held : its rounded weight, with a real-valued bias or None
+    table : the grids of the network
+    activation_bits : bit-width of each activation group
+
+    Returns
+    -------
+    LayerCodes
     """
     if held.bias is None:
         return LayerCodes(held, None, None)
     group = layer.groups[0]
     units = bias_scales(table.activations[group][activation_bits[group]].scale, held.scales)
-    # a ConvTranspose in groups has a scale for each output of a group, and a bias for each of all groups
+    # a grouped ConvTranspose has one scale per output channel of a group, but one bias per output channel of all groups
     units = np.tile(units, len(held.bias) // len(units))
     return LayerCodes(held, quantize_bias(held.bias, units), units)
 
 
 def simulation(of: Quantizable, bits: Bits, *, codes: Mapping[str, LayerCodes] | None = None) -> onnx.ModelProto:
-    """Build the float model that computes what the quantized network computes.
+    """Build the float model that computes the same function as the quantized network.
 
-    Weights and biases are float values on their grids; activations pass QuantizeLinear and DequantizeLinear. It is
-    meant to be run without integer kernels (`open_session(..., integer_kernels=False)`).
+    Weights and biases are float values on their grids; activations pass through QuantizeLinear and DequantizeLinear.
+    Run the model without integer kernels (`open_session(..., integer_kernels=False)`).
 
     Parameters
     ----------
     of : the network
-    bits : of every unit
-    codes : the layers' constants; None takes the nearest codes of `layer_codes`
+    bits : bit-width of every unit
+    codes : codes of the layers' weights and biases; None uses the nearest codes, from `layer_codes`
+
+    Returns
+    -------
+    onnx.ModelProto
     """
     quantizers = quantizers_of(of.grids, of.placement, bits.activations)
     model = insert_quantizers(of.graph, of.network, of.placement, quantizers)

@@ -1,1 +1,1 @@
-"""Where quantizers stand, and which grids they have."""
+"""Placement of quantizers, and their grids."""

@@ -1,4 +1,4 @@
-"""Grids for a network from calibration data: activation ranges in two passes over the float model, weights at once."""
+"""Find a network's grids: activation ranges from two passes over calibration data, weight scales from the weights."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from infoq_onnx.simulate.quantizers.placement import Placement
 from infoq_onnx.simulate.running.batching import batch_size, run_batches
 
 Advance = Callable[[int], None]
+"""Progress callback that takes the number of images just processed."""
 
 
 def calibrate(
@@ -34,21 +35,22 @@ def calibrate(
     advance: Advance,
     chosen: Range = mse,
 ) -> GridTable:
-    """Find every grid the network may need.
+    """Find all grids that the network may need.
 
     Parameters
     ----------
-    graph, network, placement : the normalised float network and where its quantizers stand
+    graph, network, placement : the normalised float network and its quantizer placement
     dataset : calibration data
-    bits : bit-widths wanted besides 8
-    advance : called with the number of images done, twice for each image
-    chosen : chooses the range of an activation. With that of least squared error, tensors that few large values stretch
-        get the range that harms least, see `simulate.quantizers.outlier_ranges`; with another one, what it chose
+    bits : bit-widths to calibrate besides 8
+    advance : called with the number of images just processed; every image is processed twice
+    chosen : method that chooses activation ranges. Only with `mse`, groups whose range is stretched by a few large
+        values get the range that changes the predictions least, see `simulate.quantizers.outlier_ranges`
 
     Returns
     -------
     GridTable
-        Storage tensors at 8 bits; groups at every width in `bits`; weights at every width in `bits`, and at 7 and 8.
+        Storage tensors at 8 bits; groups at every width in `bits` and at 8; weights at every width in `bits` and at 7
+        and 8.
     """
     widths = sorted({*bits, BASELINE_BITS})
     groups = [group.name for group in network.groups]
@@ -62,19 +64,19 @@ def calibrate(
         stretched = is_stretched(histograms[group], grids[group][BASELINE_BITS])
         if chosen is mse and placement.root(group) == group and stretched:
             grids[group] = least_harm(graph, network, group, grids[group], histograms[group], dataset)
-    # from the last Concat to the first, so that one that feeds another gets its grid before it hands it on
+    # from the last Concat to the first: a Concat that feeds another one has its final grid before its inputs take it
     for tensor, whole in reversed(placement.joined.items()):
         grid = grids[whole][BASELINE_BITS]
         if tensor not in placement.fused or clips_alike(grid, *clip_bounds(graph, graph.producer[tensor])):
             grids[tensor][BASELINE_BITS] = grid
     for group in groups:
-        # an inherited tensor has its root's grid at 8 bits, so that nothing is rounded twice
+        # an inherited tensor shares its root's 8-bit grid, so that no value is rounded twice
         grids[group][BASELINE_BITS] = grids[placement.root(group)][BASELINE_BITS]
     weights = {}
     for layer in network.layers:
         if layer.weight is not None and layer.channel_axis is not None:
             weight = graph.constant(layer.weight)
-            # 7 bits stand in for 8 where these would saturate (see `emit.targets`)
+            # 7 bits replace 8 bits where 8-bit products would saturate (see `emit.targets`)
             weights[layer.name] = {
                 b: weight_scales(weight, b, layer.channel_axis) for b in sorted({*widths, EXACT_BITS})
             }
@@ -82,7 +84,20 @@ def calibrate(
 
 
 def observe(graph: Graph, tensors: Sequence[str], dataset: Dataset, advance: Advance) -> dict[str, Histogram]:
-    """Histogram whole tensors of the float model over a dataset, in two passes: extremes, then counts."""
+    """Compute histograms of tensors of the float model over a dataset, in two passes: extremes, then counts.
+
+    Parameters
+    ----------
+    graph : the normalised float graph
+    tensors : tensors to observe; may include the graph's input
+    dataset : calibration data
+    advance : called with the number of images just processed; every image is processed twice
+
+    Returns
+    -------
+    dict of str to Histogram
+        By tensor.
+    """
     size = batch_size(graph, tensors)
     inner = [tensor for tensor in tensors if tensor != graph.input]
     session = open_session(expose(graph.model, inner))
@@ -106,7 +121,18 @@ def observe(graph: Graph, tensors: Sequence[str], dataset: Dataset, advance: Adv
 
 
 def quantizers_of(table: GridTable, placement: Placement, activation_bits: Mapping[str, int]) -> Quantizers:
-    """Pick the activation quantizers of one configuration from a table."""
+    """Select the activation quantizers of one configuration.
+
+    Parameters
+    ----------
+    table : all grids of the network
+    placement : the quantizer placement
+    activation_bits : bit-width of each activation group
+
+    Returns
+    -------
+    Quantizers
+    """
     storage = {tensor: table.activations[tensor][BASELINE_BITS] for tensor in placement.storage}
     groups = {group: table.activations[group][bits] for group, bits in activation_bits.items()}
     return Quantizers(storage, groups)

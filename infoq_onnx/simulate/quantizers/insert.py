@@ -1,4 +1,4 @@
-"""Put quantizers into a graph: QuantizeLinear → Clip → DequantizeLinear at the places that `placement` chose."""
+"""Insert quantizers into a graph: QuantizeLinear → Clip → DequantizeLinear at the positions from `placement`."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Quantizers:
     """The activation quantizers of one configuration of the network."""
 
     storage: dict[str, Quantizer]
-    """By storage tensor, 8 bits each."""
+    """By storage tensor; 8 bits each."""
     groups: dict[str, Quantizer]
-    """By activation group; at 8 bits the same as the storage quantizer of its tensor."""
+    """By activation group; at 8 bits identical to the storage quantizer of the group's tensor."""
 
 
 @dataclass(frozen=True)
 class QuantizerNames:
-    """The initializers of one inserted quantizer: feeding others changes its grid."""
+    """Names of an inserted quantizer's constants; feeding other values for them changes its grid."""
 
     scale: str
     zero_point: str
@@ -35,12 +35,23 @@ class QuantizerNames:
 
 
 def group_names(group: str) -> QuantizerNames:
-    """Names of the initializers of a group's own quantizer, where it has one."""
+    """Return the names of the constants of a group's own quantizer."""
     return QuantizerNames(f"{group}/group/scale", f"{group}/group/zero_point", f"{group}/group/largest")
 
 
 def grid_of_group(group: str, quantizer: Quantizer) -> dict[str, npt.NDArray[np.generic]]:
-    """What to feed for a group's own quantizer to have a grid, by initializer."""
+    """Return the values to feed so that a group's own quantizer has a given grid.
+
+    Parameters
+    ----------
+    group : the activation group
+    quantizer : the grid
+
+    Returns
+    -------
+    dict of str to scalar array
+        By name, see `group_names`.
+    """
     names = group_names(group)
     return {
         names.scale: np.array(quantizer.scale, dtype=np.float32),
@@ -50,7 +61,7 @@ def grid_of_group(group: str, quantizer: Quantizer) -> dict[str, npt.NDArray[np.
 
 
 def insert_quantizers(graph: Graph, network: Network, placement: Placement, quantizers: Quantizers) -> onnx.ModelProto:
-    """Copy the model with quantizers on its activations.
+    """Return a copy of the model with quantizers on its activations.
 
     Parameters
     ----------
@@ -61,7 +72,7 @@ def insert_quantizers(graph: Graph, network: Network, placement: Placement, quan
     Returns
     -------
     onnx.ModelProto
-        The tensors of `graph` keep their names: under its old name a tensor is what it was *before* its quantizer.
+        The tensors of `graph` keep their names; each name refers to the tensor *before* its quantizer.
     """
     builder = _Builder()
     seen_as: dict[str, str] = {}
@@ -102,14 +113,14 @@ def insert_quantizers(graph: Graph, network: Network, placement: Placement, quan
 
 
 def quantize_group(model: onnx.ModelProto, network: Network, group: str) -> None:
-    """Put a quantizer whose grid is fed in front of the layers of one group, in place.
+    """Insert a quantizer before the layers of one group, in place. Its grid is an input of the model.
 
     Parameters
     ----------
-    model : the normalised graph, or a part of it that holds the group's tensor; it gets three more inputs, named by
+    model : the normalised graph, or a part of it that contains the group's tensor; it gets three more inputs, named by
         `group_names`
-    network : its layers
-    group : whose layers are to see the quantized tensor; other readers still see the tensor itself
+    network : the network's layers
+    group : activation group whose layers read the quantized tensor; other readers still read the tensor itself
     """
     names = group_names(group)
     builder = _Builder()
@@ -132,7 +143,7 @@ def quantize_group(model: onnx.ModelProto, network: Network, group: str) -> None
 
 
 class _Builder:
-    """Collects the nodes and initializers to be inserted behind each tensor."""
+    """Collects the nodes and initializers to insert after each tensor."""
 
     def __init__(self) -> None:
         self.nodes_of: dict[str, list[onnx.NodeProto]] = {}
@@ -141,9 +152,17 @@ class _Builder:
     def add(
         self, behind: str, source: str, prefix: str, quantizer: Quantizer, *, clip: bool = False, shared: str = ""
     ) -> None:
-        """Quantize `source` under names that start with `prefix`; the scale is named after `shared`.
+        """Add a quantizer for a tensor.
 
-        With `clip` all constants are the quantizer's own, to be fed. Otherwise integers of the same value are one.
+        Parameters
+        ----------
+        behind : tensor whose producer the new nodes follow
+        source : tensor to quantize
+        prefix : prefix of the new nodes' names
+        quantizer : the grid
+        clip : whether to add the Clip at any bit-width and to give the quantizer constants of its own, so that they can
+            be fed; otherwise quantizers share integer constants of equal value
+        shared : prefix of the constants' names, to share them between quantizers; empty: `prefix`
         """
         constants = shared or prefix
         zero, top = quantizer.zero_point, (1 << quantizer.bits) - 1
@@ -153,7 +172,7 @@ class _Builder:
         nodes = self.nodes_of.setdefault(behind, [])
         nodes.append(_node("QuantizeLinear", [source, scale, zero_point], codes))
         if clip or quantizer.bits < BASELINE_BITS:
-            # uint8 saturates at 255 by itself; fewer bits need the Clip, which stays on the integer path
+            # at 8 bits, uint8 saturates at 255 by itself; fewer bits need a Clip, which keeps the path in integers
             smallest = self._constant("quantizer/0", np.uint8(0))
             largest = self._constant(f"{constants}/largest" if clip else f"quantizer/{top}", np.uint8(top))
             nodes.append(_node("Clip", [codes, smallest, largest], f"{prefix}/clipped"))

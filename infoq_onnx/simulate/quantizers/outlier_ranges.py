@@ -1,9 +1,10 @@
-"""Grids for tensors with massive activations, by what the network's output says.
+"""Grids for tensors with massive activations, chosen by their effect on the network's predictions.
 
-In some networks, transformers above all, one channel of a tensor holds values hundreds of times larger than all others
-(Sun et al. 2024, arXiv 2402.17762). The least squared error stretches the grid to them, and next to nothing is left of
-the rest. What they are read by hardly minds how large they are, as long as they are large. No error of the tensor
-itself can know that, so a few ranges are tried, and the one is taken that changes the predictions least.
+In some networks, mainly transformers, one channel of a tensor has values hundreds of times larger than all others (Sun
+et al. 2024, arXiv 2402.17762). The range of least squared error stretches to these values and leaves almost no codes
+for the rest. The layers that read such values depend little on their exact size, as long as they are large. No error
+measure on the tensor itself can detect this. A few ranges are therefore tried, and the one that changes the predictions
+least is used.
 """
 
 from __future__ import annotations
@@ -25,14 +26,15 @@ from infoq_onnx.simulate.running.divergence import kl_divergence
 from infoq_onnx.simulate.running.suffix import Suffix
 
 _COARSE_STEP = 0.25
-"""A grid of 8 bits whose step is a larger share of the tensor's root mean square is stretched by something."""
+"""An 8-bit grid is stretched if its step is a larger share of the tensor's root mean square than this."""
 _SHRINKS = 2.0 ** (-np.arange(11) / 2)
-"""What the range is multiplied by."""
+"""Factors by which the range is shrunk."""
 _IMAGES = 64
+"""Number of images that predictions are compared on, rounded up to whole batches."""
 
 
 def is_stretched(histogram: Histogram, quantizer: Quantizer) -> bool:
-    """Whether an 8-bit grid is too coarse for most of what the tensor holds."""
+    """Return whether an 8-bit grid is too coarse for most values of the tensor; False at other bit-widths."""
     total = histogram.counts.sum()
     if quantizer.bits != BASELINE_BITS or total == 0:
         return False
@@ -47,20 +49,20 @@ def least_harm(
     histogram: Histogram,
     dataset: Dataset,
 ) -> dict[int, Quantizer]:
-    """Shrink the grids of an activation group, at every width, to what changes the predictions least.
+    """Shrink the grids of an activation group at every width to those that change the predictions least.
 
     Parameters
     ----------
     graph, network : the normalised float network
-    group : whose grids
-    grids : to begin with, by bits
-    histogram : what the group's tensor holds
-    dataset : calibration data, of which the first images are enough
+    group : the activation group
+    grids : initial grids, by bits
+    histogram : values of the group's tensor
+    dataset : calibration data; only the first images are used
 
     Returns
     -------
     dict of int to Quantizer
-        With a KL divergence from the float network's predictions that is nowhere larger.
+        By bits. At no width is the KL divergence from the float network's predictions larger than with `grids`.
     """
     candidates = [shrunk(quantizer, histogram, shrink) for quantizer in grids.values() for shrink in _SHRINKS]
     variants = [grid_of_group(group, quantizer) for quantizer in candidates]
@@ -80,7 +82,19 @@ def least_harm(
 
 
 def shrunk(quantizer: Quantizer, histogram: Histogram, shrink: float) -> Quantizer:
-    """Cut a grid's range off at a share of its larger end; on the other side it may now reach what there is."""
+    """Return a grid with a smaller range.
+
+    Parameters
+    ----------
+    quantizer : the original grid
+    histogram : values of the tensor
+    shrink : new limit, as a share of the magnitude of the range's larger end
+
+    Returns
+    -------
+    Quantizer
+        Its range is the observed range, clipped to ±limit.
+    """
     if shrink == 1:
         return quantizer
     levels = (1 << quantizer.bits) - 1

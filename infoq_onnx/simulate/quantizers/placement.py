@@ -1,26 +1,26 @@
-"""Where quantizers stand in a graph.
+"""Placement of quantizers in a graph.
 
-Two kinds of quantizer exist. A *storage* quantizer (always 8 bits) stands on every tensor that has to be uint8 for its
-neighbours to run as integer kernels. A *group* quantizer (2 to 8 bits, what the allocation decides) stands in front of
-the layers of one activation group.
+There are two kinds of quantizers. A *storage* quantizer (always 8 bits) is placed on every tensor that must be uint8
+for its neighbours to run as integer kernels. A *group* quantizer (2 to 8 bits, decided by the allocation) is placed
+before the layers of one activation group.
 
 Storage tensors are, in topological order:
 
 a. the input of every layer;
 b. the output of every convolution, since onnxruntime only builds a QLinearConv between two quantizers. A Relu or Clip
-   behind the convolution is fused (`fused_activations`): the quantizer stands after it and clips in its place. Gemm
-   and MatMul need none, because their integer kernels may write float;
+   after the convolution is fused (`fused_activations`): the quantizer is placed after it and does the clipping. The
+   outputs of Gemm and MatMul need no quantizer, because their integer kernels can write float;
 c. the output of every operator with an integer kernel whose inputs are all quantized (residual Add, pooling, Concat …).
 
-What the first output does not depend on, as an auxiliary head, gets none.
+Tensors that the first output does not depend on, such as those of an auxiliary head, get no quantizer.
 
 An operator that only moves values (Reshape, MaxPool, Slice …) keeps the grid of its input: its output *inherits* the
-input's quantizer and nothing is rounded twice. What nothing but a Concat reads is *joined*: it takes the 8-bit grid of
-the whole, so that the Concat copies bytes.
+input's quantizer, and no value is rounded twice. A tensor that only a Concat reads is *joined*: it takes the 8-bit grid
+of the Concat's output, so that the Concat only copies bytes.
 
-Where the layers of a group are the only readers of their tensor, the group quantizer takes the storage quantizer's
-place (the group is *direct*). Elsewhere, as where a shortcut reads the same tensor, the tensor is stored at 8 bits and
-only the layers see it requantized, so that low-bit inputs do not wear down the residual stream.
+If the layers of a group are the only readers of their tensor, the group quantizer replaces the storage quantizer (the
+group is *direct*). Otherwise, for example where a shortcut reads the same tensor, the tensor is stored at 8 bits and
+requantized only for the layers, so that low-bit inputs do not degrade the residual stream.
 """
 
 from __future__ import annotations
@@ -53,8 +53,9 @@ _KEEPS_GRID = frozenset(
         "Unsqueeze",
     }
 )
+"""Operators whose outputs are values of their first input, so that they keep its grid."""
 _INTEGER = frozenset({"Add", "AveragePool", "Concat", "GlobalAveragePool", "LeakyRelu", "Mul", "Sigmoid", "Softmax"})
-"""Operators with an integer kernel in onnxruntime whose output has a grid of its own."""
+"""Operators with an integer kernel in onnxruntime whose output has its own grid."""
 
 
 @dataclass(frozen=True)
@@ -62,28 +63,28 @@ class Placement:
     """Quantizer positions of one graph. Tensors are named as in the normalised graph."""
 
     storage: tuple[str, ...]
-    """Tensors with an 8-bit quantizer of their own, in topological order."""
+    """Tensors with their own 8-bit quantizer, in topological order."""
     inherited: dict[str, str]
-    """Tensor → the storage tensor whose quantizer it keeps."""
+    """Tensor → storage tensor whose quantizer it inherits."""
     direct: frozenset[str]
     """Groups whose quantizer replaces the storage quantizer of their tensor."""
     fused: dict[str, str]
-    """Output of a Relu or Clip behind which a quantizer stands → the tensor in front of it."""
+    """Output of a fused Relu or Clip, which has a quantizer → input of the Relu or Clip."""
     joined: dict[str, str]
-    """Storage tensor that nothing but a Concat reads → the Concat's output, in topological order."""
+    """Storage tensor that only a Concat reads → output of the Concat, in topological order."""
 
     def root(self, tensor: str) -> str:
-        """Return the storage tensor whose 8-bit quantizer `tensor` has."""
+        """Return the storage tensor whose 8-bit quantizer applies to `tensor`."""
         return self.inherited.get(tensor, tensor)
 
 
 def place(graph: Graph, network: Network) -> Placement:
-    """Decide where quantizers stand.
+    """Decide where to place quantizers.
 
     Parameters
     ----------
     graph : the normalised graph
-    network : its layers and groups, from `find_network`
+    network : the graph's layers and groups, from `find_network`
 
     Returns
     -------
@@ -104,7 +105,7 @@ def place(graph: Graph, network: Network) -> Placement:
     for node in graph.nodes:
         source = node.input[0] if node.input else ""
         for output in node.output:
-            # a float output of the graph is left alone, unless a layer reads it as well
+            # outputs of the graph stay float, unless a layer also reads them
             own = output in graph.outputs and output not in groups
             if own or output not in leading or not _is_float(graph, output):
                 continue
@@ -141,7 +142,7 @@ def _is_float(graph: Graph, tensor: str) -> bool:
 
 
 def _keeps_grid(graph: Graph, node: onnx.NodeProto) -> bool:
-    """Whether every output value is one of the (first) input's values, or 0."""
+    """Return whether every output value is a value of the (first) input, or 0."""
     if node.op_type == "Pad":
         return attribute(node, "mode", b"constant") != b"constant" or fills_with_zero(graph, node)
     if node.op_type == "Gather":

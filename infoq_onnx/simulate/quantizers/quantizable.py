@@ -1,4 +1,4 @@
-"""A network with all that its quantization takes: where quantizers stand, and which grids there are."""
+"""A network together with its quantizer placement and its grids."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from infoq_onnx.simulate.quantizers.placement import Placement
 
 @dataclass(frozen=True)
 class Quantizable:
-    """What simulation, rounding and emission of a network start from; the bits and the rounded weights come beside."""
+    """The common input of simulation, rounding and emission. Bit-widths and rounded weights are passed separately."""
 
     graph: Graph
-    """The normalised float network, its channels equalised."""
+    """The normalised float network, with equalised channels."""
     network: Network
-    """Its layers and activation groups."""
+    """Layers and activation groups of the network."""
     placement: Placement
-    """Where quantizers stand."""
+    """Positions of the quantizers."""
     grids: GridTable
-    """Every grid, at every width."""
+    """All grids at every bit-width."""
