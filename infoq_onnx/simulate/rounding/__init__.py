@@ -1,4 +1,4 @@
-"""Ways to round weights by name: to nearest, or so that layers compute what the float network does."""
+"""Rounding methods by name: to nearest, or so that layers reproduce the outputs of the float network."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ["ROUNDINGS", "RoundingMethod", "get_rounding"]
 
 @dataclass(frozen=True)
 class RoundingMethod:
-    """A way to round weights. A layer that neither function rounds gets its nearest codes."""
+    """A method to round weights. A layer that neither function rounds gets its nearest codes."""
 
     layerwise: Callable[..., CodeTable] | None = None
-    """Rounds every layer on its own at several bit-widths, see `round_layerwise`."""
+    """Rounds every layer independently at several bit-widths, see `round_layerwise`."""
     sequential: Callable[..., dict[str, LayerCodes]] | None = None
-    """Rounds one layer after the other at the bits of an allocation, see `round_sequential`."""
+    """Rounds one layer after the other at the bit-widths of an allocation, see `round_sequential`."""
 
     @property
     def reads_images(self) -> bool:
-        """Whether codes depend on what layers read."""
+        """Whether codes depend on the layers' inputs, and therefore on calibration images."""
         return self.layerwise is not None or self.sequential is not None
 
 
@@ -36,17 +36,21 @@ ROUNDINGS: Mapping[str, RoundingMethod] = {
 
 
 def get_rounding(name: str, setting: str = "rounding") -> RoundingMethod:
-    """Return a way to round weights.
+    """Return the rounding method with a name.
 
     Parameters
     ----------
     name : a key of `ROUNDINGS`
-    setting : where the name comes from, for the message
+    setting : setting that the name comes from, for the error message
+
+    Returns
+    -------
+    RoundingMethod
 
     Raises
     ------
     SettingsError
-        There is none of that name.
+        No method has that name.
     """
     if name not in ROUNDINGS:
         raise SettingsError(f"`{setting}` {name}: choose {' or '.join(ROUNDINGS)}")

@@ -1,4 +1,4 @@
-"""Which layers are a plain matrix product, and how to bring their weights, inputs and outputs into that form."""
+"""Layers as plain matrix products: which layers qualify, and the conversion of their weights, inputs and outputs."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ Float32 = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Form:
-    """A layer as a matrix product. G, p, d and R are those of `quantize.im2col`."""
+    """A layer as a matrix product. G, p, d and R are defined in `quantize.im2col`."""
 
     weight: Float32
     channel_axis: int
     groups: int
     windows: Windows | None
-    """None for a matrix product."""
+    """Geometry of a convolution; None for a matrix product."""
 
     def rows(self) -> Float32:
-        """Weights [G, R, d]; a view where possible."""
+        """Return the weights as rows [G, R, d]; a view where possible."""
         return to_rows(self.weight, self.channel_axis, self.groups)
 
     @property
@@ -47,41 +47,61 @@ class Form:
         return self.groups, outputs // self.groups, self.weight.size // outputs
 
     def rounded(self, rows: Rounded) -> RoundedWeight:
-        """Rounded rows in the shape of the layer's weight."""
+        """Convert rounded rows to a rounded weight in the layer's shape."""
         codes = from_rows(rows.codes, self.weight.shape, self.channel_axis).astype(np.int8)
         origins = None if rows.origins is None else rows.origins.reshape(-1)
         bias = None if rows.bias is None else rows.bias.reshape(-1)
         return RoundedWeight(codes, rows.scales.reshape(-1), rows.bits, origins, bias)
 
     def columns(self, values: Float32, positions: Positions = None) -> Float32:
-        """Columns [G, p, d] of the layer's input, at some output positions of every image or at all."""
+        """Return the columns of the layer's input.
+
+        Parameters
+        ----------
+        values : input of the layer, with its batch axis
+        positions : output positions to take from every image, as row-major indices; None takes all
+
+        Returns
+        -------
+        float32 array [G, p, d]
+        """
         if self.windows is None:
             return matrix_columns(values, positions)
         return conv_columns(values, self.windows, positions)
 
     def outputs(self, values: Float32, positions: Positions = None) -> Float32:
-        """Outputs [G, p, R] in the order of the columns."""
+        """Return the layer's outputs in the order of the columns.
+
+        Parameters
+        ----------
+        values : output of the layer, with its batch axis
+        positions : output positions to take from every image, as row-major indices; None takes all
+
+        Returns
+        -------
+        float32 array [G, p, R]
+        """
         return (
             matrix_columns(values, positions) if self.windows is None else conv_outputs(values, self.groups, positions)
         )
 
 
 def target_of(graph: Graph, layer: Layer) -> str:
-    """Return the tensor that holds a layer's result, its bias included."""
+    """Return the tensor with a layer's result, including its bias."""
     if layer.op_type == "MatMul" and layer.bias is not None:
         return str(graph.consumers[layer.output][0].output[0])
     return layer.output
 
 
 def form_of(graph: Graph, layer: Layer) -> Form | None:
-    """Bring a layer into the form of a matrix product; None where that is not possible."""
+    """Convert a layer to a matrix product; return None where that is not possible."""
     if layer.weight is None or layer.channel_axis is None:
         return None
     weight, axis = graph.constant(layer.weight), layer.channel_axis
     if layer.bias is None and input_at(graph.producer[layer.output], 2):
-        # what is added varies, and is in the target, but is nothing that weights should make
+        # the bias is computed at run time: it is part of the target, but the weights must not fit it
         return None
-    # the constant on the left of a MatMul, or a stack of constants, would need columns of another kind
+    # a MatMul with its constant on the left, or with a stack of constants, would need a different kind of columns
     plain_matmul = layer.op_type == "MatMul" and len(layer.weight_shape) == 2 and layer.channel_axis == 1
     if layer.op_type == "Gemm" or plain_matmul:
         return Form(weight, axis, 1, None)
@@ -100,6 +120,7 @@ def form_of(graph: Graph, layer: Layer) -> Form | None:
 def _pads(
     graph: Graph, node: onnx.NodeProto, kernel: tuple[int, ...], strides: tuple[int, ...], dilations: tuple[int, ...]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return a convolution's padding before and after each spatial axis, with `auto_pad` resolved."""
     mode = attribute(node, "auto_pad", b"NOTSET")
     rank = len(kernel)
     if mode in (b"SAME_UPPER", b"SAME_LOWER"):

@@ -1,4 +1,4 @@
-"""Run two networks up to one layer, and keep what fitting and rounding that layer need to know of the images."""
+"""Run two networks up to one layer, and collect the image statistics that fitting and rounding the layer need."""
 
 from __future__ import annotations
 
@@ -22,28 +22,29 @@ from infoq_onnx.simulate.running.streams import Stream
 Float32 = npt.NDArray[np.float32]
 
 _COLUMN_BYTES = 128 * 2**20
-"""What the columns of one batch may take."""
+"""Maximum bytes for the columns of one batch."""
 _POSITIONS = 65536
-"""Output positions that enter the moments, of all images together …"""
+"""Number of output positions, over all images, that enter the moments …"""
 _POSITIONS_A_WEIGHT = 32
-"""… or this many for each weight of a row, where that is more. Neighbours in an image say much the same."""
+"""… or this many per weight of a row, if that is more. More positions add little: neighbours in an image are alike."""
 _MASSIVE = 100.0
-"""Tokens whose target's squared norm is this many times the median are left out of the moments. A handful of them would
-otherwise decide the fit (see `simulate.quantizers.outlier_ranges`)."""
+"""Tokens whose target's squared norm exceeds the median by this factor are excluded from the moments. A handful of them
+would otherwise determine the fit (see `simulate.quantizers.outlier_ranges`)."""
 _CLIPPED_POSITIONS = 8192
-"""Positions kept of a layer whose output is clipped, of all images together …"""
+"""Number of positions, over all images, kept for a layer whose output is clipped …"""
 _CLIPPED_BYTES = 128 * 2**20
-"""… or fewer, to stay below this."""
+"""… or fewer, to stay below this many bytes."""
 
 
 @dataclass(frozen=True)
 class Gathered:
-    """What the images say of a layer."""
+    """Statistics of a layer over the calibration images."""
 
     moments: Moments | Columns
-    """Of its input in one network and its output in another, or where it is wide, these themselves."""
+    """Moments of the layer's input in one network and its target in another; for a wide layer, the inputs and targets
+    themselves."""
     clipped: Clipped | None
-    """Some positions of both, where the output is clipped behind the layer."""
+    """Sampled positions of the inputs and targets, where a Relu or Clip follows the layer; else None."""
 
 
 def gather(
@@ -54,15 +55,20 @@ def gather(
     shortcut: onnx.NodeProto | None = None,
     bounds: tuple[float, float] | None = None,
 ) -> Gathered:
-    """Sum the moments of a layer's input in one network with its output in another, and keep some positions of both.
+    """Collect the moments of a layer's input in one network and its output in another, and sample positions of both.
 
     Parameters
     ----------
-    reference : the network whose output is the target
-    student : the network whose input the layer gets; the same one where nothing has been lost yet
-    layer, form : the layer
-    shortcut : the Add whose *sum* is the target instead; what its other side is in `student` is subtracted
-    bounds : what the target is clipped to behind the layer; None keeps no positions
+    reference : network whose output is the target
+    student : network that the layer's input comes from; may be the same network
+    layer, form : the layer, and its form as a matrix product
+    shortcut : residual Add whose *sum* is the target instead of the layer's output; the Add's other operand in
+        `student` is subtracted from the sum
+    bounds : bounds of the Relu or Clip after the layer; None samples no positions
+
+    Returns
+    -------
+    Gathered
     """
     node = student.node[layer.name]
     wanted = [next(name for name in node.input if name in student.graph.shapes)]
@@ -74,7 +80,7 @@ def gather(
     normalizer = _normalizer(reference.graph, target) if form.windows is None else None
     groups, rows, width = form.shape
     positions = math.prod(layer.output_shape) // (groups * rows)
-    # where the leading axis is not the batch, positions of one image lie apart
+    # where the leading axis is not the batch, the positions of one image are not contiguous, so all are taken
     batched = target in reference.graph.batched and all(name in student.graph.batched for name in wanted)
     wide = is_wide(groups, width)
     enough = -(-_wanted_positions(groups, width) // reference.images)
@@ -97,7 +103,8 @@ def gather(
         added = [form.outputs(value, chosen) for value in inputs[1:]]
         for value in added:
             outputs = outputs - value
-        # positions lie image by image, so the halves share one image at most; elsewhere batches take turns
+        # positions are ordered image by image, so splitting a batch divides at most one image between the halves;
+        # batches that cannot be split alternate between the halves
         split = batched and len(inputs[0]) > 1
         middle = columns.shape[1] // 2 if split else columns.shape[1] * (index % 2)
         for half, part in enumerate((slice(None, middle), slice(middle, None))):
@@ -112,12 +119,23 @@ def gather(
 
 
 def _wanted_positions(groups: int, width: int) -> int:
-    """Output positions that are enough for a layer [G, R, d], of all images together."""
+    """Return how many output positions to take for a layer [G, R, d], over all images."""
     return most_positions(width) if is_wide(groups, width) else max(_POSITIONS, _POSITIONS_A_WEIGHT * width)
 
 
 def most_bytes(graph: Graph, network: Network, images: int) -> int:
-    """About how many bytes gathering and rounding the layer takes at most that takes most."""
+    """Estimate the memory for gathering and rounding the most demanding layer.
+
+    Parameters
+    ----------
+    graph, network : the float network
+    images : number of calibration images
+
+    Returns
+    -------
+    int
+        Bytes.
+    """
     most = 0
     for layer in network.layers:
         form = form_of(graph, layer)
@@ -140,16 +158,16 @@ def _normalizer(graph: Graph, target: str) -> onnx.NodeProto | None:
 
 
 def _normalized(targets: Float32, normalizer: onnx.NodeProto) -> Float32:
-    """Weigh the error at each position of [1, p, R] by what normalisation makes of it, 1 / (variance + ε), [p].
+    """Return the weight [p] of each position of [1, p, R]: the factor 1 / (variance + ε) of the normalisation.
 
-    A token that is thirty times as large as others would otherwise count a thousand times as much.
+    Without these weights, a token thirty times as large as others would count about a thousand times as much.
     """
     variances = targets[0].var(axis=1, dtype=np.float64) + attribute(normalizer, "epsilon", 1e-5)
     return np.asarray(1 / variances, dtype=np.float32)
 
 
 def _ordinary(targets: Float32) -> Float32:
-    """Weights of 0 for positions of [1, p, R] that dwarf the others, 1 for these, [p]."""
+    """Return the weight [p] of each position of [1, p, R]: 0 for outliers (see `_MASSIVE`), 1 for all others."""
     norms = np.sum(np.square(targets[0], dtype=np.float64), axis=1)
     median = float(np.median(norms))
     return np.asarray(norms <= (_MASSIVE * median if median > 0 else np.inf), dtype=np.float32)

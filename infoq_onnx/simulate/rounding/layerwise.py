@@ -1,4 +1,4 @@
-"""Round every layer on its own: its input is the float network's, so its codes do not depend on other layers' bits."""
+"""Round every layer independently: inputs come from the float network, so codes do not depend on other layers' bits."""
 
 from __future__ import annotations
 
@@ -32,11 +32,16 @@ def round_layerwise(
     ----------
     graph, network : the float network
     dataset : calibration images
-    bits : widths wanted
-    progress : called as progress(layer, layers done, layers in all)
-    spill : where activations go that would take too much memory
-    kept : layers that are rounded already, at some widths or all
-    keep : called with all that are after each
+    bits : bit-widths to round at
+    progress : called as progress(layer, number of layers done, total number of layers)
+    spill : where to store activations that would take too much memory
+    kept : layers that are already rounded, at some or all widths
+    keep : called with the table of all rounded layers after each layer
+
+    Returns
+    -------
+    CodeTable
+        All rounded layers, including `kept`.
     """
     table: CodeTable = {layer: dict(widths) for layer, widths in (kept or {}).items()}
     missing = unrounded(graph, network, bits, table)
@@ -61,12 +66,24 @@ def round_layerwise(
             keep(table)
         stream.advance(layer)
     progress("", len(network.layers), len(network.layers))
-    # in the order of the layers, whichever were there before
+    # in the order of the layers, no matter which were already rounded
     return {layer.name: table[layer.name] for layer in network.layers if layer.name in table}
 
 
 def unrounded(graph: Graph, network: Network, bits: Sequence[int], table: CodeTable) -> dict[str, list[int]]:
-    """List the layers that a table lacks some widths of, with these; those that are no matrix product are left out."""
+    """List the layers with bit-widths that are missing from a table.
+
+    Parameters
+    ----------
+    graph, network : the float network
+    bits : required bit-widths
+    table : layers that are already rounded
+
+    Returns
+    -------
+    dict of str to list of int
+        Missing widths by layer. Only layers that are a plain matrix product and lack at least one width.
+    """
     missing = {
         layer.name: [b for b in bits if b not in table.get(layer.name, {})]
         for layer in network.layers

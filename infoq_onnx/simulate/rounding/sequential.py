@@ -1,9 +1,10 @@
-"""Layer by layer, make the quantized network compute what the float network computes.
+"""Round layer by layer, so that the quantized network reproduces the outputs of the float network.
 
-Two streams run side by side: the float network, and the quantized one with every layer before the present one rounded.
-Each layer is fitted to the float stream's output on the quantized stream's input and then rounded, so it mends what was
-lost before it, activations included. Where its output goes straight into a residual Add, it is fitted to the float
-*sum*, and so mends what the shortcut lost too. Images stream in batches, and of a layer only moments are kept.
+Two streams run side by side: the float network, and the quantized network in which all layers before the current one
+are rounded. Each layer is fitted to the float stream's output on the quantized stream's input and then rounded. It thus
+compensates for all earlier errors, including those of quantized activations. If its output goes directly into a
+residual Add, the layer is fitted to the float *sum* and also compensates for errors of the shortcut. Images are
+processed in batches; only moments are kept for each layer.
 """
 
 from __future__ import annotations
@@ -35,21 +36,21 @@ def round_sequential(
     spill: Spill | None = None,
     exact: Collection[str] = (),
 ) -> dict[str, LayerCodes]:
-    """Round every layer in topological order, each to mend what was lost before it.
+    """Round every layer in topological order; each layer compensates for the errors of earlier ones.
 
     Parameters
     ----------
     of : the network
-    bits : of every unit
+    bits : bit-width of every unit
     dataset : calibration images
-    progress : called as progress(layer, layers done, layers in all)
-    spill : where activations go that would take too much memory
-    exact : layers whose products must fit 16 bits in pairs, see `simulation.fitting`
+    progress : called as progress(layer, number of layers done, total number of layers)
+    spill : where to store activations that would take too much memory
+    exact : layers whose pairs of products must fit 16 bits, see `simulation.fitting`
 
     Returns
     -------
     dict of str to LayerCodes
-        By layer. Layers that are no plain matrix product (ConvTranspose …) have their nearest codes.
+        By layer. Layers that are not a plain matrix product (ConvTranspose …) have their nearest codes.
     """
     graph, network = of.graph, of.network
     codes = layer_codes(of, bits)
@@ -82,9 +83,10 @@ def round_sequential(
 
 
 def _feels_shifts(graph: Graph, layer: Layer, target: str) -> bool:
-    """Whether a layer, or one that reads what is behind its activation, is depthwise.
+    """Return whether a layer, or a reader of the activation after it, is depthwise.
 
-    A dense layer mends a shifted mean by itself, when its turn comes. A depthwise one has zero padding against it.
+    A dense reader compensates for a shifted mean when it is rounded itself. A depthwise one cannot, because its zero
+    padding does not shift; see `quantize.bias_correction`.
     """
     readers = [reader for node in graph.consumers.get(target, []) for reader in graph.consumers.get(node.output[0], [])]
     padded = [behind for node in readers if node.op_type == "Pad" for behind in graph.consumers[node.output[0]]]
@@ -92,7 +94,10 @@ def _feels_shifts(graph: Graph, layer: Layer, target: str) -> bool:
 
 
 def _shortcut(graph: Graph, layer: Layer) -> onnx.NodeProto | None:
-    """Return the residual Add that is the only reader of a layer's output, where its other side comes before it."""
+    """Return the residual Add that is the only reader of a layer's output.
+
+    None if there is no such Add, or if its other operand is not computed before the layer's output.
+    """
     target = target_of(graph, layer)
     readers = graph.consumers.get(target, [])
     if len(readers) != 1 or readers[0].op_type != "Add" or target in graph.outputs:
