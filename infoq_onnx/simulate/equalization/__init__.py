@@ -1,1 +1,1 @@
-"""Channels of one tensor are given ranges more alike, without a change of what the network computes."""
+"""Equalisation: make the ranges of a tensor's channels more alike without changing the network's function."""

@@ -1,4 +1,4 @@
-"""How far each channel of a tensor reaches on calibration images."""
+"""The largest magnitude of each channel of a tensor over calibration images."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def reach(
     Parameters
     ----------
     graph : the normalised float graph
-    axes : tensor → the axis that counts its channels, of the tensor with its batch axis
+    axes : tensor → its channel axis, counted with the batch axis
     dataset : calibration images
-    progress : called with the number of images done
+    progress : called with the number of images just processed
 
     Returns
     -------
-    dict of str to ndarray
-        By tensor, [C].
+    dict of str to float32 array [C]
+        By tensor.
     """
     tensors = list(axes)
     if not tensors:

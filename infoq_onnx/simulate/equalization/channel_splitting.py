@@ -1,12 +1,12 @@
-"""Outlier channel splitting: channels that dwarf the others of their tensor are read in parts.
+"""Outlier channel splitting: split channels that are much larger than the other channels of their tensor.
 
-A tensor has one grid for all its channels. One that reaches thirty times as far as the others leaves them a thirtieth
-of the codes; in a vision transformer, a single channel behind one Gelu can cost more than all other 8-bit rounding
-together. Read in n parts, each an n-th of the value and each with the weights of the whole, the channel adds the same
-to a matrix product and reaches an n-th as far (Zhao et al. 2019, arXiv 1901.09504).
+A tensor has one grid for all its channels. A channel thirty times as large as the others leaves them a thirtieth of the
+codes; in a vision transformer, a single channel after one Gelu can cost more than all other 8-bit rounding together. A
+split channel is replaced by n copies, each divided by n and each with the weights of the original channel. The matrix
+product stays the same, and the channel's range shrinks to an n-th (Zhao et al. 2019, arXiv 1901.09504).
 
-Gather repeats the channel and Mul divides it, both in float. So only what a float operator makes and nothing but matrix
-products read is split. Parts are powers of two: no value is rounded by the division.
+A Gather repeats the channel and a Mul divides it, both in float. A tensor can therefore only be split if a float
+operator computes it and only matrix products read it. The number of parts is a power of two, so the division is exact.
 """
 
 from __future__ import annotations
@@ -30,27 +30,28 @@ from infoq_onnx.simulate.rounding.as_matmul import form_of
 Float32 = npt.NDArray[np.float32]
 
 LARGEST_SHARE = 1 / 32
-"""Parts may be so many more than channels, as a share of these: what they cost in multiplications and weights."""
+"""Maximum number of extra parts, as a share of the channels; also their cost in multiplications and weights."""
 LEAST_GAIN = 4
-"""How much smaller the largest value has to become: two more bits for all other channels."""
+"""Minimum factor by which the largest value must shrink; 4 gives all other channels two more bits."""
 _GAINS = tuple(LEAST_GAIN << power for power in reversed(range(10)))
+"""Factors to try, largest first."""
 
 
 def find_splits(
     graph: Graph, network: Network, placement: Placement, dataset: Dataset, progress: Callable[[int], None]
 ) -> tuple[Split, ...]:
-    """Choose what to split by what each channel holds on calibration images.
+    """Choose the channels to split from their largest magnitudes on calibration images.
 
     Parameters
     ----------
-    graph, network, placement : the normalised float network and where its quantizers stand
+    graph, network, placement : the normalised float network and its quantizer placement
     dataset : calibration images
-    progress : called with the number of images done
+    progress : called with the number of images just processed
 
     Returns
     -------
     tuple of Split
-        In topological order of the tensors; of one tensor, in the order of its channels.
+        In topological order of the tensors; within a tensor, in the order of its channels.
     """
     axes = dict.fromkeys(splittable(graph, network, placement), -1)
     largest = reach(graph, axes, dataset, progress)
@@ -63,7 +64,14 @@ def find_splits(
 
 
 def splittable(graph: Graph, network: Network, placement: Placement) -> list[str]:
-    """Tensors whose last axis counts the columns of all that reads them, and that no integer kernel makes."""
+    """List the tensors whose channels can be split.
+
+    These are outputs of float operators that are read only by matrix products, along their last axis.
+
+    Parameters
+    ----------
+    graph, network, placement : the normalised float network and its quantizer placement
+    """
     layer_of = {layer.name: layer for layer in network.layers}
     quantized = {*placement.storage, *placement.inherited}
 
@@ -82,11 +90,16 @@ def splittable(graph: Graph, network: Network, placement: Placement) -> list[str
 
 
 def parts_of(largest: Float32) -> npt.NDArray[np.int64]:
-    """Parts [C] that bring the largest value down as far as `LARGEST_SHARE` allows; ones where that is not far.
+    """Choose the number of parts of each channel so that the largest value shrinks as far as `LARGEST_SHARE` allows.
 
     Parameters
     ----------
-    largest : magnitude that each channel reaches, [C]
+    largest : largest magnitude of each channel, [C]
+
+    Returns
+    -------
+    int64 array [C]
+        Powers of two; all 1 if the largest value cannot shrink by `LEAST_GAIN`.
     """
     exact = largest.astype(np.float64)
     whole = np.ones(len(exact), dtype=np.int64)
@@ -102,12 +115,17 @@ def parts_of(largest: Float32) -> npt.NDArray[np.int64]:
 
 
 def split(graph: Graph, network: Network, splits: Iterable[Split]) -> Graph:
-    """Read channels in parts: the same network, but for the rounding of sums.
+    """Split channels. The network computes the same function, except for the rounding of sums.
 
     Parameters
     ----------
     graph, network : the normalised float network
-    splits : of tensors that `splittable` lists
+    splits : channels to split, of tensors from `splittable`
+
+    Returns
+    -------
+    Graph
+        A new graph.
     """
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
@@ -118,7 +136,7 @@ def split(graph: Graph, network: Network, splits: Iterable[Split]) -> Graph:
         parts.setdefault(one.tensor, Counter())[one.channel] = one.parts - 1
     for tensor, more in parts.items():
         channels = graph.shapes[tensor][-1]
-        # parts of one channel lie together at the end, so that the others keep their places
+        # extra parts are appended at the end, channel by channel, so that all original channels keep their positions
         columns = np.array([*range(channels), *more.elements()])
         shares = np.array([1 / (1 + more[column]) for column in columns.tolist()], dtype=np.float32)
         _read_in_parts(model.graph, tensor, columns, shares)
@@ -129,7 +147,7 @@ def split(graph: Graph, network: Network, splits: Iterable[Split]) -> Graph:
 
 
 def _read_in_parts(graph: onnx.GraphProto, tensor: str, columns: npt.NDArray[np.int64], shares: Float32) -> None:
-    """Let all that reads `tensor` read its columns, times their shares."""
+    """Make all readers of `tensor` read the given columns of it, multiplied by `shares`; in place."""
     repeated, parts = fresh_name(graph, f"{tensor}_repeated"), fresh_name(graph, f"{tensor}_parts")
     readers = [node for node in graph.node if tensor in node.input]
     first = list(graph.node).index(readers[0])

@@ -1,13 +1,14 @@
-"""Cross-layer equalisation: give all channels of a tensor the same range, without changing what the network computes.
+"""Cross-layer equalisation: give all channels of a tensor the same range without changing the network's function.
 
-A tensor has one grid for all its channels. A channel that only reaches a tenth of the range of the largest has a tenth
-of its codes. Where a convolution makes the tensor and a depthwise one reads it, with nothing in between that does not
-commute with a positive factor (Relu, padding with 0 …), channel c of the first can be multiplied by f_c and that of the
-second divided by it (Nagel et al. 2019, arXiv 1906.04721). Both weights have a scale for each of these channels, so
-they lose nothing by it. Between dense layers they would: there each row of the second mixes all channels.
+A tensor has one grid for all its channels. A channel with a tenth of the largest channel's range uses only a tenth of
+the codes. Suppose that a convolution computes the tensor, a depthwise convolution reads it, and all operators in
+between commute with a positive factor (Relu, padding with 0 …). Then channel c of the first layer can be multiplied by
+f_c and channel c of the second divided by f_c (Nagel et al. 2019, arXiv 1906.04721). Both weights have a separate scale
+for each of these channels, so the weights lose no precision. Between dense layers they would, because each row of the
+second weight mixes all channels.
 
-Clip(0, h) commutes only while f_c keeps a channel at or below h. So factors are at least 1, and bring the largest value
-seen in the calibration images up to the largest of all channels, no further.
+Clip(0, h) commutes only while f_c keeps a channel at or below h. Factors are therefore at least 1 and raise the largest
+value seen in the calibration images at most to that of the largest channel.
 """
 
 from __future__ import annotations
@@ -30,32 +31,36 @@ from infoq_onnx.simulate.quantizers.fused_activations import clips_at_zero
 
 Float32 = npt.NDArray[np.float32]
 Factors = dict[str, Float32]
-"""Tensor that a depthwise convolution reads → what each of its channels is multiplied by, [C]."""
+"""Tensor that a depthwise convolution reads → factor of each of its channels, [C]."""
 
 LARGEST_FACTOR = 32.0
-"""Channels that hold next to nothing are not blown up any further."""
+"""Maximum factor; limits the scaling of channels that are almost 0."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two layers with a tensor between them that nothing else reads."""
+    """A convolution and the depthwise convolution that alone reads its output, directly or through other operators."""
 
     first: Layer
     second: Layer
     tensor: str
-    """What `second` reads."""
+    """Input of `second`."""
     bound: float
-    """Above this the tensor is clipped; infinite where it is not."""
+    """Upper bound at which the tensor is clipped; infinite without a Clip."""
 
 
 def find_factors(graph: Graph, network: Network, dataset: Dataset, progress: Callable[[int], None]) -> Factors:
-    """Choose the factors from what each channel holds on calibration images.
+    """Choose the factors from the channels' largest magnitudes on calibration images.
 
     Parameters
     ----------
     graph, network : the normalised float network
     dataset : calibration images
-    progress : called with the number of images done
+    progress : called with the number of images just processed
+
+    Returns
+    -------
+    Factors
     """
     found = pairs(graph, network)
     largest = reach(graph, {pair.tensor: 1 for pair in found}, dataset, progress)
@@ -63,24 +68,40 @@ def find_factors(graph: Graph, network: Network, dataset: Dataset, progress: Cal
 
 
 def factors_of(largest: Float32, bound: float) -> Float32:
-    """Factors [C] that bring every channel to the range of the largest.
+    """Compute the factors that raise every channel towards the range of the largest.
 
     Parameters
     ----------
-    largest : magnitude that each channel reaches, [C]
-    bound : what no channel may be brought beyond
+    largest : largest magnitude of each channel, [C]
+    bound : upper bound that no channel may exceed after scaling
+
+    Returns
+    -------
+    float32 array [C]
+        Powers of two from 1 to `LARGEST_FACTOR`.
     """
     exact = largest.astype(np.float64)
     target = min(float(exact.max(initial=0.0)), bound)
     wanted = np.divide(target, exact, out=np.ones(exact.shape), where=exact > 0)
-    # rounded down to powers of two: then no product with a factor is rounded, and the network stays the same to the bit
+    # round down to powers of two: products with a factor are then exact, and the network stays bit-identical
     exponents = np.floor(np.log2(np.clip(wanted, 1.0, LARGEST_FACTOR)))
     factors: Float32 = np.exp2(exponents).astype(np.float32)
     return factors
 
 
 def equalized(graph: Graph, network: Network, factors: Mapping[str, Float32]) -> Graph:
-    """Apply factors: the same network, with other weights and biases."""
+    """Apply factors to weights and biases; the network computes the same function.
+
+    Parameters
+    ----------
+    graph, network : the normalised float network
+    factors : factors [C] by tensor, from `find_factors`
+
+    Returns
+    -------
+    Graph
+        `graph` itself if nothing changes.
+    """
     changed: dict[str, Float32] = {}
 
     def multiply(name: str, by: Float32, axis: int) -> None:
@@ -100,7 +121,7 @@ def equalized(graph: Graph, network: Network, factors: Mapping[str, Float32]) ->
 
 
 def pairs(graph: Graph, network: Network) -> list[Pair]:
-    """Convolutions with a depthwise one behind them, in topological order."""
+    """Find the pairs of convolutions that can be equalised, in topological order."""
     layer_of = {layer.name: layer for layer in network.layers}
     found = []
     for first in network.layers:
@@ -121,16 +142,17 @@ def pairs(graph: Graph, network: Network) -> list[Pair]:
 
 
 def _only_reader(graph: Graph, tensor: str) -> onnx.NodeProto | None:
+    """Return the only reader of a tensor; None if there are several, or if the tensor is an output of the graph."""
     readers = graph.consumers.get(tensor, [])
     return readers[0] if len(readers) == 1 and tensor not in graph.outputs else None
 
 
 def _commutes(graph: Graph, node: onnx.NodeProto) -> bool:
-    """Whether node(f·x) = f·node(x) for every positive factor of a channel that keeps the bound of a Clip."""
+    """Return whether node(f·x) = f·node(x) for every positive factor per channel that respects the bound of a Clip."""
     if node.op_type != "Pad":
         return clips_at_zero(graph, node)
     pads = input_at(node, 1)
     if attribute(node, "mode", b"constant") != b"constant" or not fills_with_zero(graph, node) or input_at(node, 3):
         return False
-    # other channels may not come in between
+    # the batch and channel axes must not be padded
     return pads in graph.initializers and not np.any(graph.constant(pads).reshape(2, -1)[:, :2])

@@ -1,1 +1,1 @@
-"""Networks, whole or in part, run over all images."""
+"""Run networks, or parts of them, over all images."""

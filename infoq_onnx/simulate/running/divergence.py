@@ -1,4 +1,4 @@
-"""How far two networks' predictions are apart."""
+"""Distance between the predictions of two networks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,17 @@ from scipy.special import log_softmax
 
 
 def kl_divergence(expected: npt.NDArray[np.floating], found: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-    """KL(expected ‖ found) of the predictive distributions of logits [n, …], for each of n images, in nats."""
+    """Compute KL(expected ‖ found) between the predictive distributions of two networks.
+
+    Parameters
+    ----------
+    expected, found : logits of n images, [n, …]
+
+    Returns
+    -------
+    float64 array [n]
+        Divergence of each image, in nats.
+    """
     log_p, log_q = (
         log_softmax(logits.reshape(len(logits), -1).astype(np.float64), axis=1) for logits in (expected, found)
     )

@@ -1,4 +1,4 @@
-"""The part of a network in front of its units, which no trial changes: run once for all of them."""
+"""The part of a network before a unit: no trial of the unit changes it, so it is run once for all trials."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from infoq_onnx.simulate.running.streams import Stream
 
 
 class Prefix:
-    """What is read in front of one unit after the other.
+    """Activations before each unit, computed for one unit after the other.
 
-    It is carried along from layer to layer, by the same steps whatever is asked for, so that no value depends on what
-    was asked for before: onnxruntime may round otherwise where it gets to a tensor another way. Units are best asked
-    for in the order of their `position`: for one in front of the last the way begins at the images again.
+    Activations advance from layer to layer in the same steps for every request, so no value depends on earlier
+    requests. (onnxruntime may round a tensor differently when it is computed from a different starting point.) Request
+    units in the order of their `position`: a request for an earlier position restarts from the images.
 
     Parameters
     ----------
     graph : the network
     network : its layers
     dataset : the images
-    spill : where what is carried goes when it is large; None: it stays in memory
+    spill : where to store large activations; None keeps them in memory
     """
 
     def __init__(self, graph: Graph, network: Network, dataset: Dataset, spill: Spill | None = None) -> None:
@@ -37,37 +37,37 @@ class Prefix:
         self._begin()
 
     def position(self, unit: str) -> int:
-        """Count the layers in front of the first node that reads a unit: an initializer, or a group's tensor."""
+        """Return the number of layers before the first node that reads a unit (an initializer or a group's tensor)."""
         first = min(self._index[node.name] for node in self._graph.consumers[unit])
         return sum(self._index[layer.name] < first for layer in self._layers)
 
     def most_bytes(self) -> int:
-        """Count what is carried at most, while it goes from one layer to the next."""
+        """Return the maximum number of bytes stored, which is reached during the step from one layer to the next."""
         return 2 * max(self._kept_bytes, default=0)
 
     def macs_to(self, unit: str) -> int:
-        """Multiply-accumulates an image from where it is carried to up to a unit."""
+        """Return the multiply-accumulates per image from the last stored activations to a unit."""
         position = self.position(unit)
         start = next((index for index in range(position, 0, -1) if self._kept_bytes[index - 1]), 0)
         return sum(layer.macs for layer in self._layers[start:position])
 
     def macs_to_carry(self) -> int:
-        """Multiply-accumulates an image that it takes to carry it past all units."""
+        """Return the multiply-accumulates per image up to the last position at which activations are stored."""
         end = next((index for index in range(len(self._layers), 0, -1) if self._kept_bytes[index - 1]), 0)
         return sum(layer.macs for layer in self._layers[:end])
 
     @cached_property
     def _kept_bytes(self) -> list[int]:
-        """What is carried behind each layer; 0 where that is too much."""
+        """Bytes stored after each layer; 0 where the activations are too large to store."""
         return [self._stream.bytes_of(self._stream.kept_behind(layer)) for layer in self._layers]
 
     def batches(self, unit: str, tensors: Sequence[str]) -> Iterator[tuple[int, dict[str, npt.NDArray[np.float32]]]]:
-        """Yield the images of each batch with what some tensors hold, as `Stream.run` does.
+        """Yield the number of images in each batch and the values of some tensors, as `Stream.run` does.
 
         Parameters
         ----------
-        unit : as for `position`
-        tensors : those that must be kept to run what lies behind the unit, see `graph.extract.cut`
+        unit : see `position`
+        tensors : tensors needed to run the part of the network after the unit, see `graph.extract.cut`
         """
         position = self.position(unit)
         if position < self._carried:

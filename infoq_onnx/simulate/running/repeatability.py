@@ -1,7 +1,7 @@
-"""Is a model a function of one image? It is run on the same images twice, and in other company.
+"""Check that a model's scores depend on the image only: run the same images twice, and again in a different batch.
 
-Sums that are taken in another order differ by some 1e-6 of their spread. A model that draws numbers, or looks at other
-images of the batch, differs by far more, and on most images. What differs is looked for tensor by tensor.
+Sums computed in a different order differ by about 1e-6 of their spread. A model that draws random numbers or reads
+other images of the batch differs by far more, and on most images. The first tensor to differ is then located.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from infoq_onnx.graph.session import open_session
 from infoq_onnx.simulate.running.batching import padded
 
 IMAGES = 8
-"""Images that are looked at."""
+"""Number of images to compare; a graph with a fixed batch size uses one batch instead."""
 TOLERANCE = 1e-3
-"""Largest difference of an image's scores, as a share of the spread of all scores, that is put down to rounding …"""
+"""Largest difference of an image's scores, as a share of the spread of all scores, that is attributed to rounding."""
 SHARE = 0.25
-"""… or that share of the images may differ by more: next to a boundary, a rounded value or an index may jump."""
+"""Share of the images that may differ by more: close to a boundary, a rounded value or an index can jump."""
 
 Array = npt.NDArray[np.float32]
 
 
-# scores that are no numbers are told elsewhere
+# scores that are not finite are reported elsewhere
 @np.errstate(invalid="ignore", over="ignore")
 def require_repeatable(graph: Graph, given: Path, dataset: Dataset) -> None:
-    """Make sure that a model gives an image the same scores each time, whatever else is in the batch.
+    """Check that an image gets the same scores in every run and in every batch.
 
     Parameters
     ----------
     graph : the normalised graph
-    given : the file it was made of, which has to give the same scores
+    given : the original model file, which must give the same scores
     dataset : real images
 
     Raises
     ------
     ModelError
-        It does not; the message says what differs.
+        The scores differ; the message states where.
     """
     size = IMAGES if graph.batch is None else graph.batch
     known = np.concatenate([batch for _, batch in zip(range(2 * size), dataset.batches(1), strict=False)])
@@ -64,7 +64,7 @@ def require_repeatable(graph: Graph, given: Path, dataset: Dataset) -> None:
         where = "alone"
         apart = np.concatenate([_scores(session, graph, images[index : index + 1]) for index in range(len(images))])
     else:
-        # in a fixed batch half of the images can keep their places, beside others
+        # with a fixed batch size, half of the images keep their places and the others are replaced
         where, kept = "beside others", -(-len(images) // 2)
         others = np.concatenate([images[:kept], known[::-1]])[: len(images)]
         apart = _scores(session, graph, others)[:kept]
@@ -85,15 +85,16 @@ def require_repeatable(graph: Graph, given: Path, dataset: Dataset) -> None:
 
 
 def _session_of(given: Path) -> ort.InferenceSession:
+    """Open a session of a model file."""
     try:
         return open_session(given)
     except ORT_ERRORS:
-        # an IR version that onnxruntime does not know, though the operators are known
+        # onnxruntime supports the operators but not the file's IR version
         return open_session(load_model(given))
 
 
 def _scores(session: ort.InferenceSession, graph: Graph, images: Array) -> Array:
-    """Scores [n, classes] of images."""
+    """Compute the scores [n, classes] of images [n, …]."""
     try:
         (found,) = session.run([graph.output], {graph.input: padded(images, graph.batch)})
     except ORT_ERRORS as error:
@@ -105,13 +106,13 @@ def _scores(session: ort.InferenceSession, graph: Graph, images: Array) -> Array
 
 
 def _gaps(one: Array, other: Array, spread: float) -> npt.NDArray[np.float64]:
-    """Largest difference of each image's scores, as a share of their spread."""
+    """Return the largest score difference of each image [n], as a share of `spread`."""
     gaps = np.nan_to_num(np.abs(one.astype(np.float64) - other), nan=0.0, posinf=0.0).max(axis=1)
     return np.asarray(gaps / spread, dtype=np.float64)
 
 
 def _differ(gaps: npt.NDArray[np.float64]) -> bool:
-    """Whether more images differ than rounding explains."""
+    """Return whether more images differ than rounding explains."""
     return bool(np.mean(gaps > TOLERANCE) > SHARE)
 
 
@@ -120,7 +121,7 @@ def _largest(gaps: npt.NDArray[np.float64]) -> str:
 
 
 def _first(graph: Graph, one: Array, at: int, other: Array, place: int) -> str:
-    """Name the first node that gives image `at` of a batch other values than image `place` of another, the same one."""
+    """Name the first node with different values for the same image, at index `at` of `one` and `place` of `other`."""
     names = [
         name
         for node in graph.nodes

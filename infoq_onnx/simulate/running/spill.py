@@ -1,4 +1,4 @@
-"""Arrays of all images in a file instead of memory."""
+"""Store arrays of all images in files instead of memory."""
 
 from __future__ import annotations
 
@@ -18,27 +18,28 @@ Float32 = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Spill:
-    """Where arrays go that would take more memory than they may."""
+    """Where and when to store arrays in files instead of memory."""
 
     folder: Path
     above: int
-    """Bytes that what is needed at a time may take in memory."""
+    """Arrays needed at the same time go to files if they take more bytes than this."""
 
 
 class Filed:
-    """A float32 array in a file without a name, which goes with the process whatever ends it.
+    """A float32 array in an unnamed temporary file, which disappears with the process however it ends.
 
-    It is written and read in runs of its first axis. Nothing is mapped: mapped pages would count as memory.
+    The array is read and written in slices of its first axis. The file is not memory-mapped, because mapped pages would
+    count as memory.
 
     Parameters
     ----------
-    shape : of the array
-    folder : where there is room for it
+    shape : shape of the array
+    folder : folder of the file
 
     Raises
     ------
     OutputError
-        From here and from writing: there is none.
+        The file cannot be created; also raised by writes that fail, for example on a full disk.
     """
 
     def __init__(self, shape: tuple[int, ...], folder: Path) -> None:
@@ -52,7 +53,7 @@ class Filed:
         weakref.finalize(self, self._file.close)
 
     def __setitem__(self, run: slice, values: Float32) -> None:
-        """Write a run."""
+        """Write a slice of the first axis."""
         try:
             self._file.seek(run.start * self._stride)
             self._file.write(np.ascontiguousarray(values, dtype=np.float32).data)
@@ -61,7 +62,7 @@ class Filed:
             raise self._no_room(error) from error
 
     def __getitem__(self, run: slice) -> Float32:
-        """Read a run; what lies beyond the end is left out."""
+        """Read a slice of the first axis, cut off at the end of the array."""
         self._file.seek(run.start * self._stride)
         read = self._file.read((run.stop - run.start) * self._stride)
         return np.frombuffer(read, dtype=np.float32).reshape(-1, *self._inner)

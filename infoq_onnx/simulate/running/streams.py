@@ -1,4 +1,4 @@
-"""A network that is run layer by layer over all images, as far as it has been decided."""
+"""Run a network layer by layer over all images, while its constants are being decided."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from infoq_onnx.simulate.simulation import LayerCodes
 
 Float32 = npt.NDArray[np.float32]
 _KEPT_BYTES = 512 * 2**20
-"""What one stream may keep of all images between two layers, in memory or in a file."""
+"""Maximum bytes that a stream stores between two layers, for all images, in memory or in a file."""
 
 
 class Stream:
-    """One network.
+    """A network that is run layer by layer.
 
-    Behind each layer it keeps what the rest of the network reads, where that fits memory, so that the next layer need
-    not be reached from the images again.
+    After each layer, the stream stores the tensors that the rest of the network reads, unless they are too large. The
+    next layer is then computed from these tensors, not from the images.
 
     Parameters
     ----------
     graph : the network
     dataset : the images
-    integer : let onnxruntime use integer kernels
-    spill : where what is kept goes when it is large; None: it stays in memory
+    integer : whether onnxruntime may use integer kernels
+    spill : where to store large tensors; None keeps them in memory
     """
 
     def __init__(self, graph: Graph, dataset: Dataset, *, integer: bool, spill: Spill | None = None) -> None:
@@ -48,10 +48,10 @@ class Stream:
         self._index = {node.name: index for index, node in enumerate(graph.nodes)}
         self._fixed: dict[str, Float32] = {}
         self._kept: dict[str, Float32 | Filed] | None = None
-        """What the rest of the network reads, of all images; None: only the images themselves."""
+        """Stored tensors of all images, which the rest of the network reads; None: nothing but the images."""
 
     def fix(self, layer: Layer, codes: LayerCodes) -> None:
-        """Give a layer its rounded constants."""
+        """Replace a layer's weight and bias by the values of its codes."""
         if layer.weight is not None and layer.channel_axis is not None:
             self._fixed[layer.weight] = dequantize_weight(codes.weight, codes.scales, layer.channel_axis)
         bias = codes.bias_values()
@@ -59,7 +59,18 @@ class Stream:
             self._fixed[layer.bias] = bias
 
     def run(self, tensors: Sequence[str], size: int) -> Iterator[list[Float32]]:
-        """Yield some tensors of each batch, [n, …]; whole, where their leading axis is not the batch."""
+        """Yield the values of some tensors for each batch.
+
+        Parameters
+        ----------
+        tensors : names of the tensors
+        size : images per batch; ignored if the graph's batch size is fixed
+
+        Yields
+        ------
+        list of float32 arrays
+            By tensor: [n, …], or the whole tensor if its leading axis is not the batch.
+        """
         fixed = self.graph.batch
         batches = self._dataset.batches(fixed or size) if self._kept is None else self._stored(fixed or size)
         session = None
@@ -76,11 +87,11 @@ class Stream:
             yield [values[name][:count] if name in self.graph.batched else values[name] for name in tensors]
 
     def advance(self, layer: Layer) -> None:
-        """Keep what is read behind a layer, if that fits memory; else go on from where the stream was."""
+        """Store the tensors that are read after a layer; if they are too large, keep the stream where it is."""
         tensors = self.kept_behind(layer)
         if not tensors:
             return
-        # what is kept already stays; the rest is written where it will lie, so that nothing is there twice
+        # reuse tensors that are already stored; write the others directly to their destination, to avoid copies
         before = self._kept or {}
         filed = self._spill.folder if self._spill is not None and self.bytes_of(tensors) > self._spill.above else None
         kept = {name: before[name] if name in before else self._room(name, filed) for name in tensors}
@@ -93,22 +104,25 @@ class Stream:
         self._kept = kept
 
     def kept_behind(self, layer: Layer) -> list[str]:
-        """Find what is kept behind a layer: what is there then and is read by later nodes; too large, nothing."""
+        """Return the tensors to store after a layer: those computed by then and read by later nodes.
+
+        Empty if the tensors are too large or one of them cannot be stored.
+        """
         cut = self._index[layer.name]
         written = {self.graph.input, *(name for node in self.graph.nodes[: cut + 1] for name in node.output)}
         later = dict.fromkeys(name for node in self.graph.nodes[cut + 1 :] for name in reads(node))
         tensors = [name for name in later if name in written]
         if not all(self._storable(name) for name in tensors):
             return []
-        # whatever memory there is: what is computed anew, onnxruntime may round otherwise
+        # a fixed limit, independent of the available memory: onnxruntime may round recomputed tensors differently
         return tensors if self.bytes_of(tensors) <= _KEPT_BYTES else []
 
     def bytes_of(self, tensors: Sequence[str]) -> int:
-        """Count what some tensors take, of all images."""
+        """Return the bytes that some tensors take for all images."""
         return 4 * sum(math.prod(self.graph.shapes[name]) for name in tensors) * self.images
 
     def _room(self, name: str, folder: Path | None) -> Float32 | Filed:
-        """Make room for a tensor of all images."""
+        """Allocate an array for a tensor of all images, in memory or in a file in `folder`."""
         shape = (self.images, *self.graph.shapes[name])
         return np.empty(shape, dtype=np.float32) if folder is None else Filed(shape, folder)
 

@@ -1,4 +1,4 @@
-"""Run a network again with one unit quantized otherwise, computing only what lies behind it."""
+"""Rerun the part of a network after one unit, with different quantizations of the unit."""
 
 from __future__ import annotations
 
@@ -15,24 +15,26 @@ from infoq_onnx.simulate.quantizers.insert import quantize_group
 from infoq_onnx.simulate.running.batching import padded
 
 Variant = Mapping[str, npt.NDArray[np.generic]]
+"""Values to feed for one quantization of the unit, by name."""
 Kept = Mapping[str, npt.NDArray[np.float32]]
+"""Values of the tensors before the unit, by name."""
 
 
 class Suffix:
-    """The part of a network behind one unit, ready to be run with other values for it.
+    """The part of a network after one unit, ready to run with different values of the unit.
 
     Parameters
     ----------
     graph : the network
     network : its layers
     unit : an initializer (a layer's weight) or the tensor of an activation group
-    outputs : what to compute; each must depend on the unit
-    fed : initializers that variants give values for: the unit's own where it is one, and its layer's bias
+    outputs : tensors to compute; each must depend on the unit
+    fed : initializers that variants provide: the unit itself if it is an initializer, and its layer's bias
 
     Attributes
     ----------
     kept : tuple of str
-        The tensors in front of the unit, and beside it, that are read behind it.
+        Tensors that this part of the network reads but does not compute.
     """
 
     def __init__(self, graph: Graph, network: Network, unit: str, outputs: Sequence[str], fed: Sequence[str]) -> None:
@@ -51,13 +53,14 @@ class Suffix:
 
         Parameters
         ----------
-        count : n, images in the batch
-        kept : what the tensors `kept` hold; those whose leading axis is the batch, [n, …]
-        variants : what is fed, one mapping a variant: the weight, or the group's grid under `group_names`
+        count : number n of images in the batch
+        kept : values of the tensors `kept`; [n, …] where the leading axis is the batch
+        variants : values to feed, one mapping per variant: the weight, or the group's grid (see `group_names`)
 
         Returns
         -------
-        list over variants of the list over outputs of arrays [n, …]
+        list of list of arrays [n, …]
+            By variant and output.
         """
         fixed = self._graph.batch
         feeds = {name: padded(value, fixed) if name in self._graph.batched else value for name, value in kept.items()}
