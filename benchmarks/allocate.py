@@ -131,7 +131,7 @@ def print_misses(count: int) -> None:
         spread = sum(float(np.ptp(scores)) for scores in program.scores)
         over += not is_feasible(program, found.picks)
         worse += score_of(program, found.picks) - score_of(program, best.picks) > 1e-11 * spread
-    print(f"\nrandom programs: {count}; a limit broken: {over}; a score above the least: {worse}")
+    print(f"\nrandom programs: {count}; with a broken limit: {over}; with a score above the optimum: {worse}")
 
 
 if __name__ == "__main__":
