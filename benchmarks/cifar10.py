@@ -88,7 +88,7 @@ def main() -> None:
         f"{arguments.date}; {versions('infoq-onnx', 'onnxruntime', 'numpy')}; made by "
         "`python benchmarks/cifar10.py SHARED WORK`.",
         "Calibration: 1000 of the 5085 training images (`--samples 1000 --seed 0`). Accuracy: top-1 on all 1017 test",
-        "images, which nothing was tuned on, with its 95 % interval.",
+        "images, with its 95 % interval. The test images were not used for tuning.",
         f"Float: {100 * float_model['top1']:.2f} % [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}].",
         "",
         "| budget | mixed | uniform bits | uniform |",
@@ -102,10 +102,12 @@ def main() -> None:
         lines.append(f"| {budget} | {texts[0]} | {pair} | {texts[1]} |")
     lines += [
         "",
-        "## One network from three exporters",
+        "## One network, exported in three ways",
         "",
-        "The same weights, exported with BatchNormalization folded, with BatchNormalization kept, and by torch.export.",
-        "Variables (of 40: weights of 20 layers, 20 activation groups) whose bits differ from those of the first file:",
+        "The same weights were exported with BatchNormalization folded, with BatchNormalization kept, and by "
+        "torch.export. The",
+        "table counts the variables whose bits differ from the first file, out of 40 (weights of 20 layers, 20 activation "
+        "groups):",
         "",
         "| budget | _bn | _dynamo | largest difference, bits |",
         "|---|---|---|---|",
