@@ -116,9 +116,9 @@ def main() -> None:
         "# How the cost of a sweep grows",
         "",
         f"{arguments.date}; {versions('infoq-onnx', 'onnxruntime', 'numpy', 'numba')}; made by",
-        "`python benchmarks/costs.py SHARED`, which says what is varied and how. Seconds of the trials, one process;",
-        f"where nothing else is said {BASE['samples']} images, {len(BASE['bits']) - 1} widths, {BASE['projections']} "
-        "projections.",
+        "`python benchmarks/costs.py SHARED`. Its docstring describes what is varied and how. Times are seconds of the",
+        f"trials in one process. Amounts that are not varied: {BASE['samples']} images, {len(BASE['bits']) - 1} widths, "
+        f"{BASE['projections']} projections.",
         "",
         "| varied | slope | amount: seconds |",
         "|---|---|---|",
@@ -138,7 +138,7 @@ def main() -> None:
     axes[0].set_ylabel("seconds of the trials")
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(FIGURE, metadata={"Date": None})
-    lines += ["", "![cost by each](../figures/costs.svg)"]
+    lines += ["", "![cost against each varied amount](../figures/costs.svg)"]
     arguments.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
