@@ -140,22 +140,27 @@ def main() -> None:
     lines = [
         "# The default criterion",
         "",
-        f"{arguments.date}; {versions('infoq-onnx', 'onnxruntime', 'numpy')}; made by "
+        f"{arguments.date}; {versions('infoq-onnx', 'onnxruntime', 'numpy')}; made by",
         f"`python benchmarks/default_criterion.py SHARED WORK {' '.join(arguments.models)}`.",
-        "`allocate` with its defaults, seed 0, on calibration images that neither the analysis nor rounding has seen.",
-        "Each cell: mean KL divergence from the float model, equal predictions, top-1 (of labels).",
+        "`allocate` runs with its defaults and seed 0. Models are compared on calibration images that neither the "
+        "analysis nor",
+        "rounding has seen. Each cell: mean KL divergence from the float model, predictions equal to its, top-1 against "
+        "labels.",
     ]
     for model in arguments.models:
         bench.measure(model)
         case = CASES[model]
         any_of = bench.figures[f"{model} {next(iter(BUDGETS))} {CRITERIA[0]}"]
-        y = {"true": "the classes", "groups": "groups of images, as few share a class"}.get(any_of["targets"], "")
+        y = {"true": "the class", "groups": "the image's group, because few images share a class"}.get(
+            any_of["targets"], ""
+        )
         lines += [
             "",
             f"## {model}",
             "",
-            f"{case.samples} images analysed, {case.projections} projections; Y is {y}. Compared on {any_of['images']} "
-            f"others, of which the float model gets {100 * any_of['float']:.1f} % right.",
+            f"{case.samples} images analysed, {case.projections} projections; Y is {y}.",
+            f"Compared on {any_of['images']} other images. The float model classifies {100 * any_of['float']:.1f} % of "
+            "them correctly.",
             "",
             f"| budget | {' | '.join(CRITERIA)} |",
             f"|---|{'---|' * len(CRITERIA)}",
