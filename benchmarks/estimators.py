@@ -102,8 +102,9 @@ def growth() -> list[str]:
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(FIGURE, metadata={"Date": None})
     return [
-        f"Cost of KSG-1 (Gaussian) by samples. The slope of log(time) against log(n log n) is {slopes[0]:.2f}, that of",
-        f"scikit-learn's {slopes[1]:.2f}.",
+        "Cost of KSG-1 (Gaussian) against the number of samples. The slope of log(time) against log(n log n) is "
+        f"{slopes[0]:.2f} for ours",
+        f"and {slopes[1]:.2f} for scikit-learn's.",
         "",
         "| samples | ours, ms | ns / (n log₂ n) | scikit-learn, ms |",
         "|---|---|---|---|",
@@ -112,7 +113,7 @@ def growth() -> list[str]:
             for count, amount, (mine, other) in zip(GROWTH, work, times, strict=True)
         ),
         "",
-        "![cost of KSG by samples](../figures/ksg.svg)",
+        "![cost of KSG against the number of samples](../figures/ksg.svg)",
         "",
     ]
 
@@ -124,9 +125,10 @@ def main() -> None:
     lines = [
         "# Mutual-information estimators",
         "",
-        f"Milliseconds an estimate, k = {K}, one thread; medians of {ROUNDS} rounds in which both sides take turns.",
-        f"Ours estimates {PROJECTIONS} projections a call, the x side of KSG sorted beforehand, as in the sweep.",
-        "The estimates themselves agree to 1e-9 (tests/sensitivity/estimators).",
+        f"Milliseconds per estimate with k = {K} on one thread: medians of {ROUNDS} rounds in which both implementations "
+        "take turns.",
+        f"Ours estimates {PROJECTIONS} projections per call, with the x side of KSG sorted beforehand, as in the sweep.",
+        "The estimates of both implementations agree to 1e-9 (tests/sensitivity/estimators).",
         "",
         "| estimator | samples | ours | scikit-learn | ratio |",
         "|---|---|---|---|---|",
