@@ -107,12 +107,14 @@ def main() -> None:
     parser.add_argument("analyses", type=Path, nargs="+")
     arguments = parser.parse_args()
     lines = [
-        "# What integer kernels behind a unit do to its score",
+        "# How integer kernels downstream of a unit change its score",
         "",
         f"{arguments.date}; {versions('infoq-onnx', 'onnxruntime', 'numpy')}; {processors()} processors; made by",
-        "`python benchmarks/integer_rest.py ANALYSES`, which explains it. KL divergences in nats, of the images",
-        "analysed: of the trial from the baseline of `analyze`, whose activations are exact, and with integer kernels",
-        "of the emitted trial from the emitted network with everything at 8 bits.",
+        "`python benchmarks/integer_rest.py ANALYSES`; its docstring describes the method. KL divergences are in nats, on "
+        "the",
+        'analysed images. "Float" compares the trial with the baseline of `analyze`, whose activations are exact. '
+        '"Integer"',
+        "compares the emitted trial with the emitted network at 8 bits throughout, both run by integer kernels.",
         *(line for folder in arguments.analyses for line in section(folder)),
     ]
     arguments.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
