@@ -106,8 +106,8 @@ def main() -> None:
         "",
         "The same weights were exported with BatchNormalization folded, with BatchNormalization kept, and by "
         "torch.export. The",
-        "table counts the variables whose bits differ from the first file, out of 40 (weights of 20 layers, 20 activation "
-        "groups):",
+        "table counts the variables whose bits differ from the first file. There are 40: 20 layers and 20 activation "
+        "groups.",
         "",
         "| budget | _bn | _dynamo | largest difference, bits |",
         "|---|---|---|---|",

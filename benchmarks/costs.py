@@ -117,8 +117,8 @@ def main() -> None:
         "",
         f"{arguments.date}; {versions('infoq-onnx', 'onnxruntime', 'numpy', 'numba')}; made by",
         "`python benchmarks/costs.py SHARED`. Its docstring describes what is varied and how. Times are seconds of the",
-        f"trials in one process. Amounts that are not varied: {BASE['samples']} images, {len(BASE['bits']) - 1} widths, "
-        f"{BASE['projections']} projections.",
+        f"trials in one process. Amounts that are not varied: {BASE['samples']} images, {len(BASE['bits']) - 1} "
+        f"widths, {BASE['projections']} projections.",
         "",
         "| varied | slope | amount: seconds |",
         "|---|---|---|",

@@ -144,7 +144,7 @@ def main() -> None:
         f"`python benchmarks/default_criterion.py SHARED WORK {' '.join(arguments.models)}`.",
         "`allocate` runs with its defaults and seed 0. Models are compared on calibration images that neither the "
         "analysis nor",
-        "rounding has seen. Each cell: mean KL divergence from the float model, predictions equal to its, top-1 against "
+        "rounding has seen. Each cell: mean KL divergence from the float model, share of equal predictions, top-1 by "
         "labels.",
     ]
     for model in arguments.models:

@@ -125,9 +125,10 @@ def main() -> None:
     lines = [
         "# Mutual-information estimators",
         "",
-        f"Milliseconds per estimate with k = {K} on one thread: medians of {ROUNDS} rounds in which both implementations "
-        "take turns.",
-        f"Ours estimates {PROJECTIONS} projections per call, with the x side of KSG sorted beforehand, as in the sweep.",
+        f"Milliseconds per estimate with k = {K} on one thread: medians of {ROUNDS} rounds in which both "
+        "implementations take turns.",
+        f"Ours estimates {PROJECTIONS} projections per call, with the x side of KSG sorted beforehand, as in the "
+        "sweep.",
         "The estimates of both implementations agree to 1e-9 (tests/sensitivity/estimators).",
         "",
         "| estimator | samples | ours | scikit-learn | ratio |",

@@ -110,8 +110,8 @@ def main() -> None:
         "# How integer kernels downstream of a unit change its score",
         "",
         f"{arguments.date}; {versions('infoq-onnx', 'onnxruntime', 'numpy')}; {processors()} processors; made by",
-        "`python benchmarks/integer_rest.py ANALYSES`; its docstring describes the method. KL divergences are in nats, on "
-        "the",
+        "`python benchmarks/integer_rest.py ANALYSES`; its docstring describes the method. KL divergences are in nats, "
+        "on the",
         'analysed images. "Float" compares the trial with the baseline of `analyze`, whose activations are exact. '
         '"Integer"',
         "compares the emitted trial with the emitted network at 8 bits throughout, both run by integer kernels.",

@@ -130,7 +130,8 @@ def main() -> None:
         "made by `python benchmarks/latency.py SHARED`. Median milliseconds per run, with the models taking turns. In",
         "parentheses: ratio to onnxruntime's quantize_static (after quant_pre_process; QDQ, uint8 activations, int8 "
         "weights",
-        "per channel). `3/8` means 10.67× smaller weights with 8-bit activations. Load: seconds to open a session, once.",
+        "per channel). `3/8` means 10.67× smaller weights with 8-bit activations. Load: seconds to open a session, "
+        "once.",
     ]
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
