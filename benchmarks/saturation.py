@@ -85,14 +85,14 @@ def main() -> None:
         source = Path(__file__).with_name("without_vnni.c")
         subprocess.run(["cc", "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
     lines = [
-        "# What it costs that no sum saturates",
+        "# The cost of preventing saturation",
         "",
-        f"{arguments.date}; {versions('infoq-onnx', 'onnxruntime', 'numpy')}; made by "
+        f"{arguments.date}; {versions('infoq-onnx', 'onnxruntime', 'numpy')}; made by",
         f"`python benchmarks/saturation.py SHARED WORK {' '.join(arguments.models)}`.",
-        "Top-1 on the test images, which nothing was tuned on, of the files that `allocate` writes for two targets,",
-        "with its defaults otherwise. In float: quantizers computed one by one. Without VNNI: with the kernels of a",
-        "processor that lacks it"
-        + (", by hiding it from the process (benchmarks/without_vnni.c)." if library else ", as the one this ran on."),
+        "Top-1 on the test images, which were not used for tuning, of the files that `allocate` writes for two targets,",
+        "otherwise with defaults. In float: quantizers computed one by one. Without: with the kernels of a processor",
+        "without VNNI; "
+        + ("VNNI is hidden from the process (benchmarks/without_vnni.c)." if library else "this processor has none."),
     ]
     for model in arguments.models:
         case = CASES[model]
@@ -100,7 +100,7 @@ def main() -> None:
             "",
             f"## {model}",
             "",
-            f"{case.samples} images analysed and rounded with.",
+            f"Analysed and rounded with {case.samples} images.",
             "",
             "| bits | target | in float | with VNNI | without | layers that may saturate | layers at 8 and 7 bits "
             "| weights, bytes | file, bytes |",
