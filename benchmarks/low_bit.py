@@ -162,8 +162,8 @@ def main() -> None:
         f"{arguments.date}; {versions('infoq-onnx', 'onnxruntime', 'numpy')}; made by "
         f"`python benchmarks/low_bit.py SHARED WORK {' '.join(arguments.models)}"
         f" --draws {arguments.draws}{f' --analyze={arguments.analyze!r}' if arguments.analyze else ''}`.",
-        "Accuracy is top-1 on the test images, which were not used for tuning. There is no training. With several draws",
-        "of calibration images (`--seed 0`, `1`, …), the smallest and largest are in parentheses.",
+        "Accuracy is top-1 on the test images, which were not used for tuning. There is no training. With several",
+        "draws of calibration images (`--seed 0`, `1`, …), the smallest and largest are in parentheses.",
     ]
     for model in arguments.models:
         case = CASES[model]

@@ -89,7 +89,8 @@ def main() -> None:
         "",
         f"{arguments.date}; {versions('infoq-onnx', 'onnxruntime', 'numpy')}; made by",
         f"`python benchmarks/saturation.py SHARED WORK {' '.join(arguments.models)}`.",
-        "Top-1 on the test images, which were not used for tuning, of the files that `allocate` writes for two targets,",
+        "Top-1 on the test images, which were not used for tuning, of the files that `allocate` writes for two "
+        "targets,",
         "otherwise with defaults. In float: quantizers computed one by one. Without: with the kernels of a processor",
         "without VNNI; "
         + ("VNNI is hidden from the process (benchmarks/without_vnni.c)." if library else "this processor has none."),
