@@ -287,18 +287,26 @@ def main() -> None:
     arguments = parser.parse_args()
     packages = ("infoq-onnx", "onnxruntime", "numpy", "numba", "scikit-learn")
     lines = [
-        "# The sweep beside the plain way",
+        "# The sweep compared with a plain implementation",
         "",
-        f"{arguments.date}; {versions(*packages)}; {processors()} processors; made by "
+        f"{arguments.date}; {versions(*packages)}; {processors()} processors; made by",
         f"`python benchmarks/sweep.py SHARED WORK --every {arguments.every} {' '.join(arguments.models)}`.",
-        "Seconds of the trials done the plain way (a whole float forward pass a trial, scikit-learn for every",
-        f"estimate; one trial of {arguments.every} was done so, and its seconds count {arguments.every} times), of the",
-        "trials of `infoq-onnx analyze`, and of the whole of it, to which the plain way has no counterpart: decoding,",
-        "ranges, rounding at every width. Same: trials whose logits are equal to the last place. The others were fused",
-        "otherwise by onnxruntime: sums are taken in another order where a residual Add lies behind a cut; as",
-        "neighbours are counted, one more or less among the samples shows. scikit-learn searches trees: its shortcut",
-        "for classes smaller than twice k loses half of the digits. Floor: what lies behind the units, at the rate of",
-        "integer kernels or of float ones on the whole network, and the estimates.",
+        "",
+        "- Plain: a whole float forward pass per trial, and scikit-learn for every estimate. One trial in "
+        f"{arguments.every}",
+        "  was done this way, and its seconds are multiplied by that number. scikit-learn searches trees, because its",
+        "  shortcut for classes smaller than twice k loses half of the digits.",
+        "- Trials: the trials of `infoq-onnx analyze`.",
+        "- Analyze: the whole command. It also decodes images, finds ranges and rounds at every width, which the plain",
+        "  implementation does not.",
+        "- Same: trials whose logits are equal to the last place. In the other trials onnxruntime fuses nodes "
+        "differently, so",
+        "  sums are taken in another order where a residual Add follows a cut. Estimates count neighbours, so such a "
+        "difference",
+        "  shows when it adds or removes a neighbour.",
+        "- Floor: the network downstream of each unit, at the rate of integer kernels on the whole network, plus the "
+        "estimates.",
+        "  Float: the same at the rate of float kernels.",
         "",
         "| model | images | trials | done plainly | candidates | plain, s | trials, s | ratio | analyze, s | ratio "
         "| same | largest difference of an SMI among these, nats | among others | of a KL | floor, s | trials to floor "
@@ -311,7 +319,7 @@ def main() -> None:
         "",
         *(
             f"{model}: `analyze` with `--preprocess {CASES[model].preprocessing} --samples {CASES[model].samples}`, "
-            "otherwise as by default.  "
+            "otherwise with defaults.  "
             for model in arguments.models
         ),
     ]
