@@ -187,12 +187,15 @@ def main() -> None:
         "",
         f"{arguments.date}; {versions('infoq-onnx', 'onnxruntime', 'numpy', 'numba')}; {processors()} processors;",
         f"made by `python benchmarks/whole.py SHARED WORK {' '.join(arguments.models)}`.",
-        "`analyze` as by default: weights and activations, 128 projections, one process a processor where `--memory`",
-        "leaves room for them. ResNet18 has 224×224 pixels and random weights.",
+        "`analyze` runs with defaults: weights and activations, 128 projections, and one process per processor if "
+        "`--memory`",
+        "has room for them. ResNet18 has 224×224 inputs and random weights.",
         "",
-        "Passes: over all images, of what lies behind the units of all trials. Seconds: images and the float pass;",
-        "ranges; rounding at every width, with the baseline; inference of the trials, estimates, the rest; the whole.",
-        "Memory: what all processes together had resident at most.",
+        "Passes: the downstream computations of all trials, in whole passes over all images. Reading: images and the "
+        "float",
+        "pass. Rounding: every width, and the baseline. Inference, estimates and rest make up the trials. Peak: the most "
+        "memory",
+        "that all processes together had resident.",
         "",
         "| model | memory | bits | images | trials | passes | observers kept | reading, s | ranges, s | rounding, s "
         "| inference, s | estimates, s | rest, s | whole, s | inference, estimates | peak, MiB |",
