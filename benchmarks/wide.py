@@ -222,11 +222,12 @@ def main() -> None:
         "",
         "## One layer",
         "",
-        "The head of a classifier, spread over the map that is pooled in front of it: a Gemm behind a Flatten. Inputs "
-        "have 8 bits.",
-        f"On {HELD_OUT} calibration images that rounding has not seen: the error's share of the output's variance, and "
-        "how many images",
-        "have the same largest output as in float. Memory: what rounding takes besides images and weights.",
+        "The layer is a classifier's head, spread over the map that is pooled before it: a Gemm after a Flatten. Inputs "
+        "have 8",
+        "bits. Error (as a share of the output's variance) and same (images with the same largest output as in float) "
+        "are",
+        f"measured on {HELD_OUT} calibration images that rounding has not seen. Memory: what rounding needs besides "
+        "images and weights.",
         "",
         "| head of | images | inputs | outputs | bits | kept | error | same | seconds | memory, MiB |",
         "|---|---|---|---|---|---|---|---|---|---|",
@@ -244,9 +245,9 @@ def main() -> None:
         "",
         "## Whole networks",
         "",
-        "Of random weights, on random images: `analyze`, then `allocate --compression 8 --weight-only`, both with "
-        "`--memory`.",
-        "Peak: what all processes have resident, what they share counted once for each.",
+        "Networks with random weights, on random images: `analyze`, then `allocate --compression 8 --weight-only`, both "
+        "with",
+        "`--memory`. Peak: resident memory of all processes, where shared memory counts once per process.",
         "",
         "| network | images | --memory | analyze, s | peak, MiB | allocate, s | peak, MiB |",
         "|---|---|---|---|---|---|---|",
