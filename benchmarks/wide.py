@@ -222,8 +222,8 @@ def main() -> None:
         "",
         "## One layer",
         "",
-        "The layer is a classifier's head, spread over the map that is pooled before it: a Gemm after a Flatten. Inputs "
-        "have 8",
+        "The layer is a classifier's head, spread over the map that is pooled before it: a Gemm after a Flatten. "
+        "Inputs have 8",
         "bits. Error (as a share of the output's variance) and same (images with the same largest output as in float) "
         "are",
         f"measured on {HELD_OUT} calibration images that rounding has not seen. Memory: what rounding needs besides "
@@ -245,8 +245,8 @@ def main() -> None:
         "",
         "## Whole networks",
         "",
-        "Networks with random weights, on random images: `analyze`, then `allocate --compression 8 --weight-only`, both "
-        "with",
+        "Networks with random weights, on random images: `analyze`, then `allocate --compression 8 --weight-only`, "
+        "both with",
         "`--memory`. Peak: resident memory of all processes, where shared memory counts once per process.",
         "",
         "| network | images | --memory | analyze, s | peak, MiB | allocate, s | peak, MiB |",
