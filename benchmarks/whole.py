@@ -193,7 +193,8 @@ def main() -> None:
         "",
         "Passes: the downstream computations of all trials, in whole passes over all images. Reading: images and the "
         "float",
-        "pass. Rounding: every width, and the baseline. Inference, estimates and rest make up the trials. Peak: the most",
+        "pass. Rounding: every width, and the baseline. Inference, estimates and rest make up the trials. Peak: the "
+        "most",
         "memory that all processes together had resident.",
         "",
         "| model | memory | bits | images | trials | passes | observers kept | reading, s | ranges, s | rounding, s "
