@@ -30,7 +30,7 @@ from infoq_onnx.graph.editing import set_initializers
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.session import open_session
 from infoq_onnx.preparation import PreparedModel, load_samples, prepare, with_splits
-from infoq_onnx.quantize import damping, fit, rounding
+from infoq_onnx.quantize import damping, least_squares, rounding
 from infoq_onnx.quantize.table import GridTable
 from infoq_onnx.schema import BASELINE_BITS, Bits
 from infoq_onnx.simulate.equalization.channel_absmax import reach
@@ -205,7 +205,7 @@ def without(*names: str) -> Iterator[None]:
         "own levels": lambda: mock.patch.object(rounding, "SHIFTED_BITS", 0),
         "means behind": lambda: mock.patch.object(reconstruction, "bounds_behind", return_value=None),
         "means in front": lambda: mock.patch.object(reconstruction, "_feels_shifts", return_value=True),
-        "choice of damping": lambda: mock.patch.object(fit, "CANDIDATES", (damping.DAMPING,)),
+        "choice of damping": lambda: mock.patch.object(least_squares, "CANDIDATES", (damping.DAMPING,)),
         "sums": lambda: mock.patch.object(reconstruction, "_shortcut", return_value=None),
         "weights of tokens": lambda: mock.patch.object(gather, "_normalizer", return_value=None),
     }

@@ -25,7 +25,7 @@ from infoq_onnx.graph.load import load_model
 from infoq_onnx.graph.network import find_network
 from infoq_onnx.graph.normalize import normalize
 from infoq_onnx.memory import SMALLEST
-from infoq_onnx.progress import Reporter
+from infoq_onnx.reporter import Reporter
 from infoq_onnx.schema import Analysis, Network, Preprocessing, Split
 from infoq_onnx.simulate.equalization.channel_splitting import split, splittable
 from infoq_onnx.simulate.quantizers.placement import Placement, place

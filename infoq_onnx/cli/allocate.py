@@ -121,7 +121,8 @@ def allocate(analysis: Path | None, as_json: bool, **options: Any) -> None:
     """
     from infoq_onnx import pipeline
     from infoq_onnx.analyses import find_analysis
-    from infoq_onnx.cli.console import ConsoleReporter, show
+    from infoq_onnx.cli.progress_bar import ConsoleReporter
+    from infoq_onnx.cli.results import show
     from infoq_onnx.report import tables
     from infoq_onnx.schema import to_json
 

@@ -127,7 +127,8 @@ def analyze(model: Path, as_json: bool, dry_run: bool, **options: Any) -> None:
     options["workers"] = options["workers"] or ("auto" if options["ray"] is None else None)
     from infoq_onnx import pipeline
     from infoq_onnx.analyses import read_analyzed
-    from infoq_onnx.cli.console import ConsoleReporter, show
+    from infoq_onnx.cli.progress_bar import ConsoleReporter
+    from infoq_onnx.cli.results import show
     from infoq_onnx.report import tables
     from infoq_onnx.schema import to_json
 

@@ -17,7 +17,7 @@ def criteria(as_json: bool) -> None:
     published.
     """
     from infoq_onnx import pipeline
-    from infoq_onnx.cli.console import show
+    from infoq_onnx.cli.results import show
     from infoq_onnx.report import tables
     from infoq_onnx.schema import CriteriaList, to_json
 

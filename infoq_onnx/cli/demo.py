@@ -14,7 +14,8 @@ from infoq_onnx.cli.options import FilePath
 def demo(output: Path | None) -> None:
     """Run the whole path, offline, on a small network for handwritten digits that comes with the package."""
     from infoq_onnx import pipeline
-    from infoq_onnx.cli.console import ConsoleReporter, show
+    from infoq_onnx.cli.progress_bar import ConsoleReporter
+    from infoq_onnx.cli.results import show
     from infoq_onnx.report import tables
 
     with ConsoleReporter() as reporter:

@@ -27,7 +27,8 @@ def evaluate(model: Path, as_json: bool, **options: Any) -> None:
     """
     preprocessing = preprocessing_of(options)
     from infoq_onnx import pipeline
-    from infoq_onnx.cli.console import ConsoleReporter, show
+    from infoq_onnx.cli.progress_bar import ConsoleReporter
+    from infoq_onnx.cli.results import show
     from infoq_onnx.report import tables
     from infoq_onnx.schema import to_json
 

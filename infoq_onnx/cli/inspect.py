@@ -18,7 +18,7 @@ from infoq_onnx.cli.options import FilePath
 def inspect(model: Path, as_json: bool) -> None:
     """Show what there is to quantize in MODEL: layers, parameters, MACs, and what was skipped and why."""
     from infoq_onnx import pipeline
-    from infoq_onnx.cli.console import show
+    from infoq_onnx.cli.results import show
     from infoq_onnx.report import tables
     from infoq_onnx.schema import to_json
 

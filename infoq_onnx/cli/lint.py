@@ -34,7 +34,7 @@ def lint(model: Path, strict: bool, target: str, as_json: bool) -> None:
     MODEL may be any ONNX model with QuantizeLinear and DequantizeLinear, whoever made it.
     """
     from infoq_onnx import pipeline
-    from infoq_onnx.cli.console import show
+    from infoq_onnx.cli.results import show
     from infoq_onnx.report import tables
     from infoq_onnx.schema import to_json
 

@@ -8,26 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import itertools
 import math
-import os
-import struct
-import warnings
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from infoq_onnx.data import preprocess
 from infoq_onnx.data.choose import choose
+from infoq_onnx.data.image_decoding import Skipped, crop, decode
 from infoq_onnx.data.sources import Source, check_classes, open_source
 from infoq_onnx.errors import DataError, SettingsError
 from infoq_onnx.schema import CalibrationRef, Preprocessing
@@ -38,33 +33,7 @@ CACHE_BYTES = 1 << 30
 TOLERATED_PERCENT = 1
 """Percentage of the selected images that may be unreadable."""
 
-# without EPS and similar formats, which Pillow passes to external programs
-_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "PPM", "TIFF")
-# exceptions of Pillow's decoders for broken files; its warnings are turned into errors, except deprecation warnings
-_WARNINGS = (UserWarning, RuntimeWarning)
-_UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    EOFError,
-    LookupError,
-    ArithmeticError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-    *_WARNINGS,
-)
-_THREADS = min(8, os.cpu_count() or 1)
 _AT_ONCE = 256
-
-
-class Skipped(NamedTuple):
-    """A selected image that cannot be read."""
-
-    path: str
-    reason: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,11 +175,6 @@ def _in_memory(values: npt.NDArray[Any], start: int, stop: int) -> npt.NDArray[A
 # --------------------------------------------------------------------------------------------------------------- images
 
 
-class _Decoded(NamedTuple):
-    pixels: npt.NDArray[np.uint8]
-    digest: bytes
-
-
 def _of_images(
     source: Source,
     chosen: npt.NDArray[np.int64],
@@ -226,7 +190,7 @@ def _of_images(
     digests: list[bytes] = []
     skipped: list[Skipped] = []
     for start in range(0, len(files), _AT_ONCE):
-        decoded = _decode(files[start : start + _AT_ONCE], preprocessing, input_shape)
+        decoded = decode(files[start : start + _AT_ONCE], preprocessing, input_shape)
         for position, image in enumerate(decoded, start):
             if isinstance(image, Skipped):
                 skipped.append(image)
@@ -260,39 +224,13 @@ def _from_files(
     stop: int,
 ) -> npt.NDArray[np.uint8]:
     pixels: list[npt.NDArray[np.uint8]] = []
-    for image, digest in zip(_decode(files[start:stop], preprocessing, input_shape), digests[start:stop], strict=True):
+    for image, digest in zip(decode(files[start:stop], preprocessing, input_shape), digests[start:stop], strict=True):
         if isinstance(image, Skipped):
             raise DataError(f"{image.path} could be read at first, and cannot now: {image.reason}; start again")
         if image.digest != digest:
             raise DataError(f"{files[start + len(pixels)]} has changed since it was first read: start again")
         pixels.append(image.pixels)
     return np.stack(pixels)
-
-
-def _decode(
-    files: Sequence[Path], preprocessing: Preprocessing, input_shape: tuple[int, ...]
-) -> list[_Decoded | Skipped]:
-    # warning filters are global to the process: set them here once, because setting them in the threads would race
-    with warnings.catch_warnings(), ThreadPoolExecutor(_THREADS) as pool:
-        for category in _WARNINGS:
-            warnings.simplefilter("error", category)
-        return list(pool.map(lambda file: _decode_one(file, preprocessing, input_shape), files))
-
-
-def _decode_one(file: Path, preprocessing: Preprocessing, input_shape: tuple[int, ...]) -> _Decoded | Skipped:
-    # opening a pipe would block forever
-    if not os.path.isfile(file):
-        return Skipped(str(file), "no such file")
-    try:
-        content = file.read_bytes()
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-            pixels = preprocess.crop(image, preprocessing, input_shape)
-    except UnidentifiedImageError:
-        return Skipped(str(file), "not an image")
-    except _UNREADABLE as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        return Skipped(str(file), reason)
-    return _Decoded(pixels, hashlib.sha256(content).digest())
 
 
 # --------------------------------------------------------------------------------------------------------------- arrays
@@ -374,7 +312,7 @@ def _from_image_array(
     if values.shape[-1] == 1:
         values = values[..., 0]
     images = (Image.fromarray(np.ascontiguousarray(value)) for value in values)
-    return np.stack([preprocess.crop(image, preprocessing, input_shape) for image in images])
+    return np.stack([crop(image, preprocessing, input_shape) for image in images])
 
 
 def _sha256(parts: Iterable[bytes | memoryview], labels: npt.NDArray[np.int64] | None) -> str:

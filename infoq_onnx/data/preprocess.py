@@ -1,18 +1,17 @@
-"""Convert an image to a tensor: orientation, colour and size, then (value / scale − mean) / std.
+"""How an image becomes a tensor: recipes by name, and (value / scale − mean) / std.
 
-The conversion has two steps, to save memory: `crop` returns uint8 pixels of the model's size, which are small enough to
-be kept, and `normalise` converts a batch of these pixels to float32.
+The conversion has two steps, to save memory: `image_decoding.crop` returns uint8 pixels of the model's size, which are
+small enough to be kept, and `normalise` converts a batch of these pixels to float32.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
 
 from infoq_onnx.errors import SettingsError
 from infoq_onnx.schema import Preprocessing
@@ -27,9 +26,6 @@ AS_IS = Preprocessing("array", None, False, 1.0, (0.0,), (1.0,), "RGB", "NCHW")
 
 # the usual evaluation resizes images to 256 pixels for a model of 224 pixels
 _MARGIN = 256 / 224
-
-# several images are resized at the same time, and a very narrow image could grow to gigabytes
-_MOST_PIXELS = 1 << 26
 
 
 def is_image(input_shape: tuple[int, ...]) -> bool:
@@ -175,54 +171,6 @@ def check_fits(preprocessing: Preprocessing, input_shape: tuple[int, ...]) -> No
     )
 
 
-def crop(image: Image.Image, preprocessing: Preprocessing, input_shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-    """Convert an image to the model's size and colours.
-
-    Resizing is bilinear with antialiasing. With a centre crop, it keeps the aspect ratio: the resized image just covers
-    the model's input size enlarged so that its short side is `preprocessing.resize`. Sizes and offsets are rounded as
-    in torchvision's Resize and CenterCrop.
-
-    Parameters
-    ----------
-    image
-        The image, in any mode except float pixels.
-    preprocessing
-        Size, crop and colours.
-    input_shape
-        Shape of one image, [C, H, W] or [H, W, C].
-
-    Returns
-    -------
-    pixels : ndarray of uint8, [H, W, C]
-
-    Raises
-    ------
-    ValueError
-        The image has float pixels, has the wrong size and may not be resized, or would become too large before the
-        crop.
-    """
-    height, width, channels = image_size(input_shape, preprocessing.layout)
-    image = _in_color(ImageOps.exif_transpose(image), "L" if channels == 1 else "RGB")
-    if image.size != (width, height):
-        if preprocessing.resize is not None:
-            target = (
-                _cover(image.size, (width, height), preprocessing.resize) if preprocessing.crop else (width, height)
-            )
-            if math.prod(target) > _MOST_PIXELS:
-                raise ValueError(
-                    f"{image.width}×{image.height} pixels would become {target[0]}×{target[1]}, too much for memory: "
-                    "resize to less, or crop the image"
-                )
-            image = image.resize(target, Image.Resampling.BILINEAR)
-        if preprocessing.crop and image.width >= width and image.height >= height:
-            left, top = round((image.width - width) / 2), round((image.height - height) / 2)
-            image = image.crop((left, top, left + width, top + height))
-        if image.size != (width, height):
-            raise ValueError(f"{image.width}×{image.height} pixels, the model takes {width}×{height}: allow resizing")
-    pixels = np.asarray(image, np.uint8).reshape(height, width, channels)
-    return pixels[:, :, ::-1] if preprocessing.color == "BGR" else pixels
-
-
 def normalise(pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> npt.NDArray[np.float32]:
     """Compute (pixels / scale − mean) / std in float32.
 
@@ -247,30 +195,6 @@ def normalise(pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> np
 def _require_image(input_shape: tuple[int, ...]) -> None:
     if not is_image(input_shape):
         raise SettingsError(f"the model's input {input_shape} is not an image: give arrays (.npy, .npz) of that shape")
-
-
-def _in_color(image: Image.Image, mode: Literal["RGB", "L"]) -> Image.Image:
-    if image.mode == "F":
-        raise ValueError("float pixels have no agreed range: save the image with 8 or 16 bits a channel")
-    if image.mode.startswith("I"):
-        # Pillow would clip 16-bit grey values at 255 instead of scaling them
-        grey: npt.NDArray[Any] = np.clip(np.asarray(image, np.int64), 0, 65535) >> 8
-        image = Image.fromarray(grey.astype(np.uint8))
-    # transparent palette entries keep their colour; Pillow would warn if it had to drop the transparency itself
-    image.info.pop("transparency", None)
-    return image.convert(mode)
-
-
-def _cover(size: tuple[int, int], model: tuple[int, int], resize: int) -> tuple[int, int]:
-    """Return the size (width, height) to which an image of `size` is resized before the crop.
-
-    The resized image just covers a box: the `model` size, scaled so that its short side is `resize`.
-    """
-    (width, height), short = size, min(model)
-    box_width, box_height = round(model[0] * resize / short), round(model[1] * resize / short)
-    if width * box_height <= height * box_width:
-        return box_width, max(box_height, box_width * height // width)
-    return max(box_width, box_height * width // height), box_height
 
 
 def _each(values: Sequence[float], channels: int) -> tuple[float, ...]:

@@ -21,8 +21,8 @@ from infoq_onnx.pipeline.resolving import Places, Request, resolve
 from infoq_onnx.pipeline.scoring import scores_for
 from infoq_onnx.pipeline.sizing import is_absolute, within_file
 from infoq_onnx.preparation import report_skipped
-from infoq_onnx.progress import Reporter, Silent
 from infoq_onnx.quantize.codes import CodeTable, load_codes, save_codes
+from infoq_onnx.reporter import Reporter, Silent
 from infoq_onnx.schema import (
     BASELINE_BITS,
     EXACT_BITS,

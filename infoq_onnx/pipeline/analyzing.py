@@ -40,10 +40,10 @@ from infoq_onnx.preparation import (
     prepare,
     report_skipped,
 )
-from infoq_onnx.progress import Reporter, Silent
 from infoq_onnx.quantize.codes import CodeTable, Keeper, load_codes, save_codes
 from infoq_onnx.quantize.ranges import get_range
 from infoq_onnx.quantize.table import GridTable, save_table
+from infoq_onnx.reporter import Reporter, Silent
 from infoq_onnx.schema import (
     ANALYSIS_VERSION,
     BASELINE_BITS,

@@ -11,7 +11,7 @@ from infoq_onnx.demo import demo_calibration_path, demo_model_path, demo_test_pa
 from infoq_onnx.pipeline.allocating import allocate
 from infoq_onnx.pipeline.analyzing import analyze
 from infoq_onnx.pipeline.evaluating import evaluate
-from infoq_onnx.progress import Reporter, Silent
+from infoq_onnx.reporter import Reporter, Silent
 from infoq_onnx.schema import (
     DemoRow,
 )

@@ -12,7 +12,7 @@ from infoq_onnx.preparation import (
     preprocessing_for,
     report_skipped,
 )
-from infoq_onnx.progress import Reporter, Silent
+from infoq_onnx.reporter import Reporter, Silent
 from infoq_onnx.schema import (
     Evaluation,
     Preprocessing,

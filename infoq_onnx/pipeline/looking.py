@@ -18,7 +18,7 @@ from infoq_onnx.graph.external import model_sha256
 from infoq_onnx.graph.session import open_session
 from infoq_onnx.pipeline.extending import decisive
 from infoq_onnx.preparation import PreparedModel, encode_inputs, with_splits
-from infoq_onnx.progress import Reporter
+from infoq_onnx.reporter import Reporter
 from infoq_onnx.schema import CalibrationRef, MeasurementSettings, Split, to_json
 from infoq_onnx.sensitivity.observers import candidates
 from infoq_onnx.sensitivity.targets import groups, has_classmates

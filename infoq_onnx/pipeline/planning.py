@@ -15,7 +15,7 @@ from infoq_onnx.graph.session import Runtime, open_session, using
 from infoq_onnx.memory import peak
 from infoq_onnx.pipeline.analyzing import set_up, settings_of
 from infoq_onnx.preparation import Recipe, memory_bytes
-from infoq_onnx.progress import Reporter, Silent
+from infoq_onnx.reporter import Reporter, Silent
 from infoq_onnx.schema import MeasurementSettings, Plan, Preprocessing, tensor_of, units_of
 from infoq_onnx.sensitivity.estimators import prepare_projections, smi_discrete_from_projections, smi_from_prepared
 from infoq_onnx.sensitivity.observers import candidates

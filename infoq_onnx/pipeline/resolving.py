@@ -22,8 +22,8 @@ from infoq_onnx.execute.resources import Resources
 from infoq_onnx.files import require_writable, sha256_of
 from infoq_onnx.pipeline.emitting import CHECKED_IMAGES
 from infoq_onnx.preparation import PreparedModel, calibration_again, memory_bytes, prepare_again
-from infoq_onnx.progress import Reporter
 from infoq_onnx.quantize.table import GridTable, load_table
+from infoq_onnx.reporter import Reporter
 from infoq_onnx.schema import (
     BASELINE_BITS,
     EXACT_BITS,

@@ -20,8 +20,8 @@ from infoq_onnx.files import sha256_of
 from infoq_onnx.graph.editing import expose
 from infoq_onnx.graph.session import Runtime, open_session, using
 from infoq_onnx.preparation import PreparedModel, calibration_again, memory_bytes, prepare_again
-from infoq_onnx.progress import Reporter, Silent
 from infoq_onnx.quantize.table import GridTable, load_table
+from infoq_onnx.reporter import Reporter, Silent
 from infoq_onnx.schema import SCORES_VERSION, Analysis, CriterionInfo, ScoreTable
 from infoq_onnx.sensitivity.criteria import NEEDS, Context, Criterion, Need, OptionValue, get_criteria, get_criterion
 from infoq_onnx.simulate.equalization.equalize import equalized

@@ -1,7 +1,7 @@
 """Damping of a layer's second moments H, for the least-squares fit and for GPTQ.
 
-λ is a share of the mean of H's diagonal. The fit chooses λ by cross-validation (`quantize.fit`). GPTQ needs a positive
-definite H and uses `rounding_damping`.
+λ is a share of the mean of H's diagonal. The fit chooses λ by cross-validation (`quantize.least_squares`). GPTQ needs a
+positive definite H and uses `rounding_damping`.
 """
 
 from __future__ import annotations

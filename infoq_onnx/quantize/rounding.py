@@ -3,7 +3,7 @@
 If the layer has a bias, all moments are centred: the bias is set last and absorbs every mean, so means must not
 influence the rounding. Without a bias, means are kept.
 
-1. fit        find the best real-valued weights                               `quantize.fit`
+1. fit        find the best real-valued weights                               `quantize.least_squares`
 2. place      choose the levels of each row                                   `quantize.levels`
 3. round      column by column; later columns compensate for earlier ones     `quantize.gptq`
 4. descend    improve codes and scales until no single change helps           `quantize.coordinate_descent`
@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 from infoq_onnx.quantize.bias_correction import Clipped, bias_behind
 from infoq_onnx.quantize.coordinate_descent import descend
-from infoq_onnx.quantize.fit import fit
 from infoq_onnx.quantize.gptq import factorize, gptq
+from infoq_onnx.quantize.least_squares import fit
 from infoq_onnx.quantize.levels import SHIFTED_BITS, Levels, search_levels, usable_scales
 from infoq_onnx.quantize.moments import Moments
 from infoq_onnx.quantize.wide import CHUNK_BYTES, Columns, WideLayer, is_wide, most_positions
@@ -86,7 +86,7 @@ def round_widths(
         (see `quantize.wide`)
     widths : bit-widths, each 2 … 8
     has_bias : whether the layer has a bias
-    exact_input : see `quantize.fit`
+    exact_input : see `quantize.least_squares`
     clipped : sampled positions, where a Relu or Clip follows the layer; else None
 
     Returns

@@ -10,9 +10,9 @@ scaled so that H = XᵀX. With the residual of the float weights E = T − XWᵀ
   rounded, X_B X_Bᵀ is subtracted from M.
 - Descent: a product with H is a product with X followed by one with Xᵀ.
 
-These are exact identities (Woodbury), so a layer is rounded as by `quantize.fit`, `gptq` and `descend`, with two
-exceptions: positions beyond `most_positions` are dropped, and the descent makes fewer sweeps where it would take too
-long.
+These are exact identities (Woodbury), so a layer is rounded as by `quantize.least_squares`, `gptq` and `descend`,
+with two exceptions: positions beyond `most_positions` are dropped, and the descent makes fewer sweeps where it would
+take too long.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class WideLayer:
     weight : weights [1, R, d], any float type
     columns : the layer's quantized inputs and its targets
     centred : whether to subtract the means, because a bias corrects them later
-    exact_input : see `quantize.fit`
+    exact_input : see `quantize.least_squares`
     """
 
     def __init__(
@@ -243,7 +243,7 @@ def _strength(scaled: Array, damping: float, width: int) -> float:
 def _cross_validated(
     gram: Array, left: Array, weights: Array, halves: npt.NDArray[np.int64], width: int, centred: bool
 ) -> float:
-    """Choose λ, as a share of the mean of H's diagonal, by two-fold cross-validation; see `quantize.fit`."""
+    """Choose λ, as a share of the mean of H's diagonal, by two-fold cross-validation; see `quantize.least_squares`."""
     sides = [np.flatnonzero(halves == half) for half in (0, 1)]
     if any(len(side) == 0 for side in sides):
         return DAMPING

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from infoq_onnx.cli import main
-from infoq_onnx.cli.console import ConsoleReporter
+from infoq_onnx.cli.progress_bar import ConsoleReporter
 from infoq_onnx.schema import Evaluation, from_json
 from tests.cli.process import run_process
 

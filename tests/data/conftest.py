@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from infoq_onnx.data.preprocess import crop, normalise
+from infoq_onnx.data.image_decoding import crop
+from infoq_onnx.data.preprocess import normalise
 from infoq_onnx.schema import Preprocessing
 
 ImageSet = Callable[..., Path]

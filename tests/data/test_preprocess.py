@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from infoq_onnx.data.image_decoding import crop
 from infoq_onnx.data.preprocess import (
     AS_IS,
     PRESETS,
     check_fits,
-    crop,
     custom,
     is_image,
     layout_of,

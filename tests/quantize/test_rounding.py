@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from infoq_onnx.quantize.coordinate_descent import descend
-from infoq_onnx.quantize.fit import fit
 from infoq_onnx.quantize.gptq import factorize, gptq
+from infoq_onnx.quantize.least_squares import fit
 from infoq_onnx.quantize.levels import SHIFTED_BITS
 from infoq_onnx.quantize.rounding import Rounded, round_layer, round_widths
 from infoq_onnx.schema import BITS

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infoq_onnx.quantize.grid import dequantize_weight, quantize_weight, weight_code_limits
-from infoq_onnx.quantize.weights import weight_scales
+from infoq_onnx.quantize.weight_scales import weight_scales
 from infoq_onnx.schema import BITS
 
 ROWS = 12

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from infoq_onnx.quantize import wide
 from infoq_onnx.quantize.bias_correction import Clipped
-from infoq_onnx.quantize.fit import fit
+from infoq_onnx.quantize.least_squares import fit
 from infoq_onnx.quantize.moments import Moments
 from infoq_onnx.quantize.rounding import round_widths
 from infoq_onnx.quantize.wide import Columns, WideLayer, is_wide, most_positions

@@ -12,7 +12,7 @@ from scipy import stats
 
 from infoq_onnx.errors import SettingsError
 from infoq_onnx.quantize.table import GridTable
-from infoq_onnx.quantize.weights import weight_scales
+from infoq_onnx.quantize.weight_scales import weight_scales
 from infoq_onnx.schema import BASELINE_BITS, Candidate, Change, Delta, Observer, Score, Trial, Unit
 from infoq_onnx.sensitivity import criteria
 from infoq_onnx.sensitivity.criteria import Context, Scored, criterion, get_criteria, get_criterion

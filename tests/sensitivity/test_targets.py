@@ -9,7 +9,7 @@ import pytest
 
 from infoq_onnx.analyses import read_analysis, read_analyzed
 from infoq_onnx.pipeline import analyze
-from infoq_onnx.progress import Silent
+from infoq_onnx.reporter import Silent
 from infoq_onnx.sensitivity.targets import GROUP_SIZE, groups, has_classmates
 from tests.networks import residual_convnet
 from tests.prepared import ready

@@ -9,7 +9,7 @@ from infoq_onnx.graph.editing import expose
 from infoq_onnx.graph.ort import run
 from infoq_onnx.quantize.ranges import BINS, Histogram
 from infoq_onnx.quantize.ranges.mse import mse
-from infoq_onnx.quantize.weights import weight_scales
+from infoq_onnx.quantize.weight_scales import weight_scales
 from infoq_onnx.schema import BITS
 from infoq_onnx.simulate.quantizers.calibrate import calibrate, observe, quantizers_of
 from infoq_onnx.simulate.running import batching

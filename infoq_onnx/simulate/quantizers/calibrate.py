@@ -15,7 +15,7 @@ from infoq_onnx.quantize.grid import clips_alike
 from infoq_onnx.quantize.ranges import Histogram, Range
 from infoq_onnx.quantize.ranges.mse import mse
 from infoq_onnx.quantize.table import GridTable
-from infoq_onnx.quantize.weights import weight_scales
+from infoq_onnx.quantize.weight_scales import weight_scales
 from infoq_onnx.schema import BASELINE_BITS, EXACT_BITS, Network, Quantizer
 from infoq_onnx.simulate.quantizers.insert import Quantizers
 from infoq_onnx.simulate.quantizers.outlier_ranges import is_stretched, least_harm

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import os
 import sys
 import time
 from types import TracebackType
 
 import click
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
@@ -20,40 +18,9 @@ from rich.progress import (
 )
 
 from infoq_onnx.cli.wording import in_options
-from infoq_onnx.errors import OutputError
 
 PLAIN_INTERVAL = 30.0
 """Seconds between lines of progress where there is no terminal."""
-
-
-def show(result: RenderableType) -> None:
-    """Print a table, or text as it is, on stdout.
-
-    Raises
-    ------
-    OutputError
-        Stdout is a file on a full disk, or the like.
-    """
-    # a sign that the terminal's encoding lacks, in the name of a layer or a file, is no reason to fail
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")
-    try:
-        if isinstance(result, str):
-            click.echo(result.removesuffix("\n"))
-        else:
-            _stdout().print(result)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        # what could not be written would be tried again, and complained about, when Python ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise OutputError(f"cannot write the result to stdout: {error.strerror or error}") from error
-
-
-def _stdout() -> Console:
-    # names of layers may look like markup; and without a terminal nothing should be cut
-    width = None if sys.stdout.isatty() else 200
-    return Console(width=width, markup=False, emoji=False, highlight=False)
 
 
 class ConsoleReporter:

@@ -8,7 +8,7 @@ from typing import Any
 
 from infoq_onnx.pipeline.allocating import allocate
 from infoq_onnx.pipeline.analyzing import analyze
-from infoq_onnx.progress import Reporter
+from infoq_onnx.reporter import Reporter
 from infoq_onnx.schema import Compressed
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from infoq_onnx.quantize import fit as module
+from infoq_onnx.quantize import least_squares as module
 from infoq_onnx.quantize.damping import DAMPING
-from infoq_onnx.quantize.fit import fit
+from infoq_onnx.quantize.least_squares import fit
 from tests.quantize.layers import Array, Float32, diagonal, inputs, moments_of, normal, outputs
 
 CANDIDATES = module.CANDIDATES

@@ -1,0 +1,42 @@
+"""Print results on stdout: tables, text and JSON."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+
+import click
+from rich.console import Console, RenderableType
+
+from infoq_onnx.errors import OutputError
+
+
+def show(result: RenderableType) -> None:
+    """Print a table, or text as it is, on stdout.
+
+    Raises
+    ------
+    OutputError
+        Stdout is a file on a full disk, or the like.
+    """
+    # a sign that the terminal's encoding lacks, in the name of a layer or a file, is no reason to fail
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    try:
+        if isinstance(result, str):
+            click.echo(result.removesuffix("\n"))
+        else:
+            _stdout().print(result)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # what could not be written would be tried again, and complained about, when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OutputError(f"cannot write the result to stdout: {error.strerror or error}") from error
+
+
+def _stdout() -> Console:
+    # names of layers may look like markup; and without a terminal nothing should be cut
+    width = None if sys.stdout.isatty() else 200
+    return Console(width=width, markup=False, emoji=False, highlight=False)
