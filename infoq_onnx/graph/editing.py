@@ -6,6 +6,7 @@ A node reads its own inputs. A node with subgraphs (If, Loop, Scan) also reads t
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -134,6 +135,8 @@ def to_array(tensor: TensorProto) -> NDArray[Any]:
     return numpy_helper.to_array(tensor)
 
 
+_LONGEST_VALUE = 1024
+"""Elements up to which a constant may take part in shape arithmetic."""
 Dimension = int | str | None
 """The size of a dimension, the name of a free dimension, or None if unknown."""
 
@@ -149,7 +152,7 @@ class Inferred(NamedTuple):
 
 def infer(model: ModelProto) -> Inferred:
     """Infer shapes and element types, with onnx's data propagation through shape arithmetic."""
-    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    graph = onnx.shape_inference.infer_shapes(_without_large_values(model), data_prop=True).graph
     shapes: dict[str, tuple[Dimension, ...]] = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}
     for value in (*graph.value_info, *graph.output, *graph.input):
@@ -157,6 +160,24 @@ def infer(model: ModelProto) -> Inferred:
         if value.type.tensor_type.HasField("shape"):
             shapes[value.name] = tuple(_dimension(dim) for dim in value.type.tensor_type.shape.dim)
     return Inferred(shapes, types)
+
+
+def _without_large_values(model: ModelProto) -> ModelProto:
+    """Copy a model with its large constants as inputs: shape inference needs their shapes only, and copies the rest."""
+    copy = ModelProto()
+    for field, value in model.ListFields():
+        if field.name != "graph":
+            _put(copy, field.name, value)
+    for field, value in model.graph.ListFields():
+        if field.name != "initializer":
+            _put(copy.graph, field.name, value)
+    inputs = {value.name for value in model.graph.input}
+    for one in model.graph.initializer:
+        if math.prod(one.dims) <= _LONGEST_VALUE:
+            copy.graph.initializer.append(one)
+        elif one.name not in inputs:
+            copy.graph.input.append(helper.make_tensor_value_info(one.name, one.data_type, one.dims))
+    return copy
 
 
 def _dimension(dim: onnx.TensorShapeProto.Dimension) -> Dimension:

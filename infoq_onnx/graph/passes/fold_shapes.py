@@ -46,6 +46,14 @@ def fold_shapes(model: ModelProto) -> int:
     int
         Number of nodes replaced and Reshape targets made constant.
     """
+    total = 0
+    # the shape behind one Reshape may be what the target of the next is computed from
+    while changes := _fold_once(model):
+        total += changes
+    return total
+
+
+def _fold_once(model: ModelProto) -> int:
     if not any(node.op_type in ("Shape", "Size") for node in model.graph.node):
         return 0
     shapes, types = infer(model)

@@ -23,7 +23,8 @@ def remove_dead(model: onnx.ModelProto) -> int:
     dead = _dead_nodes(graph)
     remove_nodes(graph, dead)
     uses = uses_of(graph)
-    trimmed = sum(_trim_outputs(node, opset_of(model), set(uses)) for node in graph.node)
+    opset, used = opset_of(model), set(uses)
+    trimmed = sum(_trim_outputs(node, opset, used) for node in graph.node)
     unused = {tensor.name for tensor in graph.initializer if not uses[tensor.name]}
     remove_initializers(graph, unused)
     return len(dead) + trimmed + len(unused)
