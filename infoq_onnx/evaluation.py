@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.data.preprocess import AS_IS
 from infoq_onnx.errors import ModelError
 from infoq_onnx.graph.external import model_bytes
+from infoq_onnx.graph.graph import LOGITS_KEY
 from infoq_onnx.graph.load import NO_OUTPUTS, NO_TEXT, QONNX, QONNX_DOMAIN, require_file
 from infoq_onnx.graph.ort import NOT_ONNX, ORT_ERRORS, first_line, run_session
 from infoq_onnx.graph.session import open_session
@@ -38,6 +40,8 @@ class Classifier:
     path: Path
     session: ort.InferenceSession
     input: str
+    output: str
+    """The output with the class scores."""
     input_shape: tuple[int, ...]
     """Shape of one image."""
     batch: int | None
@@ -66,7 +70,7 @@ class Classifier:
             onnxruntime cannot run the model.
         """
         try:
-            logits = run_session(self.session, {self.input: padded(batch, self.batch)})[0][: len(batch)]
+            logits = run_session(self.session, {self.input: padded(batch, self.batch)}, [self.output])[0][: len(batch)]
         except ORT_ERRORS as error:
             raise ModelError(f"{self.path}: onnxruntime cannot run it ({first_line(error)})") from error
         result: npt.NDArray[np.float32] = logits.reshape(len(batch), -1)
@@ -115,7 +119,8 @@ def open_classifier(path: Path) -> Classifier:
         raise ModelError(f"{path} {NO_TEXT}") from error
     if not outputs:
         raise ModelError(f"{path} {NO_OUTPUTS}")
-    output = outputs[0]
+    metadata = session.get_modelmeta().custom_metadata_map
+    output = _with_logits(outputs, metadata.get(LOGITS_KEY, ""))
     if len(inputs) != 1:
         names = ", ".join(value.name for value in inputs)
         raise ModelError(f"{path} has {len(inputs)} inputs ({names}): only classifiers with one input can be evaluated")
@@ -130,26 +135,42 @@ def open_classifier(path: Path) -> Classifier:
         raise ModelError(f"{path}: output {output.name} is {output.type}, expected tensor(float) [batch, classes]")
     sizes = [size for size in output.shape[1:] if size != 1]
     classes = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], int) else None
-    fixed = batch if isinstance(batch, int) and batch > 0 else _hidden_batch(path, session, value.name, shape)
+    is_fixed = isinstance(batch, int) and batch > 0
+    fixed = batch if is_fixed else _hidden_batch(path, session, value.name, output.name, shape)
     try:
-        text = session.get_modelmeta().custom_metadata_map[PREPROCESSING_KEY]
+        text = metadata[PREPROCESSING_KEY]
         preprocessing = from_json(Preprocessing, text)
     except (KeyError, ValueError):
         # most models have no such entry; an entry that this version cannot read is ignored
         preprocessing = None
     if preprocessing == AS_IS:
         preprocessing = None
-    return Classifier(path, session, value.name, tuple(shape), fixed, classes, model_bytes(path), preprocessing)
+    return Classifier(
+        path, session, value.name, output.name, tuple(shape), fixed, classes, model_bytes(path), preprocessing
+    )
 
 
-def _hidden_batch(path: Path, session: ort.InferenceSession, name: str, shape: list[int]) -> int | None:
+def _with_logits(outputs: Sequence[Any], named: str) -> Any:
+    """Return the output that the file names, or else the first that may hold class scores, or else the first."""
+    for output in outputs:
+        if output.name == named:
+            return output
+    return next((output for output in outputs if _may_hold_scores(output)), outputs[0])
+
+
+def _may_hold_scores(output: Any) -> bool:
+    sizes = [size for size in output.shape[1:] if size != 1]
+    return output.type == "tensor(float)" and len(sizes) == 1
+
+
+def _hidden_batch(path: Path, session: ort.InferenceSession, name: str, output: str, shape: list[int]) -> int | None:
     """Return 1 if a graph with a free batch axis runs only at batch size 1, for example due to a Reshape; else None."""
     try:
         run_session(session, {name: np.zeros((1, *shape), np.float32)})
     except ORT_ERRORS as error:
         raise ModelError(f"{path}: onnxruntime cannot run it ({first_line(error)})") from error
     try:
-        logits = run_session(session, {name: np.zeros((2, *shape), np.float32)})[0]
+        logits = run_session(session, {name: np.zeros((2, *shape), np.float32)}, [output])[0]
     except ORT_ERRORS:
         return 1
     return None if len(logits) == 2 else 1

@@ -22,7 +22,8 @@ from infoq_onnx.graph.external import model_sha256
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.inference import require_inference
 from infoq_onnx.graph.load import load_model
-from infoq_onnx.graph.network import find_network
+from infoq_onnx.graph.logits import with_logits
+from infoq_onnx.graph.network import find_network, require_finite
 from infoq_onnx.graph.normalize import normalize
 from infoq_onnx.memory import SMALLEST
 from infoq_onnx.reporter import Reporter
@@ -48,10 +49,17 @@ class PreparedModel:
     graph: Graph
     network: Network
     placement: Placement
+    remarks: tuple[str, ...] = ()
+    """What the user should know about how the file was read."""
 
 
-def prepare(model: Path | str) -> PreparedModel:
+def prepare(model: Path | str, logits: str | None = None) -> PreparedModel:
     """Load, check and normalise a model, and find its quantizable layers.
+
+    Parameters
+    ----------
+    model : path of the ONNX file
+    logits : the output with the class scores; None: the first output, or the only one that can be
 
     Raises
     ------
@@ -59,18 +67,22 @@ def prepare(model: Path | str) -> PreparedModel:
         The file cannot be used.
     """
     path = Path(model)
-    loaded = load_model(path)
+    remarks: list[str] = []
+    loaded = load_model(path, remarks)
     try:
         normal = normalize(loaded)
         # what was computed from constants is a constant now
         require_inference(normal)
-        graph = Graph(normal)
+        graph = with_logits(Graph(normal), logits)
         network = find_network(graph)
+        require_finite(graph, network)
         placement = place(graph, network)
     except ModelError as error:
         # what is found in a graph is told without the file it came from
         raise ModelError(f"{path}: {error}") from error
-    return PreparedModel(path, model_sha256(path), graph, network, placement)
+    if logits is None and graph.output != graph.outputs[0]:
+        remarks.append(f"{path}: the class scores are its output {graph.output!r}, not the first one")
+    return PreparedModel(path, model_sha256(path), graph, network, placement, tuple(remarks))
 
 
 def with_splits(prepared: PreparedModel, splits: tuple[Split, ...]) -> PreparedModel:
@@ -144,6 +156,9 @@ def memory_bytes(memory: str | None) -> int | None:
 
 def report_skipped(dataset: Dataset, reporter: Reporter) -> None:
     """Name the images that are left out."""
+    if ignored := dataset.source.ignored:
+        named = ", ".join(ignored[:3]) + (" …" if len(ignored) > 3 else "")
+        reporter.note(f"{dataset.source.path}: folders without images are no classes ({named})")
     for path, reason in dataset.skipped:
         reporter.warn(f"{path} is left out: {reason}")
     if dataset.skipped:
@@ -174,7 +189,7 @@ def prepare_again(found: Analysis, model: Path | str | None) -> PreparedModel:
     if not os.path.exists(path):
         told = "is gone; say where it is with `model`" if model is None else "is not there; check `model`"
         raise ModelError(f"the analysed model {path} {told}")
-    prepared = prepare(path)
+    prepared = prepare(path, found.network.output)
     if prepared.sha256 != found.model.sha256:
         raise AnalysisError(
             f"the analysis is of another model than {path} (SHA-256 {found.model.sha256[:12]}… then, "

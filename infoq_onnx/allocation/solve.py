@@ -71,7 +71,7 @@ def solve(
     program = build_program(network, scores, bounds, rules)
     variables = units_of(network)
     narrowest = dict(zip(variables, bits_of(program, [0] * len(variables)), strict=True))
-    _require_reachable(network, narrowest, bounds, rules.pins)
+    _require_reachable(network, narrowest, bounds, rules.pins, _without_scores(network, scores))
     outcome = SOLVERS[solver](program, time_limit)
     picks = _widen(program, outcome.picks)
     chosen = dict(zip(variables, bits_of(program, picks), strict=True))
@@ -96,7 +96,19 @@ def _widen(program: Program, picks: Sequence[int]) -> tuple[int, ...]:
     return tuple(widened)
 
 
-def _require_reachable(network: Network, narrowest: Mapping[Unit, int], bounds: Sequence[Budget], pins: Pins) -> None:
+def _without_scores(network: Network, scores: Scores) -> frozenset[Unit]:
+    """Find the units that have no score at any width, and so stay at 8 bits."""
+    known = {"weight": scores.weights, "activation": scores.activations}
+    return frozenset(unit for unit in units_of(network) if not known[unit.kind].get(unit.name))
+
+
+def _require_reachable(
+    network: Network,
+    narrowest: Mapping[Unit, int],
+    bounds: Sequence[Budget],
+    pins: Pins,
+    unscored: frozenset[Unit],
+) -> None:
     """Raise unless the narrowest choices meet every bound.
 
     No metric falls when a unit gets wider (compression: rises), so they are the best for each bound alone and for all
@@ -113,17 +125,22 @@ def _require_reachable(network: Network, narrowest: Mapping[Unit, int], bounds: 
             best[metric.name] = reachable
             complaints.append(f"`{metric.name}` {bound.text} cannot be met: the {extreme} reachable is {hint}")
     if complaints:
-        advice = "loosen the budget or drop a pin" if pins.texts else "loosen the budget"
-        raise InfeasibleBudgetError(f"{'; '.join(complaints)} ({_describe(narrowest, pins)}); {advice}", best)
+        ways = ["loosen the budget", *(["drop a pin"] if pins.texts else [])]
+        if unscored - pins.bits.keys():
+            ways += ["analyze more images", "take another `criterion`"]
+        told = f"{'; '.join(complaints)} ({_describe(narrowest, pins, unscored)}); {' or '.join(ways)}"
+        raise InfeasibleBudgetError(told, best)
 
 
-def _describe(narrowest: Mapping[Unit, int], pins: Pins) -> str:
+def _describe(narrowest: Mapping[Unit, int], pins: Pins, unscored: frozenset[Unit]) -> str:
     """Say in words what the narrowest choices are."""
     weight = min((width for unit, width in narrowest.items() if unit.kind == "weight"), default=BASELINE_BITS)
     activation = min((width for unit, width in narrowest.items() if unit.kind == "activation"), default=BASELINE_BITS)
     least = {"weight": weight, "activation": activation}
     exceptions = [f"the pins {' '.join(pins.texts)}"] if pins.texts else []
-    wider = sum(width > least[unit.kind] and unit not in pins.bits for unit, width in narrowest.items())
-    if wider:
-        exceptions.append(f"{wider} not measured at so few bits")
+    wider = [unit for unit, width in narrowest.items() if width > least[unit.kind] and unit not in pins.bits]
+    if silent := sum(unit in unscored for unit in wider):
+        exceptions.append(f"{silent} without scores, which stay at 8 bits")
+    if len(wider) > silent:
+        exceptions.append(f"{len(wider) - silent} not measured at so few bits")
     return f"all layers at {weight}/{activation}" + (f" but for {' and '.join(exceptions)}" if exceptions else "")

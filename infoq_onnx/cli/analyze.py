@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import click
 
-from infoq_onnx.cli.options import BitList, FilePath, data_options, preprocessing_of
+from infoq_onnx.cli.options import BitList, FilePath, data_options, logits_option, preprocessing_of
 from infoq_onnx.schema import MeasurementSettings, Observing
 
 _DEFAULTS = MeasurementSettings()
@@ -114,6 +114,7 @@ _DEFAULTS = MeasurementSettings()
     is_flag=True,
     help="Only say how many trials there are, and estimate time and memory from ten seconds' probe.",
 )
+@logits_option
 @click.option("--force", is_flag=True, help="First remove what the folder holds; otherwise it is kept beside.")
 @click.option("-o", "--output", type=FilePath(), help="Folder for the analysis [MODEL.infoq].")
 @click.option("--json", "as_json", is_flag=True, help="Print the analysis as JSON instead of a table.")

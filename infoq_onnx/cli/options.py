@@ -74,6 +74,15 @@ class Numbers(click.ParamType[tuple[float, ...]]):
             self.fail(f"{value!r} is not a list of numbers such as 0.485,0.456,0.406", param, ctx)
 
 
+def logits_option(command: F) -> F:
+    """Add --logits."""
+    return click.option(
+        "--logits",
+        metavar="NAME",
+        help="Output with the class scores [the first one, or the only one that is float32 of batch and classes].",
+    )(command)
+
+
 def data_options(command: F) -> F:
     """Add what says how samples become tensors: --classes, --preprocess and its parts, --seed."""
     for option in reversed(

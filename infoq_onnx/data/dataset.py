@@ -23,7 +23,7 @@ from PIL import Image
 from infoq_onnx.data import preprocess
 from infoq_onnx.data.choose import choose
 from infoq_onnx.data.image_decoding import Skipped, crop, decode
-from infoq_onnx.data.sources import Source, check_classes, open_source
+from infoq_onnx.data.sources import Source, open_source, with_classes
 from infoq_onnx.errors import DataError, SettingsError
 from infoq_onnx.schema import CalibrationRef, Preprocessing
 
@@ -153,7 +153,7 @@ def load_dataset(
     """
     source = open_source(path, classes)
     if n_classes is not None:
-        check_classes(source, n_classes)
+        source = with_classes(source, n_classes)
     chosen = choose(source, samples, seed, without)
     if source.array is not None:
         return _of_array(source, source.array, chosen, preprocessing, input_shape, cache_bytes)

@@ -17,6 +17,8 @@ Opening a source reads file names and arrays, but no images.
 from __future__ import annotations
 
 import csv
+import dataclasses
+import itertools
 import os
 import re
 import zipfile
@@ -33,6 +35,8 @@ from infoq_onnx.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".ppm", ".tif", ".tiff"})
 LIST_SUFFIXES = frozenset({".txt", ".csv"})
+
+_SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found"})
 
 _CHUNK_BYTES = 1 << 26
 _NAMED = 3  # how many names an error message lists
@@ -52,6 +56,10 @@ class Source:
     """[N], class indices; None without labels."""
     class_names: tuple[str, ...] | None
     """Class names in label order; None if unknown."""
+    numbers: tuple[int, ...] = ()
+    """Names of the class folders, where all of them are numbers, in the order of the labels."""
+    ignored: tuple[str, ...] = ()
+    """Folders that are no classes, as they hold no image."""
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -100,13 +108,16 @@ def open_source(path: Path, classes: Path | None = None) -> Source:
     raise DataError(f"{path} is no data set: expected a folder of images, a list (.txt, .csv) or arrays (.npy, .npz)")
 
 
-def check_classes(source: Source, count: int) -> None:
-    """Check that the labels of a source fit a model with `count` classes.
+def with_classes(source: Source, count: int) -> Source:
+    """Make the labels of a source those of a model with `count` classes.
+
+    Class folders whose names are numbers are the classes of these numbers, all of them present or not. If they do not
+    start at 0, as in 1 … `count`, the labels are their ranks, and every class needs a folder.
 
     Parameters
     ----------
     source
-        The source to check.
+        The source.
     count
         Number of classes of the model.
 
@@ -115,12 +126,16 @@ def check_classes(source: Source, count: int) -> None:
     DataError
         The number of class names or class folders differs from `count`, or a label is `count` or more.
     """
+    if source.numbers and source.labels is not None and max(source.numbers) < count:
+        numbered = np.array(source.numbers, dtype=np.int64)[source.labels]
+        return dataclasses.replace(source, labels=numbered, class_names=None)
     if source.class_names is not None and len(source.class_names) != count:
         named = len(source.class_names)
         if source.classes_path is None:
+            stray = f" ({_some(source.class_names)})" if named > count else ""
             raise DataError(
-                f"{source.path} has {named} class folders but the model has {count} classes: "
-                "name all of them in label order with `classes`"
+                f"{source.path} has {named} class folders{stray} but the model has {count} classes: "
+                "name all of them in label order with `classes`, or name the folders by their numbers, 0 and up"
             )
         raise DataError(
             f"{source.classes_path} names {named} classes but the model has {count}: give one a line, in label order"
@@ -131,6 +146,7 @@ def check_classes(source: Source, count: int) -> None:
             f"{source.path}: sample {first} has label {source.labels[first]} but the model has {count} classes "
             f"(0 to {count - 1})"
         )
+    return source
 
 
 # -------------------------------------------------------------------------------------------------------------- folders
@@ -139,31 +155,42 @@ def check_classes(source: Source, count: int) -> None:
 def _from_folder(path: Path, classes_path: Path | None, names: tuple[str, ...] | None) -> Source:
     flat: list[Path] = []
     classes: dict[str, list[Path]] = {}
-    ignored = 0
+    ignored: list[str] = []
+    others = 0
     for entry in _entries(path):
         if _is_folder(entry) and not path.resolve().is_relative_to(entry.resolve()):
-            classes[entry.name], others = _images_below(entry)
-            ignored += others
+            images, more = _images_below(entry)
+            others += more
+            if images:
+                classes[entry.name] = images
+            else:
+                ignored.append(entry.name)
         elif _is_image(entry):
             flat.append(entry)
         else:
-            ignored += 1
-    labelled = any(classes.values())
-    if flat and labelled:
+            others += 1
+    if flat and classes:
         raise DataError(f"{path} holds both images and folders of images: keep one of them, or write a list file")
     if flat:
-        return Source(path, classes_path, tuple(flat), None, None, names)
-    if not labelled:
-        what = f"{len(classes)} folders but no image" if classes else "no image"
-        raise DataError(f"{path} holds {what} ({ignored} other files): expected {', '.join(sorted(IMAGE_SUFFIXES))}")
+        return Source(path, classes_path, tuple(flat), None, None, names, ignored=tuple(ignored))
+    if not classes:
+        what = f"{len(ignored)} folders but no image" if ignored else "no image"
+        raise DataError(f"{path} holds {what} ({others} other files): expected {', '.join(sorted(IMAGE_SUFFIXES))}")
     if names is not None and (unknown := sorted(set(classes) - set(names))):
         raise DataError(f"{path}: the folders {_some(unknown)} are not named in {classes_path}: rename or remove them")
-    names = names or tuple(sorted(classes))
+    ordered = sorted(classes)
+    numbers: tuple[int, ...] = ()
+    if names is None and all(re.fullmatch(r"[0-9]{1,9}", name) for name in classes):
+        ordered = sorted(classes, key=lambda name: (int(name), name))
+        numbers = tuple(int(name) for name in ordered)
+        for one, other in itertools.pairwise(ordered):
+            if int(one) == int(other):
+                raise DataError(f"{path}: the folders {one} and {other} are the same class: put their images together")
+    names = names or tuple(ordered)
     index = {name: label for label, name in enumerate(names)}
-    files = tuple(file for name in sorted(classes) for file in classes[name])
-    labels = np.repeat([index[name] for name in sorted(classes)], [len(classes[name]) for name in sorted(classes)])
-    labels = labels.astype(np.int64)
-    return Source(path, classes_path, files, None, labels, names)
+    files = tuple(file for name in ordered for file in classes[name])
+    labels = np.repeat([index[name] for name in ordered], [len(classes[name]) for name in ordered]).astype(np.int64)
+    return Source(path, classes_path, files, None, labels, names, numbers, tuple(ignored))
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -185,7 +212,7 @@ def _images_below(folder: Path) -> tuple[list[Path], int]:
         raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error
 
     for parent, subfolders, files in os.walk(folder, onerror=refuse):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        subfolders[:] = [name for name in subfolders if not _is_hidden(name)]
         for name in files:
             if _is_image(file := Path(parent, name)):
                 images.append(file)
@@ -195,7 +222,12 @@ def _images_below(folder: Path) -> tuple[list[Path], int]:
 
 
 def _is_folder(path: Path) -> bool:
-    return os.path.isdir(path) and not path.name.startswith(".")
+    return os.path.isdir(path) and not _is_hidden(path.name)
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a folder belongs to the system: hidden, or made by macOS' Archive Utility, Synology's DSM or Windows."""
+    return name.startswith(".") or name in _SYSTEM_FOLDERS
 
 
 def _is_image(path: Path) -> bool:

@@ -6,7 +6,8 @@ import onnx
 import onnxruntime as ort
 from onnx import NodeProto, TensorProto
 
-from infoq_onnx.graph.editing import consumers_of, initializers_of, input_at, producers_of
+from infoq_onnx.graph.editing import consumers_of, initializers_of, input_at, producers_of, reads
+from infoq_onnx.graph.float_only import float_reason
 from infoq_onnx.graph.operators import CONVOLUTIONS
 
 INTEGER_KERNELS = frozenset(
@@ -33,12 +34,15 @@ class FloatReasons:
         self._consumers = consumers_of(graph)
         self._initializers = initializers_of(graph)
         self._outputs = {value.name for value in graph.output}
+        self._constant = _constants(graph)
         self._types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.input)}
 
     def of(self, node: NodeProto, runs: str) -> str:
         """Say what keeps a layer in float; nothing for an integer kernel."""
         if runs in INTEGER_KERNELS:
             return ""
+        if reason := float_reason(node, self._initializers):
+            return reason
         data, weight = input_at(node, 0), input_at(node, 1)
         if (added := self._fused_row(node, runs)) is not None:
             return (
@@ -60,8 +64,11 @@ class FloatReasons:
             found = self._output_not_quantized(node)
             if found:
                 return found
-        if self._is_constant(data):
-            return f"its weight {data} is on the left: integer kernels take it on the right"
+        if data in self._constant:
+            return (
+                f"its weight {data} is on the left: integer kernels take it on the right; export W·x as the transpose "
+                "of xᵀ·Wᵀ"
+            )
         tensor = node.output[0]
         quantized = [reader.op_type == "QuantizeLinear" for reader in self._consumers.get(tensor, [])]
         if any(quantized) and (tensor in self._outputs or not all(quantized)):
@@ -112,13 +119,6 @@ class FloatReasons:
             return f"its output {tensor} has {len(readers)} QuantizeLinear behind it: one is needed"
         return ""
 
-    def _is_constant(self, tensor: str) -> bool:
-        node = self._producer.get(tensor)
-        while node is not None and node.op_type in ("DequantizeLinear", "Cast"):
-            tensor = node.input[0]
-            node = self._producer.get(tensor)
-        return tensor in self._initializers
-
     def _code_type(self, tensor: str) -> int | None:
         """Type of the codes that a DequantizeLinear reads; None where the graph does not tell."""
         node = self._producer.get(tensor)
@@ -132,3 +132,12 @@ class FloatReasons:
         if writer is not None and writer.op_type == "Cast":
             return next((int(attribute.i) for attribute in writer.attribute if attribute.name == "to"), None)
         return self._types.get(codes)
+
+
+def _constants(graph: onnx.GraphProto) -> set[str]:
+    """Find the tensors that do not depend on the input: however weights are stored, they are among these."""
+    found = {tensor.name for tensor in graph.initializer}
+    for node in graph.node:
+        if found.issuperset(reads(node)):
+            found.update(node.output)
+    return found

@@ -18,7 +18,8 @@ from onnx import inliner
 
 from infoq_onnx.emit.float_reasons import INTEGER_KERNELS, FloatReasons
 from infoq_onnx.emit.saturation import SaturationView
-from infoq_onnx.graph.editing import QUANTIZABLE
+from infoq_onnx.graph.editing import QUANTIZABLE, initializers_of, is_standard
+from infoq_onnx.graph.float_only import float_reason
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.session import Runtime, open_session, using
 from infoq_onnx.schema import Kernel, Network
@@ -45,11 +46,13 @@ def find_kernels(model: onnx.ModelProto) -> tuple[Kernel, ...]:
     optimized = _optimized(marked).graph
     running = {re.split(r"_token_|/", node.name)[0]: node for node in optimized.node}
     reasons, sums = FloatReasons(marked.graph), SaturationView(optimized)
+    constants = initializers_of(marked.graph)
     kernels = []
     for index, node in enumerate(marked.graph.node):
         # in the operator format there is nothing left to fuse
         fused = node.op_type in INTEGER_KERNELS
-        if fused or (node.op_type in QUANTIZABLE and not node.domain):
+        is_layer = node.op_type in QUANTIZABLE and is_standard(node.domain)
+        if fused or is_layer or float_reason(node, constants):
             # what lost its name is a float kernel that took up what stood behind it
             found = running.get(node.name, node)
             runs = node.op_type if fused else found.op_type

@@ -23,6 +23,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from infoq_onnx.emit.storage import DOMAIN, Storage
+from infoq_onnx.graph.compact import strip_documentation
 from infoq_onnx.graph.editing import add_metadata, opset_of, replace_nodes, set_initializers, stamp_ir_version
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.operators import CONVOLUTIONS, clip_bounds
@@ -72,6 +73,7 @@ def qdq_model(
         if (node.op_type in _QUANTIZER or node.domain == DOMAIN) and node.name == node.output[0]:
             # says nothing that the output does not say, a hundred times in a small file
             node.name = ""
+    strip_documentation(model)
     # the bounds of dropped Clips, among others: onnxruntime warns of what nothing reads
     remove_dead(model)
     model.producer_name, model.producer_version = "infoq-onnx", metadata.get("infoq_onnx.version", "")

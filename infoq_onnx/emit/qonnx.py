@@ -22,6 +22,7 @@ from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.emit.storage.narrow import narrow
 from infoq_onnx.emit.verify import compare
 from infoq_onnx.errors import MissingDependencyError, VerificationError
+from infoq_onnx.graph.compact import strip_documentation
 from infoq_onnx.graph.editing import add_metadata, initializers_of, input_at, replace_nodes, to_array
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.load import QONNX_DOMAIN
@@ -104,6 +105,7 @@ def qonnx_model(
                     node.input[index] = f"{weight}/quant"
         nodes.append(node)
     replace_nodes(model.graph, nodes)
+    strip_documentation(model)
     remove_dead(model)
     model.opset_import.append(helper.make_opsetid(QONNX_DOMAIN, 1))
     model.producer_name, model.producer_version = "infoq-onnx", metadata.get("infoq_onnx.version", "")

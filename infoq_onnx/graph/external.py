@@ -30,7 +30,7 @@ def model_files(path: Path) -> tuple[Path, ...]:
         return (path,)
     external = {
         entry.value
-        for tensor in _tensors(model)
+        for tensor in tensors_of(model)
         if tensor.data_location == TensorProto.EXTERNAL
         for entry in tensor.external_data
         if entry.key == "location"
@@ -64,7 +64,8 @@ def model_bytes(path: Path) -> int:
     return sum(file.stat().st_size for file in model_files(path))
 
 
-def _tensors(model: ModelProto) -> Iterator[TensorProto]:
+def tensors_of(model: ModelProto) -> Iterator[TensorProto]:
+    """Yield every constant of a model: initializers, and tensors in attributes, of subgraphs and functions, too."""
     yield from model.graph.initializer
     for nodes in (model.graph.node, *(function.node for function in model.functions)):
         for node in walk(nodes):

@@ -17,6 +17,9 @@ from infoq_onnx.graph.editing import consumers_of, expose, initializers_of, prod
 from infoq_onnx.graph.ort import ORT_ERRORS, first_line, run_session
 from infoq_onnx.graph.session import open_session
 
+LOGITS_KEY = "infoq_onnx.logits"
+"""Key of the metadata entry that names the output with the class scores, where it is not the first."""
+
 
 class _Trace(NamedTuple):
     """Shapes and element types of the activations, observed in runs at one or two batch sizes."""
@@ -53,7 +56,7 @@ class Graph:
     input : str
         Name of the only graph input.
     output : str
-        Name of the first graph output: the logits.
+        The output with the class scores: the first one, unless the metadata name another.
     outputs : tuple of str
         Names of all graph outputs.
 
@@ -71,7 +74,8 @@ class Graph:
         self.initializers: dict[str, TensorProto] = initializers_of(model.graph)
         self.input: str = model.graph.input[0].name
         self.outputs: tuple[str, ...] = tuple(value.name for value in model.graph.output)
-        self.output: str = self.outputs[0]
+        named = next((entry.value for entry in model.metadata_props if entry.key == LOGITS_KEY), "")
+        self.output: str = named if named in self.outputs else self.outputs[0]
         self._input_shape = _input_shape(model.graph.input[0])
 
     def __reduce__(self) -> tuple[type[Graph], tuple[onnx.ModelProto]]:
@@ -192,7 +196,8 @@ class Graph:
             # the batch axis is declared free but the graph only runs at batch size 1, e.g. with a Reshape to [1, …]
             return _Trace(1, shapes, dtypes, still)
         varying = {name: _differing_axes(shapes[name], second[name].shape) for name in shapes}
-        if second[self.output].shape[:1] != (2,):
+        scores = [self.output] if self.output in second else list(second)
+        if not any(second[name].shape[:1] == (2,) for name in scores):
             return _Trace(1, shapes, dtypes, still)
         return _Trace(None, shapes, dtypes, varying)
 

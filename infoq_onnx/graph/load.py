@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnxruntime
 from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
@@ -14,6 +13,8 @@ from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper
 
 from infoq_onnx.errors import ModelError
 from infoq_onnx.graph.editing import opset_of, stamp_ir_version, subgraphs, to_array, walk
+from infoq_onnx.graph.external import tensors_of
+from infoq_onnx.graph.half_precision import to_float32
 from infoq_onnx.graph.inference import require_inference
 from infoq_onnx.graph.ort import ORT_ERRORS, first_line
 from infoq_onnx.graph.session import open_session
@@ -43,7 +44,9 @@ _QUANTIZED = frozenset(
     ]
 )
 _TOO_LARGE = "is larger than 2 GiB with its weights, more than onnx can check; use a smaller model"
-_FLOATS = frozenset([TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16])
+
+_LFS_POINTER = b"version https://git-lfs"
+_LFS_ADVICE = "run git lfs pull"
 
 QONNX_DOMAIN = "qonnx.custom_op.general"
 QONNX = "is a QONNX model, which onnxruntime does not run; give one made with `file_format` qdq"
@@ -51,17 +54,18 @@ NO_TEXT = "is damaged: a name in it is no text; download or export the model aga
 NO_OUTPUTS = "has no outputs; export the model so that it returns its class scores"
 
 
-def load_model(path: Path) -> ModelProto:
+def load_model(path: Path, remarks: list[str] | None = None) -> ModelProto:
     """Load and check a float model, including its external data.
 
-    Infinite values are allowed only in tensors of one element: bounds of Clip and values of Pad may be infinite,
-    weights may not. The IR version is lowered to the oldest one that supports the operator sets, because onnxruntime
-    rejects IR versions newer than those it knows.
+    A model in half precision becomes float32. The IR version is lowered to the oldest one that supports the operator
+    sets, because onnxruntime rejects IR versions newer than those it knows.
 
     Parameters
     ----------
     path : Path
         The .onnx file. External data is read from the same folder.
+    remarks : list of str or None
+        Receives what the user should know about changes to the model.
 
     Returns
     -------
@@ -76,14 +80,17 @@ def load_model(path: Path) -> ModelProto:
     path = Path(path)
     model = _read(path)
     _check_version(path, model)
-    _check_ends(path, model.graph)
     _check_float(path, model)
     _load_external_data(path, model)
+    # data that does not fit its type is found before it is converted
+    _check_data(path, model.graph)
+    if to_float32(model) and remarks is not None:
+        remarks.append(f"{path} is in half precision: it is converted to float32, inputs and outputs included")
+    _check_ends(path, model.graph)
     try:
         require_inference(model)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
-    _check_finite(path, model.graph)
     stamp_ir_version(model)
     _check_valid(path, model)
     return model
@@ -127,6 +134,8 @@ def _read(path: Path) -> ModelProto:
         raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
     if not content:
         raise ModelError(f"{path} is empty; download or export the model again")
+    if content.startswith(_LFS_POINTER):
+        raise ModelError(f"{path} is a git-lfs pointer and not the model itself; {_LFS_ADVICE}")
     model = ModelProto()
     try:
         model.ParseFromString(content)
@@ -219,16 +228,17 @@ def _check_input(path: Path, value: ValueInfoProto) -> None:
     if not value.type.HasField("tensor_type"):
         raise ModelError(f"{path}: input {value.name!r} is not a tensor; export the model with a float32 input")
     kind = value.type.tensor_type.elem_type
-    if kind in (TensorProto.FLOAT16, TensorProto.BFLOAT16):
-        raise ModelError(
-            f"{path} is a half-precision model (input {value.name!r} is {TensorProto.DataType.Name(kind).lower()}); "
-            "export it in float32"
-        )
     if kind != TensorProto.FLOAT:
         raise ModelError(
-            f"{path}: input {value.name!r} is {TensorProto.DataType.Name(kind).lower()}, not float32; export the model "
-            "with a float32 input"
+            f"{path}: input {value.name!r} is {_type_name(kind)}, not float32; export the model with a float32 input"
         )
+
+
+def _type_name(kind: int) -> str:
+    try:
+        return str(TensorProto.DataType.Name(kind)).lower()
+    except ValueError:
+        return f"of an unknown type ({kind})"
 
 
 def _check_float(path: Path, model: ModelProto) -> None:
@@ -239,6 +249,9 @@ def _check_float(path: Path, model: ModelProto) -> None:
 
 
 def _load_external_data(path: Path, model: ModelProto) -> None:
+    for tensor in tensors_of(model):
+        if tensor.data_location == TensorProto.EXTERNAL:
+            _check_external(path, tensor)
     try:
         onnx.load_external_data_for_model(model, str(path.parent))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
@@ -247,24 +260,43 @@ def _load_external_data(path: Path, model: ModelProto) -> None:
         ) from error
 
 
-def _check_finite(path: Path, graph: GraphProto) -> None:
+def _check_external(path: Path, tensor: TensorProto) -> None:
+    """Tell a file of external data that is cut off, or was never downloaded, from one that is missing."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
+    file = path.parent / location
+    try:
+        if not location or not file.is_file():
+            return
+        size = file.stat().st_size
+        with file.open("rb") as opened:
+            start = opened.read(len(_LFS_POINTER))
+        needed = int(entries.get("offset", 0)) + int(entries.get("length", 0))
+    except (OSError, ValueError):
+        # told by what reads it
+        return
+    if start == _LFS_POINTER:
+        raise ModelError(f"{file}, the weights of {path}, is a git-lfs pointer and not the file itself; {_LFS_ADVICE}")
+    if size < needed:
+        raise ModelError(
+            f"{file}, the weights of {path}, has {size:,} bytes, and tensor {tensor.name!r} needs {needed:,}: it is "
+            "truncated; download or export it again"
+        )
+
+
+def _check_data(path: Path, graph: GraphProto) -> None:
+    """Make sure that every constant has the data that its type and shape need."""
     for tensor in graph.initializer:
-        if tensor.data_type not in _FLOATS:
-            continue
         try:
-            values = to_array(tensor)
-        except ValueError as error:
+            to_array(tensor)
+        except (ValueError, TypeError, KeyError) as error:
             raise ModelError(
-                f"{path}: tensor {tensor.name!r} does not have the data its shape asks for ({first_line(error)}); "
+                f"{path}: tensor {tensor.name!r} does not have the data its type and shape need ({first_line(error)}); "
                 "export the model again"
             ) from error
-        if np.isnan(values).any():
-            raise ModelError(f"{path}: tensor {tensor.name!r} has NaN values; train or export the model again")
-        if values.size > 1 and np.isinf(values).any():
-            raise ModelError(f"{path}: tensor {tensor.name!r} has infinite values; train or export the model again")
     for node in graph.node:
         for subgraph in subgraphs(node):
-            _check_finite(path, subgraph)
+            _check_data(path, subgraph)
 
 
 def _check_valid(path: Path, model: ModelProto) -> None:

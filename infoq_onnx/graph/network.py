@@ -8,8 +8,10 @@ import numpy as np
 from onnx import NodeProto, TensorProto
 
 from infoq_onnx.errors import ModelError
-from infoq_onnx.graph.editing import QUANTIZABLE, input_at, opset_of, subgraphs, walk
+from infoq_onnx.graph.editing import QUANTIZABLE, input_at, opset_of, to_array
+from infoq_onnx.graph.float_only import float_reason
 from infoq_onnx.graph.graph import Graph
+from infoq_onnx.graph.logits import classes_of, refusal
 from infoq_onnx.graph.macs import macs_of
 from infoq_onnx.schema import ActivationGroup, Layer, Network, SkippedNode
 
@@ -36,23 +38,6 @@ ACTIVATIONS = frozenset(
 )
 """Element-wise activation functions."""
 
-_FLOAT_OPERATORS = {
-    "Attention": "attention in one operator is kept in float",
-    "BiasGelu": "fused operators are kept in float",
-    "DeformConv": "deformable convolution is kept in float",
-    "Einsum": "Einsum is kept in float; export it as MatMul to quantize it",
-    "EmbedLayerNormalization": "embeddings are kept in float",
-    "FusedConv": "fused operators are kept in float; export the model without onnxruntime's optimisations",
-    "FusedGemm": "fused operators are kept in float; export the model without onnxruntime's optimisations",
-    "FusedMatMul": "fused operators are kept in float; export the model without onnxruntime's optimisations",
-    "GRU": "recurrent operators are kept in float",
-    "GroupQueryAttention": "attention in one operator is kept in float",
-    "LSTM": "recurrent operators are kept in float",
-    "MultiHeadAttention": "attention in one operator is kept in float",
-    "NhwcConv": "fused operators are kept in float; export the model without onnxruntime's optimisations",
-    "RNN": "recurrent operators are kept in float",
-}
-
 
 def find_network(graph: Graph) -> Network:
     """Find the quantizable layers of a normalised graph, the groups that feed them, and the nodes that stay in float.
@@ -63,10 +48,12 @@ def find_network(graph: Graph) -> Network:
     Raises
     ------
     ModelError
-        There is no quantizable layer, a layer has tensors without elements, or the first output is not float32 with one
-        score per class.
+        There is no quantizable layer, a layer has tensors without elements, or the output is not float32 with one score
+        per class.
     """
-    classes = _classes(graph)
+    classes = classes_of(graph, graph.output)
+    if not classes:
+        raise ModelError(refusal(graph, graph.output))
     wanted = graph.ancestors(graph.output)
     layers: list[Layer] = []
     skipped: list[SkippedNode] = []
@@ -75,7 +62,7 @@ def find_network(graph: Graph) -> Network:
             skipped.append(SkippedNode(node.name, node.op_type, reason))
         elif node.op_type in QUANTIZABLE and not node.domain:
             if wanted.isdisjoint(node.output):
-                skipped.append(SkippedNode(node.name, node.op_type, "the first output does not depend on it"))
+                skipped.append(SkippedNode(node.name, node.op_type, "the class scores do not depend on it"))
             else:
                 layers.append(_layer(graph, node))
                 if 0 in (*layers[-1].weight_shape, *layers[-1].output_shape, *_shapes_read(graph, layers[-1])):
@@ -99,16 +86,19 @@ def find_network(graph: Graph) -> Network:
     )
 
 
-def _classes(graph: Graph) -> int:
-    shape, kind = graph.shapes[graph.output], graph.dtypes[graph.output]
-    wide = [size for size in shape if size != 1]
-    if graph.output not in graph.batched or len(wide) != 1 or kind != np.float32:
-        rank = "batch, " * (graph.output in graph.batched)
-        raise ModelError(
-            f"output {graph.output!r} is {kind} [{rank}{', '.join(map(str, shape))}], not float32 [batch, classes]: "
-            "infoq-onnx quantizes classifiers that give one score a class"
-        )
-    return wide[0]
+def require_finite(graph: Graph, network: Network) -> None:
+    """Refuse weights and biases that are NaN or infinite; other constants, such as an attention mask, may be.
+
+    Raises
+    ------
+    ModelError
+        The message names the tensor.
+    """
+    for name in (name for layer in network.layers for name in (layer.weight, layer.bias) if name):
+        values = to_array(graph.initializers[name])
+        if not np.isfinite(values).all():
+            what = "NaN" if np.isnan(values).any() else "infinite"
+            raise ModelError(f"tensor {name!r} has {what} values; train or export the model again")
 
 
 def _groups(graph: Graph, layers: list[Layer]) -> tuple[ActivationGroup, ...]:
@@ -126,24 +116,11 @@ def _groups(graph: Graph, layers: list[Layer]) -> tuple[ActivationGroup, ...]:
 
 def _obstacle(graph: Graph, node: NodeProto) -> str | None:
     """Return why a node that could be quantized in principle stays in float; None for layers and all other nodes."""
-    if node.op_type in _FLOAT_OPERATORS:
-        return _FLOAT_OPERATORS[node.op_type]
-    if any(inner.op_type in QUANTIZABLE for subgraph in subgraphs(node) for inner in walk(subgraph.node)):
-        return f"its layers are inside the subgraph of {node.op_type}"
-    if node.domain:
-        return None
-    if node.op_type == "Gather":
-        return _embedding(graph, node)
-    if node.op_type not in QUANTIZABLE:
+    if reason := float_reason(node, graph.initializers):
+        return reason
+    if node.domain or node.op_type not in QUANTIZABLE:
         return None
     return _untyped(graph, node) or _unsuited(graph, node)
-
-
-def _embedding(graph: Graph, node: NodeProto) -> str | None:
-    table = graph.initializers.get(node.input[0])
-    if table is not None and table.data_type == TensorProto.FLOAT and len(table.dims) > 1:
-        return "embedding tables are kept in float"
-    return None
 
 
 def _untyped(graph: Graph, node: NodeProto) -> str | None:

@@ -192,7 +192,9 @@ def set_up(
     _check_settings(settings)
     # another package's criterion that cannot be loaded is told of before any work
     get_criteria()
-    prepared = prepare(model)
+    prepared = prepare(model, settings.logits)
+    for remark in prepared.remarks:
+        reporter.note(remark)
     dataset = load_samples(prepared, calib, classes, preprocessing, settings.samples, settings.seed, cache_bytes)
     if len(dataset) < MIN_SAMPLES:
         raise DataError(f"{calib} has {len(dataset)} usable samples: give at least {MIN_SAMPLES}")

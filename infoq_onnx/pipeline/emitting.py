@@ -20,6 +20,7 @@ from infoq_onnx.emit.targets import TARGETS
 from infoq_onnx.emit.verify import verify
 from infoq_onnx.evaluation import PREPROCESSING_KEY
 from infoq_onnx.files import replacing, write_text
+from infoq_onnx.graph.compact import shorten_names
 from infoq_onnx.quantize.levels import SHIFTED_BITS
 from infoq_onnx.schema import Allocation, Preprocessing, Verification, to_json
 from infoq_onnx.simulate.quantizers.quantizable import Quantizable
@@ -54,7 +55,10 @@ class Emission:
         if self.format == "qonnx":
             simulated = self.simulation(allocation, codes)
             return qonnx_model(simulated, self.of.network, codes, metadata)
-        return qdq_model(self.of, allocation.bits, codes, STORAGES[self.storage], metadata)
+        model = qdq_model(self.of, allocation.bits, codes, STORAGES[self.storage], metadata)
+        # layers and groups go by the names that the allocation has for them
+        shorten_names(model, {name for layer in self.of.network.layers for name in (layer.output, *layer.groups)})
+        return model
 
     def simulation(self, allocation: Allocation, codes: Mapping[str, LayerCodes]) -> onnx.ModelProto:
         """Build what the file has to compute."""

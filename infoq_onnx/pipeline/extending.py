@@ -19,8 +19,8 @@ from infoq_onnx.errors import AnalysisError
 from infoq_onnx.preparation import PreparedModel
 from infoq_onnx.schema import Analysis, MeasurementSettings
 
-INDEPENDENT = ("samples", "bits", "weight_only", "observers")
-"""Settings that decide which trials there are, and not what one measures; the images have a hash of their own."""
+INDEPENDENT = ("samples", "bits", "weight_only", "observers", "logits")
+"""Settings that decide which trials there are, and not what one measures. Images and network are hashed separately."""
 
 
 class Load(Protocol):

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from infoq_onnx.preparation import (
-    prepare,
-)
-from infoq_onnx.schema import (
-    Network,
-)
+from infoq_onnx.preparation import prepare
+from infoq_onnx.reporter import Reporter, Silent
+from infoq_onnx.schema import Network
 
 
-def inspect(model: Path | str) -> Network:
-    """Say what there is to quantize in a model: layers, groups, parameters, MACs, and what was skipped and why."""
-    return prepare(model).network
+def inspect(model: Path | str, *, logits: str | None = None, reporter: Reporter | None = None) -> Network:
+    """List what there is to quantize in a model: layers, groups, parameters, MACs, and what stays in float and why.
+
+    Parameters
+    ----------
+    model : path of the float ONNX classifier
+    logits : the output with the class scores; None: the first output, or the only one that can be
+    reporter : receives remarks
+
+    Raises
+    ------
+    ModelError
+        The file cannot be used.
+    """
+    prepared = prepare(model, logits)
+    for remark in prepared.remarks:
+        (reporter or Silent()).note(remark)
+    return prepared.network

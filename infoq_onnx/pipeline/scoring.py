@@ -22,7 +22,7 @@ from infoq_onnx.graph.session import Runtime, open_session, using
 from infoq_onnx.preparation import PreparedModel, calibration_again, memory_bytes, prepare_again
 from infoq_onnx.quantize.table import GridTable, load_table
 from infoq_onnx.reporter import Reporter, Silent
-from infoq_onnx.schema import SCORES_VERSION, Analysis, CriterionInfo, ScoreTable
+from infoq_onnx.schema import SCORES_VERSION, Analysis, CriterionInfo, ScoreTable, units_of
 from infoq_onnx.sensitivity.criteria import NEEDS, Context, Criterion, Need, OptionValue, get_criteria, get_criterion
 from infoq_onnx.simulate.equalization.equalize import equalized
 from infoq_onnx.simulate.running.batching import batch_size, logits_of, run_batches
@@ -157,6 +157,8 @@ def scores_for(
             write_scores(measurement, table)
     if not table.scores:
         raise SettingsError(f"{criterion} scores nothing in this analysis; give another `criterion`")
+    if told := _unscored(found, table):
+        reporter.warn(told)
     return table
 
 
@@ -174,12 +176,31 @@ def refresh_scores(
             continue
         made = _without_images(found, lambda: prepared, lambda: grids)
         table = compute(measurement, found, chosen, chosen.settings({} if known is None else known.options), made)
-        if not table.scores:
-            reporter.warn(
-                f"{name} scores nothing, as its observers hold no information: for `criterion` {name} give more images "
-                "or other labels"
-            )
+        if told := _unscored(found, table):
+            reporter.warn(told)
         write_scores(measurement, table)
+
+
+def _unscored(found: Analysis, table: ScoreTable) -> str:
+    """Say which units that were tried have no scores, and what to do; nothing where all have."""
+    tried = {trial.unit for trial in found.trials}
+    missing = tried - {score.unit for score in table.scores}
+    # a criterion without observers leaves units out on purpose
+    if not missing or not table.observers:
+        return ""
+    name = table.criterion
+    if missing == tried:
+        return (
+            f"{name} scores nothing, as its observers hold no information: for `criterion` {name} give more images or "
+            "other labels"
+        )
+    units = units_of(found.network)
+    named = [f"{unit.kind} {unit.name}" for unit in sorted(missing, key=units.index)]
+    listed = ", ".join(named[:3]) + (" …" if len(named) > 3 else "")
+    return (
+        f"{name} gives no scores to {len(missing)} of {len(tried)} units ({listed}), as the observers behind them hold "
+        f"no information: by `criterion` {name} they stay at 8 bits; give more images or other labels"
+    )
 
 
 def compute(

@@ -11,6 +11,8 @@ from infoq_onnx.errors import InfeasibleBudgetError, InfoQError, SettingsError
 from infoq_onnx.pipeline.emitting import Emission
 from infoq_onnx.schema import BASELINE_BITS, Allocation, Bound
 
+_SMALL_FILE = 2**18
+"""Bytes below which fewer widths, and so fewer functions, are tried as well."""
 _DIGITS = 32
 """Bytes that the text of another limit, and its digits, may take more in the file."""
 
@@ -73,18 +75,27 @@ def within_file(emission: Emission, bounds: tuple[Budget, ...], bits: Sequence[i
             # it only grows, so this ends
             overhead = max(needed, overhead + 8)
 
+    # in a small file the functions of some widths take more room than they are worth
+    is_small = any(is_absolute(budget.bound) and budget.bound.limit < _SMALL_FILE for budget in bounds)
     refused: InfoQError = InfeasibleBudgetError("no width was analysed")
+    found: list[Allocation] = []
     for widest in sorted({*bits, BASELINE_BITS}, reverse=True):
         try:
-            return fitted(widest)
+            found.append(fitted(widest))
         except InfeasibleBudgetError as error:
             refused = error
         except SettingsError as error:
             if widest == BASELINE_BITS:
                 raise
             # a pin that is wider, or a layer that was not measured at so few bits
-            raise refused from error
-    raise refused
+            if not found:
+                raise refused from error
+            break
+        if found and not is_small:
+            break
+    if not found:
+        raise refused
+    return min(found, key=lambda allocation: allocation.score)
 
 
 def _loosened(budget: Budget, overhead: float, limit: float | None) -> Budget:

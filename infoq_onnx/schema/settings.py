@@ -39,6 +39,8 @@ class MeasurementSettings:
     """How the weights of a trial are rounded, a key of `simulate.rounding.ROUNDINGS`."""
     weight_only: bool = False
     """Only weights were tried; activations have no scores."""
+    logits: str | None = None
+    """The output with the class scores; None: the first one, or the only one that can be."""
     provider: str = "cpu"
     """What onnxruntime ran the networks on."""
 

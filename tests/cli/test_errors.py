@@ -144,6 +144,48 @@ def retyped(kind: int, name: str) -> Callable[[Place], None]:
     return make
 
 
+def classical(place: Place) -> None:
+    weights = {"coefficients": [0.1] * 12, "intercepts": [0.0] * 3, "classlabels_ints": [0, 1, 2]}
+    node = helper.make_node("LinearClassifier", ["x"], ["label", "scores"], domain="ai.onnx.ml", **weights)
+    ends = [
+        helper.make_tensor_value_info(end, TensorProto.FLOAT, ["n", size]) for end, size in (("x", 4), ("scores", 3))
+    ]
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    graph = helper.make_graph([node], "g", ends[:1], ends[1:])
+    onnx.save(helper.make_model(graph, opset_imports=imports), place.folder / "linear.onnx")
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"
+
+
+def pointer(place: Place) -> None:
+    (place.folder / "pointer.onnx").write_bytes(POINTER)
+
+
+def weights_outside(content: bytes) -> Callable[[Place], None]:
+    """Make a model whose weights lie in another file, of this content."""
+
+    def make(place: Place) -> None:
+        path = place.folder / "outside.onnx"
+        onnx.save(mlp(), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+        (place.folder / "weights.bin").write_bytes(content)
+
+    return make
+
+
+def chosen(place: Place) -> None:
+    model = mlp()
+    scores = model.graph.node[-1].output[0] = "scores"
+    model.graph.node.append(helper.make_node("ArgMax", [scores], ["logits"], axis=1, keepdims=0))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("logits", TensorProto.INT64, ["batch"]))
+    onnx.save(model, place.folder / "chosen.onnx")
+
+
+def binary(place: Place) -> None:
+    b = Builder()
+    onnx.save(b.model(b.gemm("x", "fc", 4, 1), (4,), (1,)), place.folder / "binary.onnx")
+
+
 def free_size(place: Place) -> None:
     model = residual_convnet(size=8, width=4)
     for axis, name in ((2, "height"), (3, "width")):
@@ -212,7 +254,8 @@ def four_folders(place: Place) -> None:
 
 
 def nine_folders(place: Place) -> None:
-    images(place, classes=9)
+    for folder in {file.parent for file in images(place, classes=9)}:
+        folder.rename(folder.with_name(f"class {folder.name}"))
 
 
 def corrupt_images(place: Place) -> None:
@@ -405,7 +448,13 @@ SITUATIONS: dict[str, Callable[[Place], None]] = {
     "it computes more than memory holds": vast,
     "memory ends while weights are rounded": memory_ends,
     "it computes NaN": overflowing,
-    "its input is float16": retyped(TensorProto.FLOAT16, "half.onnx"),
+    "its layers are in a domain of their own": classical,
+    "it is a git-lfs pointer": pointer,
+    "its weights lie in another file, which is a git-lfs pointer": weights_outside(POINTER),
+    "its weights lie in another file, which is cut off": weights_outside(bytes(100)),
+    "it gives the chosen class only": chosen,
+    "it gives one score an image": binary,
+    "there is no output of that name": nothing,
     "its input is float64": retyped(TensorProto.DOUBLE, "double.onnx"),
     "its image size is free": free_size,
     "it gives more than one score a class": segmentation,

@@ -136,6 +136,7 @@ def test_it_goes_to_another_process(image_set: ImageSet, cache_bytes: int) -> No
 def test_the_model_s_classes_are_checked(image_set: ImageSet) -> None:
     root = many(image_set, 4)
     assert len(load(root, n_classes=2)) == 4
+    (root / "1").rename(root / "one")
     fails("has 2 class folders but the model has 3 classes", root, n_classes=3)
 
 

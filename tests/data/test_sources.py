@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from infoq_onnx.data.sources import check_classes, open_source
+from infoq_onnx.data.sources import open_source, with_classes
 from infoq_onnx.errors import DataError
 
 from .conftest import ImageSet
@@ -142,17 +142,69 @@ def test_a_missing_classes_file(image_set: ImageSet, tmp_path: Path) -> None:
 
 def test_the_model_s_number_of_classes(image_set: ImageSet, tmp_path: Path) -> None:
     root = image_set("cat/1.png", "dog/1.png")
-    check_classes(open_source(root), 2)
+    with_classes(open_source(root), 2)
     with pytest.raises(DataError, match=r"has 2 class folders but the model has 10 classes: .*`classes`"):
-        check_classes(open_source(root), 10)
+        with_classes(open_source(root), 10)
     classes = write(tmp_path / "classes.txt", "cat", "dog", "emu")
-    check_classes(open_source(root, classes), 3)
+    with_classes(open_source(root, classes), 3)
     with pytest.raises(DataError, match=r"classes\.txt names 3 classes but the model has 2"):
-        check_classes(open_source(root, classes), 2)
+        with_classes(open_source(root, classes), 2)
     listed = write(tmp_path / "list.csv", "images/cat/1.png,0", "images/dog/1.png,4")
-    check_classes(open_source(listed), 5)
+    with_classes(open_source(listed), 5)
     with pytest.raises(DataError, match=r"sample 1 has label 4 but the model has 4 classes \(0 to 3\)"):
-        check_classes(open_source(listed), 4)
+        with_classes(open_source(listed), 4)
+
+
+@pytest.mark.parametrize("stray", ["__MACOSX/._1.png", "@eaDir/1.png/thumb.png", "cache/index.db", "#recycle/1.png"])
+def test_a_folder_without_images_is_no_class(image_set: ImageSet, stray: str) -> None:
+    """One beside the classes would shift the labels of all behind it."""
+    root = image_set("ant/1.png", "zebra/1.png")
+    (root / stray).parent.mkdir(parents=True, exist_ok=True)
+    if stray.endswith("png") and "/._" not in stray:
+        (root / stray).write_bytes((root / "ant" / "1.png").read_bytes())
+    else:
+        (root / stray).write_bytes(b"no image")
+    (root / "empty").mkdir()
+    source = with_classes(open_source(root), 2)
+    assert source.class_names == ("ant", "zebra")
+    assert source.labels is not None
+    assert source.labels.tolist() == [0, 1]
+    assert "empty" in source.ignored
+
+
+def test_an_empty_folder_does_not_stand_for_a_missing_class(image_set: ImageSet) -> None:
+    root = image_set("ant/1.png", "zebra/1.png")
+    (root / "@eaDir").mkdir()
+    with pytest.raises(DataError, match="2 class folders but the model has 3 classes"):
+        with_classes(open_source(root), 3)
+
+
+@pytest.mark.parametrize(
+    ("folders", "count", "expected"),
+    [
+        (("0", "1", "2"), 3, [0, 1, 2]),
+        (("0", "2", "10"), 11, [0, 2, 10]),
+        (("000", "007"), 10, [0, 7]),
+        (("1", "2", "10"), 3, [0, 1, 2]),
+    ],
+)
+def test_folders_that_are_numbers(
+    image_set: ImageSet, folders: tuple[str, ...], count: int, expected: list[int]
+) -> None:
+    """In the order of the numbers, not of their letters; and where they are labels, some may be missing."""
+    source = with_classes(open_source(image_set(*(f"{name}/1.png" for name in folders))), count)
+    assert [file.parent.name for file in source.files] == list(folders)
+    assert source.labels is not None
+    assert source.labels.tolist() == expected
+
+
+def test_numbers_that_are_no_labels_need_all_classes(image_set: ImageSet) -> None:
+    root = image_set("1/1.png", "3/1.png")
+    with pytest.raises(DataError, match=r"2 class folders but the model has 3 classes: .*`classes`"):
+        with_classes(open_source(root), 3)
+    two = image_set("01/1.png", "1/1.png")
+    with pytest.raises(DataError, match="01 and 1 are the same class"):
+        open_source(two)
 
 
 # ---------------------------------------------------------------------------------------------------------------- lists
@@ -342,9 +394,9 @@ def test_npz_labels_beyond_the_classes_file(tmp_path: Path) -> None:
 def test_the_shared_images(shared: Path) -> None:
     cifar = open_source(shared / "data" / "cifar10" / "test")
     assert len(cifar) == 1017
-    check_classes(cifar, 10)
+    with_classes(cifar, 10)
     imagenet = open_source(shared / "data" / "imagenet" / "test", shared / "data" / "imagenet" / "classes.txt")
-    check_classes(imagenet, 1000)
+    with_classes(imagenet, 1000)
     assert len(imagenet) == 500
     assert imagenet.labels is not None
     assert imagenet.class_names is not None

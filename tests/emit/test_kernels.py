@@ -142,7 +142,7 @@ def test_a_weight_on_the_left() -> None:
     model = qdq_model(of.quantizable, bits, codes, STORAGES["int8"], {})
     verdict = {kernel.layer: kernel for kernel in find_kernels(model)}["left"]
     assert not verdict.integer
-    assert verdict.reason.endswith("is on the left: integer kernels take it on the right")
+    assert "is on the left: integer kernels take it on the right; export W·x as the transpose" in verdict.reason
 
 
 def test_nodes_without_names_are_called_by_their_outputs() -> None:

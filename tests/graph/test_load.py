@@ -13,6 +13,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from infoq_onnx.errors import ModelError
 from infoq_onnx.graph import load
 from infoq_onnx.graph.load import load_model
+from infoq_onnx.graph.normalize import normalize
+from infoq_onnx.graph.ort import run
 from tests.graph.compare import assert_same_outputs
 from tests.graph.passes.test_upgrade_opset import old_network
 from tests.networks import Builder, mlp, residual_convnet
@@ -151,6 +153,13 @@ def _short_weight(model: ModelProto) -> None:
     model.graph.initializer[2].raw_data = model.graph.initializer[2].raw_data[:-4]
 
 
+def _weight_of_type(kind: int) -> Callable[[ModelProto], None]:
+    def change(model: ModelProto) -> None:
+        model.graph.initializer[2].data_type = kind
+
+    return change
+
+
 def _operator(op_type: str, domain: str = "") -> Callable[[ModelProto], None]:
     def change(model: ModelProto) -> None:
         model.graph.node[1].op_type, model.graph.node[1].domain = op_type, domain
@@ -184,13 +193,13 @@ REFUSALS: dict[str, tuple[Callable[[ModelProto], None], tuple[str, ...]]] = {
     "no outputs": (_without_outputs, ("has no outputs",)),
     "no inputs": (_without_inputs, ("has no inputs",)),
     "two inputs": (_two_inputs, ("2 inputs (x, mask): only models with one input are supported",)),
-    "float16": (_element_type(TensorProto.FLOAT16), ("half-precision", "float16", "float32")),
-    "bfloat16": (_element_type(TensorProto.BFLOAT16), ("half-precision", "bfloat16")),
+    "unknown type": (_element_type(99), ("input 'x' is of an unknown type (99)",)),
+    "type -1": (_element_type(-1), ("input 'x' is of an unknown type (-1)",)),
     "integer": (_element_type(TensorProto.UINT8), ("input 'x' is uint8, not float32",)),
     "sequence": (_sequence, ("input 'x' is not a tensor",)),
-    "NaN": (_weight(np.nan), ("'fc2_w' has NaN values",)),
-    "infinity": (_weight(-np.inf), ("'fc2_w' has infinite values",)),
-    "short data": (_short_weight, ("'fc2_w' does not have the data its shape asks for",)),
+    "short data": (_short_weight, ("'fc2_w' does not have the data its type and shape need",)),
+    "data of an unknown type": (_weight_of_type(99), ("'fc2_w' does not have the data its type and shape need",)),
+    "data of no type": (_weight_of_type(0), ("'fc2_w' does not have the data its type and shape need",)),
     "QuantizeLinear": (_operator("QuantizeLinear"), ("already quantized", "QuantizeLinear", "give the float model")),
     "QLinearConv": (_operator("QLinearConv"), ("already quantized",)),
     "QONNX": (_operator("Quant", "qonnx.custom_op.general"), ("already quantized",)),
@@ -217,14 +226,62 @@ def test_infinite_bounds_are_fine(tmp_path: Path) -> None:
     load_model(save(tmp_path, b.model(y, (4,), (3,))))
 
 
-def test_nan_inside_a_subgraph(tmp_path: Path) -> None:
+def test_constants_other_than_weights_may_be_infinite(tmp_path: Path) -> None:
+    """As an additive attention mask is; weights are looked at when it is known which tensors they are."""
     b = Builder()
-    hidden = b.gemm("x", "fc", 4, 3)
-    end = helper.make_tensor_value_info("then_out", TensorProto.FLOAT, None)
-    bad = numpy_helper.from_array(np.full(3, np.nan, np.float32), "inner")
-    branch = helper.make_graph([helper.make_node("Add", [hidden, "inner"], ["then_out"])], "then", [], [end], [bad])
-    y = b.op("If", [b.constant("condition", True, bool)], "if", then_branch=branch, else_branch=branch)
-    refuse(save(tmp_path, b.model(y, (4,), (3,))), "'inner' has NaN")
+    y = b.op("Softmax", [b.op("Add", [b.gemm("x", "fc", 4, 3), b.constant("mask", [0, 0, -np.inf])], "masked")], "end")
+    load_model(save(tmp_path, b.model(y, (4,), (3,))))
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
+@pytest.mark.parametrize("behind_casts", [True, False])
+def test_half_precision_becomes_float32(tmp_path: Path, kind: int, behind_casts: bool) -> None:
+    weight = helper.make_tensor("w", kind, (3, 4), np.random.default_rng(0).standard_normal(12).astype(np.float32))
+    ends = TensorProto.FLOAT if behind_casts else kind
+    names = ("a", "b") if behind_casts else ("x", "y")
+    nodes = [helper.make_node("Gemm", [names[0], "w"], [names[1]], "fc", transB=1)]
+    if behind_casts:
+        nodes.insert(0, helper.make_node("Cast", ["x"], ["a"], to=kind))
+        nodes.append(helper.make_node("Cast", ["b"], ["y"], to=TensorProto.FLOAT))
+    inputs, outputs = ([helper.make_tensor_value_info(n, ends, ["n", size])] for n, size in (("x", 4), ("y", 3)))
+    model = helper.make_model(
+        helper.make_graph(nodes, "half", inputs, outputs, [weight]), opset_imports=[helper.make_opsetid("", 17)]
+    )
+    remarks: list[str] = []
+    loaded = load_model(save(tmp_path, model), remarks)
+    assert [remark for remark in remarks if "half precision" in remark and "float32" in remark]
+    normal = normalize(loaded)
+    assert [node.op_type for node in normal.graph.node] == ["Gemm"]
+    x = np.random.default_rng(1).standard_normal((5, 4)).astype(np.float32)
+    expected = x @ numpy_helper.to_array(weight).astype(np.float32).T
+    np.testing.assert_allclose(run(normal, {"x": x})[0], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_float32_is_left_alone(tmp_path: Path) -> None:
+    remarks: list[str] = []
+    load_model(save(tmp_path, mlp()), remarks)
+    assert remarks == []
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"
+
+
+def test_a_git_lfs_pointer_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(LFS)
+    refuse(tmp_path / "model.onnx", "is a git-lfs pointer", "git lfs pull")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(LFS, ("git-lfs pointer", "git lfs pull")), (b"\0" * 100, ("has 100 bytes", "truncated", "download"))],
+    ids=["pointer", "truncated"],
+)
+def test_weights_beside_the_file_that_are_not_whole(tmp_path: Path, content: bytes, words: tuple[str, ...]) -> None:
+    model, path = mlp(), tmp_path / "model.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    load_model(path)
+    (tmp_path / "weights.bin").write_bytes(content)
+    refuse(path, "weights.bin", *words)
 
 
 def test_real_models_load(shared: Path) -> None:

@@ -46,18 +46,18 @@ def test_a_size_bounds_the_file(residual: Case, rounding: str, tmp_path: Path) -
     largest = done(residual, tmp_path / "8.onnx", uniform_bits=(8, 8), rounding=rounding).file_bytes
     smallest = done(residual, tmp_path / "2.onnx", uniform_bits=(2, 8), rounding=rounding).file_bytes
     assert smallest < largest
-    used = []
+    scores = []
     for share in (0.9, 0.5, 0.2):
         limit = int(smallest + share * (largest - smallest)) + 600
         options = {"bounds": {"size": f"{limit}B"}, "weight_only": True, "rounding": rounding}
         found = done(residual, tmp_path / "m.onnx", **options)
         # the room is that of the codes that were written, and not of nearest ones
-        assert limit - found.file_bytes < 0.1 * limit
+        assert limit - found.file_bytes < 0.2 * limit
         assert found.file_bytes == (tmp_path / "m.onnx").stat().st_size <= limit
         assert found.allocation.bounds[0].limit == limit
         assert found.allocation.costs.weight_bytes + found.allocation.bounds[0].overhead <= limit
-        used.append(found.allocation.costs.weight_bytes)
-    assert used[0] >= used[1] >= used[2] < used[0]
+        scores.append(found.allocation.score)
+    assert scores[0] <= scores[1] <= scores[2] > scores[0]
 
 
 def test_a_size_holds_down_to_the_smallest_file(residual: Case, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Remove nodes that pass their input through: Identity, and Dropout in inference mode.
+"""Remove nodes that pass their input through: Identity, Dropout in inference mode, and Cast to the same type.
 
 For y = Identity(x), the readers of y read x instead. If y is a graph output, x is renamed to y, so that the outputs
 keep their names.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import onnx
 from onnx import NodeProto
 
-from infoq_onnx.graph.editing import input_at, to_array
+from infoq_onnx.graph.editing import attribute, infer, input_at, to_array
 from infoq_onnx.graph.editor import Editor
 
 
@@ -24,14 +24,17 @@ def remove_identity(model: onnx.ModelProto) -> int:
         Number of nodes removed.
     """
     editor = Editor(model.graph)
-    removed = sum(_bypass(editor, node) for node in editor.nodes if _passes_through(editor, node))
+    types = infer(model).types if any(node.op_type == "Cast" for node in editor.nodes) else {}
+    removed = sum(_bypass(editor, node) for node in editor.nodes if _passes_through(editor, node, types))
     editor.apply()
     return removed
 
 
-def _passes_through(editor: Editor, node: NodeProto) -> bool:
-    if node.domain or node.op_type not in ("Identity", "Dropout"):
+def _passes_through(editor: Editor, node: NodeProto, types: dict[str, int]) -> bool:
+    if node.domain or node.op_type not in ("Identity", "Dropout", "Cast"):
         return False
+    if node.op_type == "Cast":
+        return bool(attribute(node, "to") == types.get(node.input[0]))
     if node.op_type == "Identity":
         return True
     if any(editor.uses(mask) for mask in node.output[1:] if mask):
