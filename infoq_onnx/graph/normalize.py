@@ -11,6 +11,7 @@ from infoq_onnx.graph.editing import stamp_ir_version
 from infoq_onnx.graph.ort import first_line
 from infoq_onnx.graph.passes.canonical_gemm import canonical_gemm
 from infoq_onnx.graph.passes.constants_to_initializers import constants_to_initializers
+from infoq_onnx.graph.passes.einsum_to_matmul import einsum_to_matmul
 from infoq_onnx.graph.passes.fold_batchnorm import fold_batchnorm
 from infoq_onnx.graph.passes.fold_constants import fold_constants
 from infoq_onnx.graph.passes.fold_shapes import fold_shapes
@@ -24,12 +25,19 @@ from infoq_onnx.graph.passes.remove_dead import remove_dead
 from infoq_onnx.graph.passes.remove_identity import remove_identity
 from infoq_onnx.graph.passes.sort_nodes import sort_nodes
 from infoq_onnx.graph.passes.strip_initializer_inputs import strip_initializer_inputs
+from infoq_onnx.graph.passes.unfuse import unfuse
 from infoq_onnx.graph.passes.unshare_initializers import unshare_initializers
 from infoq_onnx.graph.passes.upgrade_opset import upgrade_opset
 
 Pass = Callable[[onnx.ModelProto], int]
 
-ENTRY_PASSES: tuple[Pass, ...] = (inline_functions, upgrade_opset, strip_initializer_inputs, name_batch_axis)
+ENTRY_PASSES: tuple[Pass, ...] = (
+    inline_functions,
+    upgrade_opset,
+    strip_initializer_inputs,
+    name_batch_axis,
+    unfuse,
+)
 """Run once, before all others. The other passes rely on the result."""
 
 SIMPLIFYING_PASSES: tuple[Pass, ...] = (
@@ -38,6 +46,7 @@ SIMPLIFYING_PASSES: tuple[Pass, ...] = (
     remove_identity,
     fold_constants,
     fold_shapes,
+    einsum_to_matmul,
     matmul_to_gemm,
     canonical_gemm,
     fold_batchnorm,

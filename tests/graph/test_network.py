@@ -255,7 +255,7 @@ def test_skipped_nodes_say_why() -> None:
     b.op("Reshape", ["with_vector_out", "flat"], "vector_flat")
     b.op("MatMul", ["grid_of_out", b.normal("stack", 3, 2, 2)], "with_stack")
     b.op("Reshape", ["with_stack_out", b.constant("flat_stack", [-1, 12], np.int64)], "stack_flat")
-    b.op("Einsum", [y, b.normal("e", 4, 4)], "einsum", equation="bi,ij->bj")
+    b.op("Einsum", [y, b.normal("e", 4, 4), b.normal("f", 4, 4)], "einsum", equation="bi,ij,jk->bk")
     half = b.op("Cast", [y], "half", to=TensorProto.FLOAT16)
     b.constant("half_w", np.ones((4, 4)), np.float16)
     b.op("Cast", [b.op("MatMul", [half, "half_w"], "half_product")], "single", to=TensorProto.FLOAT)

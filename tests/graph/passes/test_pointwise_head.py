@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper
 
 from infoq_onnx.graph.passes.pointwise_head import pointwise_head
-from tests.graph.compare import apply, operators
+from tests.graph.compare import apply, assert_same_outputs, operators
 from tests.networks import Builder, concat_net, depthwise_net
 
 RESHAPES: dict[str, tuple[str, list[int] | None]] = {
@@ -71,3 +72,19 @@ def test_convolution_whose_map_is_an_output_stays() -> None:
     model.graph.output.append(helper.make_tensor_value_info("head_out", TensorProto.FLOAT, ["batch", 10, 1, 1]))
     _, count = apply(pointwise_head, model)
     assert count == 0
+
+
+@pytest.mark.parametrize("spatial", [(1, 1), (1,)])
+def test_a_head_that_ends_the_model_keeps_its_shape(spatial: tuple[int, ...]) -> None:
+    """As FCN-like exports have it: the logits are [N, classes, 1, 1]."""
+    b = Builder()
+    side = tuple(6 for _ in spatial)
+    hidden = b.op("GlobalAveragePool", [b.op("Relu", ["x"], "relu")], "pool")
+    weight = b.normal("head_w", 5, 3, *spatial)
+    before = b.model(b.op("Conv", [hidden, weight, b.normal("head_b", 5)], "head"), (3, *side), (5, *spatial))
+    after = onnx.ModelProto()
+    after.CopyFrom(before)
+    assert pointwise_head(after) == 1
+    assert [node.op_type for node in after.graph.node] == ["Relu", "GlobalAveragePool", "Flatten", "Gemm", "Reshape"]
+    onnx.checker.check_model(after, full_check=True)
+    assert_same_outputs(before, after)
