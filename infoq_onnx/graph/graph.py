@@ -13,12 +13,18 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 
 from infoq_onnx.errors import ModelError
-from infoq_onnx.graph.editing import consumers_of, expose, initializers_of, producers_of, reads, to_array
+from infoq_onnx.graph.editing import consumers_of, expose, initializers_of, producers_of, reads, to_array, walk
 from infoq_onnx.graph.ort import ORT_ERRORS, first_line, run_session
 from infoq_onnx.graph.session import open_session
 
 LOGITS_KEY = "infoq_onnx.logits"
 """Key of the metadata entry that names the output with the class scores, where it is not the first."""
+
+
+_MOST_ELEMENTS = 2**30
+"""Elements of a batch, above which a shape is a mistake."""
+_LOOP_SECONDS = 5.0
+"""How long one or two images may take a model with loops, whose number of turns nobody knows."""
 
 
 class _Trace(NamedTuple):
@@ -183,6 +189,10 @@ class Graph:
         try:
             session = open_session(expose(self.model, names), optimize=False)
             first = self._observe(session, names, fixed or 1)
+        except TimeoutError as error:
+            raise ModelError(
+                f"one image takes more than {_LOOP_SECONDS:g} seconds; export the model without endless loops"
+            ) from error
         except ORT_ERRORS as error:
             raise ModelError(f"onnxruntime cannot run the model: {first_line(error)}; export it again") from error
         shapes = {name: value.shape for name, value in first.items()}
@@ -203,7 +213,8 @@ class Graph:
 
     def _observe(self, session: Any, names: list[str], batch: int) -> dict[str, NDArray[Any]]:
         images = np.random.default_rng(0).standard_normal((batch, *self._input_shape[1:]), dtype=np.float32)
-        values = run_session(session, {self.input: images}, names)
+        loops = any(node.op_type in ("Loop", "Scan") for node in walk(self.nodes))
+        values = run_session(session, {self.input: images}, names, seconds=_LOOP_SECONDS if loops else None)
         return {name: value for name, value in zip(names, values, strict=True) if isinstance(value, np.ndarray)}
 
 
@@ -221,7 +232,15 @@ def _input_shape(value: ValueInfoProto) -> tuple[Any, ...]:
             f"input {value.name!r} has free dimensions besides the batch ({', '.join(free)}); fix them, for example "
             "with python -m onnxruntime.tools.make_dynamic_shape_fixed"
         )
-    return (dims[0].dim_value or None, *(dim.dim_value for dim in dims[1:]))
+    batch = dims[0].dim_value if dims[0].dim_value > 0 else None
+    shape = tuple(dim.dim_value for dim in dims[1:])
+    if math.prod(shape) * (batch or 1) > _MOST_ELEMENTS:
+        sizes = " × ".join(map(str, (batch or "batch", *shape)))
+        raise ModelError(
+            f"input {value.name!r} has {sizes} elements, more than {_MOST_ELEMENTS:,}; export the model for images of "
+            "the size you use, and with a free batch"
+        )
+    return (batch, *shape)
 
 
 def _differing_axes(first: tuple[int, ...], second: tuple[int, ...]) -> frozenset[int]:

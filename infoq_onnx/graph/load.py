@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import onnx
 import onnxruntime
 from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
-from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from infoq_onnx.errors import ModelError
 from infoq_onnx.graph.editing import opset_of, stamp_ir_version, subgraphs, to_array, walk
@@ -45,6 +45,7 @@ _QUANTIZED = frozenset(
 )
 _TOO_LARGE = "is larger than 2 GiB with its weights, more than onnx can check; use a smaller model"
 
+_MOST_NODES = 1_000_000
 _LFS_POINTER = b"version https://git-lfs"
 _LFS_ADVICE = "run git lfs pull"
 
@@ -81,6 +82,7 @@ def load_model(path: Path, remarks: list[str] | None = None) -> ModelProto:
     model = _read(path)
     _check_version(path, model)
     _check_float(path, model)
+    _check_functions(path, model)
     _load_external_data(path, model)
     # data that does not fit its type is found before it is converted
     _check_data(path, model.graph)
@@ -248,13 +250,46 @@ def _check_float(path: Path, model: ModelProto) -> None:
             raise ModelError(f"{path} is already quantized (it has {node.op_type} nodes); give the float model")
 
 
+def _check_functions(path: Path, model: ModelProto) -> None:
+    """Refuse local functions that call themselves, or one another so often that no graph could hold their nodes."""
+    functions = {(function.domain, function.name): function for function in model.functions}
+    sizes: dict[tuple[str, str], int] = {}
+    open_: set[tuple[str, str]] = set()
+
+    def size(nodes: Iterable[NodeProto]) -> int:
+        total = 0
+        for node in walk(nodes):
+            key = (node.domain, node.op_type)
+            if key not in functions:
+                total += 1
+                continue
+            if key in open_:
+                raise ModelError(f"{path}: the local function {key[1]} calls itself; export the model without it")
+            if key not in sizes:
+                open_.add(key)
+                sizes[key] = size(functions[key].node)
+                open_.discard(key)
+            total += sizes[key]
+        return total
+
+    try:
+        found = size(model.graph.node)
+    except RecursionError as error:
+        raise ModelError(f"{path}: its local functions are nested too deeply; export it without them") from error
+    if found > _MOST_NODES:
+        raise ModelError(
+            f"{path} has {found:,} nodes once its local functions are put in their places, more than {_MOST_NODES:,}; "
+            "export it without them"
+        )
+
+
 def _load_external_data(path: Path, model: ModelProto) -> None:
     for tensor in tensors_of(model):
         if tensor.data_location == TensorProto.EXTERNAL:
             _check_external(path, tensor)
     try:
         onnx.load_external_data_for_model(model, str(path.parent))
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+    except (OSError, ValueError, RuntimeError, onnx.checker.ValidationError) as error:
         raise ModelError(
             f"cannot read the weights that {path} keeps in another file: {first_line(error)}; put that file beside it"
         ) from error

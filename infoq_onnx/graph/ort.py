@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,6 +44,7 @@ def run(model: ModelProto, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[
     model : the model
     feeds : input arrays by input name
     outputs : names of the outputs to return; None returns all outputs
+    seconds : time limit; None: none
 
     Returns
     -------
@@ -51,13 +53,20 @@ def run(model: ModelProto, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[
 
     Raises
     ------
+    TimeoutError
+        The time limit is exceeded.
     Exception
         One of `ORT_ERRORS`.
     """
     return run_session(open_session(model, optimize=False), feeds, outputs)
 
 
-def run_session(session: Any, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None) -> list[Any]:
+def run_session(
+    session: Any,
+    feeds: Mapping[str, NDArray[Any]],
+    outputs: Sequence[str] | None = None,
+    seconds: float | None = None,
+) -> list[Any]:
     """Run an open session once. Errors are raised but not also logged.
 
     Parameters
@@ -65,6 +74,7 @@ def run_session(session: Any, feeds: Mapping[str, NDArray[Any]], outputs: Sequen
     session : an open onnxruntime session
     feeds : input arrays by input name
     outputs : names of the outputs to return; None returns all outputs
+    seconds : time limit; None: none
 
     Returns
     -------
@@ -73,13 +83,33 @@ def run_session(session: Any, feeds: Mapping[str, NDArray[Any]], outputs: Sequen
 
     Raises
     ------
+    TimeoutError
+        The time limit is exceeded.
     Exception
         One of `ORT_ERRORS`.
     """
     options = onnxruntime.RunOptions()
     options.log_severity_level = _FATAL_ONLY
     arrays = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
-    results: list[Any] = session.run(None if outputs is None else list(outputs), arrays, options)
+    names = None if outputs is None else list(outputs)
+    if seconds is None:
+        unlimited: list[Any] = session.run(names, arrays, options)
+        return unlimited
+
+    def stop() -> None:
+        # onnxruntime looks at it between nodes
+        options.terminate = True
+
+    timer = threading.Timer(seconds, stop)
+    timer.start()
+    try:
+        results: list[Any] = session.run(names, arrays, options)
+    except ORT_ERRORS as error:
+        if options.terminate:
+            raise TimeoutError(f"it runs for more than {seconds:g} seconds") from error
+        raise
+    finally:
+        timer.cancel()
     return results
 
 

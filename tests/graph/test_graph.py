@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from infoq_onnx.errors import ModelError
@@ -141,3 +142,26 @@ def test_attention_of_a_real_model_keeps_the_batch(shared: Path) -> None:
     assert graph.shapes["permute"] == (3, 1, 3, 197, 64)
     assert graph.shapes["softmax"] == (3, 197, 197)
     assert "softmax" in graph.batched
+
+
+@pytest.mark.parametrize("size", [2**31, 2**40, 2**62])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_absurd_sizes_of_the_input(axis: int, size: int) -> None:
+    b = Builder()
+    model = b.model(b.gemm("x", "fc", 4, 3), (4,), (3,))
+    model.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = size
+    with pytest.raises(ModelError, match=rf"{size}.* elements, more than 1,073,741,824"):
+        Graph(model)
+
+
+def test_a_loop_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("infoq_onnx.graph.graph._LOOP_SECONDS", 0.2)
+    state = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("state", "state_out")]
+    go = [helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in ("go", "go_out")]
+    turn = helper.make_tensor_value_info("turn", TensorProto.INT64, [])
+    nodes = [helper.make_node("Identity", ["go"], ["go_out"]), helper.make_node("Neg", ["state"], ["state_out"])]
+    body = helper.make_graph(nodes, "body", [turn, go[0], state[0]], [go[1], state[1]])
+    b = Builder()
+    y = b.op("Loop", [b.constant("turns", 2**62, np.int64), "", "x"], "loop", body=body)
+    with pytest.raises(ModelError, match=r"one image takes more than 0\.2 seconds; .* without endless loops"):
+        _ = Graph(b.model(y, (4,), (4,))).shapes

@@ -287,3 +287,36 @@ def test_weights_beside_the_file_that_are_not_whole(tmp_path: Path, content: byt
 def test_real_models_load(shared: Path) -> None:
     for path in sorted((shared / "models").glob("*.onnx")):
         assert len(load_model(path).graph.input) == 1
+
+
+def functions(calls: list[list[str]]) -> ModelProto:
+    """A model whose function F0 calls those named first in `calls`, and so on."""
+    model = mlp()
+    for index, names in enumerate(calls):
+        inner = ["a", *(f"t{step}" for step in range(len(names) - 1)), "b"]
+        nodes = [
+            helper.make_node(name, [inner[step]], [inner[step + 1]], domain="" if name == "Relu" else "local")
+            for step, name in enumerate(names)
+        ]
+        imports = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
+        model.functions.append(helper.make_function("local", f"F{index}", ["a"], ["b"], nodes, imports))
+    model.opset_import.append(helper.make_opsetid("local", 1))
+    model.graph.node[1].op_type, model.graph.node[1].domain = "F0", "local"
+    return model
+
+
+@pytest.mark.parametrize(
+    ("calls", "told"),
+    [
+        ([["F0"]], "the local function F0 calls itself"),
+        ([["F1"], ["F0"]], "the local function F0 calls itself"),
+        ([*([f"F{index + 1}"] * 2 for index in range(24)), ["Relu"]], "has 16,777,220 nodes"),
+    ],
+    ids=["itself", "one another", "doubling"],
+)
+def test_functions_without_end(tmp_path: Path, calls: list[list[str]], told: str) -> None:
+    refuse(save(tmp_path, functions(calls)), told)
+
+
+def test_functions_that_end(tmp_path: Path) -> None:
+    assert load_model(save(tmp_path, functions([["F1", "F1"], ["Relu"]])))
