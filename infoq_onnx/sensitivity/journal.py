@@ -1,9 +1,9 @@
-"""The journal of the trials: one line a finished trial, on disk before the next begins.
+"""The journal of finished trials: one line per trial, written to disk before the next trial begins.
 
-A killed run leaves whole lines and perhaps one torn one; a new run that measures the same reads the whole ones, drops
-the torn one, and does only what is missing. The first line names what the trials belong to, so that a journal of other
-images or settings is never mixed in. A trial that is seen by further observers later has a further line; they are
-taken together.
+A killed run leaves complete lines and possibly one torn line. A new run of the same measurement reads the complete
+lines, drops the torn line, and runs only the missing trials. The first line holds the fingerprint of the measurement,
+so that trials of other images or settings are never mixed in. If later observers see a trial again, the journal gets
+another line for the trial, and the lines are merged.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from infoq_onnx.files import write_text
 from infoq_onnx.schema import Change, Delta, Trial, from_json
 
 Key = tuple[Change, ...]
-"""What a trial changes."""
+"""The changes of a trial, which identify it."""
 
 
 class Journal:
-    """Finished trials of one measurement, by what they change. Use `open_journal`."""
+    """Finished trials of one measurement, by their changes. Use `open_journal` to create one."""
 
     def __init__(self, path: Path, head: str, trials: dict[Key, Trial]) -> None:
         self._path = path
@@ -35,11 +35,11 @@ class Journal:
 
     @property
     def folder(self) -> Path:
-        """The folder it lies in, which `locked` keeps for one process."""
+        """Folder of the journal, which `locked` reserves for one process."""
         return self._path.parent
 
     def add(self, trials: Iterable[Trial]) -> None:
-        """Append trials and force them to disk; take them together with what is known of the same changes.
+        """Append trials, force them to disk, and merge them with known trials of the same changes.
 
         Raises
         ------
@@ -60,7 +60,11 @@ class Journal:
             _take_together(self.trials, trial)
 
     def settle(self, order: Sequence[Key]) -> None:
-        """Write one line a trial, in an order that does not depend on which process finished first.
+        """Rewrite the file with one line per trial, so that the order does not depend on which process finished first.
+
+        Parameters
+        ----------
+        order : all trials to keep, in the order of the lines
 
         Raises
         ------
@@ -78,7 +82,7 @@ def _line(trial: Trial) -> str:
 
 
 def _take_together(trials: dict[Key, Trial], trial: Trial) -> None:
-    """Add a trial; what observers told of the same changes before is kept beside what they tell now."""
+    """Add a trial. Differences that observers measured for the same changes before are kept unless measured again."""
     known = trials.get(trial.changes)
     if known is not None:
         deltas = {**known.deltas, **trial.deltas}
@@ -91,12 +95,21 @@ def _take_together(trials: dict[Key, Trial], trial: Trial) -> None:
 
 
 def open_journal(path: Path, fingerprint: str) -> Journal:
-    """Read a journal, or start one.
+    """Read a journal, or start a new one.
 
     Parameters
     ----------
     path : the file
-    fingerprint : hash of everything that decides a trial; a journal with another one is started anew
+    fingerprint : hash of everything that determines a trial; a journal with another fingerprint is overwritten
+
+    Returns
+    -------
+    Journal
+
+    Raises
+    ------
+    OutputError
+        The file cannot be read or written.
     """
     trials: dict[Key, Trial] = {}
     head = json.dumps({"fingerprint": fingerprint}) + "\n"
@@ -106,7 +119,7 @@ def open_journal(path: Path, fingerprint: str) -> Journal:
             lines = path.read_bytes().split(b"\n")
         except OSError as error:
             raise OutputError(f"cannot read {path}: {error.strerror}; choose another folder with -o") from error
-        # what follows the last newline is a torn line, or empty
+        # the text after the last newline is a torn line, or empty
         if lines[:-1] and lines[0].decode(errors="replace") + "\n" == head:
             whole = len(lines[0]) + 1
             for line in lines[1:-1]:
@@ -128,18 +141,18 @@ def open_journal(path: Path, fingerprint: str) -> Journal:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold an analysis folder for this process.
+    """Reserve an analysis folder for this process.
 
     Raises
     ------
     AnalysisError
-        Another process holds it; its process id is named.
+        Another process holds the folder. The message names its process id.
     OutputError
         The folder cannot be written.
     """
     path = folder / ".lock"
     with contextlib.closing(_lock(path)) as file:
-        # the kernel drops the lock with the process, so a killed run leaves nothing to clean up
+        # the operating system releases the lock when the process ends, so a killed run leaves nothing to clean up
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -166,7 +179,7 @@ def _lock(path: Path) -> IO[str]:
             raise AnalysisError(
                 f"{path.parent} is in use by process {holder}; wait for it, stop it, or choose another folder with -o"
             ) from error
-        # a holder that ended in between has taken its file away: then others would find, and lock, another one
+        # if the previous holder removed the file in the meantime, other processes would lock a new file: try again
         if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
             return file
         file.close()

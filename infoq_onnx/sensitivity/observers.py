@@ -1,7 +1,8 @@
-"""Which tensors tell harm: candidates, and their selection by correlation with the accuracy drop (InfoQ §3).
+"""Candidate observers, and the selection of those that indicate harm by correlation with the accuracy drop (InfoQ §3).
 
-A candidate is kept as an observer of SMI(X;L), or of SMI(L;Y), when over the low-bit trials of the units in front of
-it |ΔSMI| and the drop of top-1 accuracy have a Pearson correlation above the threshold (0.70 in the paper).
+A candidate becomes an observer of SMI(X;L), or of SMI(L;Y), if |ΔSMI| and the drop of top-1 accuracy have a Pearson
+correlation above the threshold (0.70 in the paper). The correlation is over the low-bit trials of the units upstream of
+the candidate.
 """
 
 from __future__ import annotations
@@ -14,36 +15,47 @@ from infoq_onnx.graph.graph import Graph
 from infoq_onnx.schema import BASELINE_BITS, Candidate, Network, Observer, Trial
 
 SELECTION_BITS = (2, 3, 4)
-"""Widths whose trials enter the correlation: higher ones move neither accuracy nor information."""
+"""Bit-widths whose trials enter the correlation. Higher bit-widths change neither accuracy nor information."""
 THRESHOLD = 0.70
 """Correlation above which a candidate becomes an observer, as in the paper."""
 MIN_TRIALS = 8
-"""Fewer points say nothing about a correlation."""
+"""Minimum number of trials for a correlation."""
 
 
 MAX_CANDIDATES = 24
-"""Tensors observed in a deep network: each costs a pass over it and two estimates a trial."""
+"""Maximum number of evenly spaced candidates. Each costs a pass over the tensor and two estimates per trial."""
 LAST = 3
-"""The last so many candidates are observed in any case: pooled features and logits are among them."""
+"""The last 3 candidates are always observed. They include the pooled features and the logits."""
 
 
 def candidates(graph: Graph, network: Network) -> tuple[str, ...]:
-    """Tensors worth observing, in topological order: every layer's output (after its activation function and residual
-    Add), what the last layer reads (the pooled features), and the logits. Tensors that mix the images of a batch, as
-    [tokens, batch, features] does, have no row an image that could be observed. A deep network has more than are worth
-    their cost: MAX_CANDIDATES are taken, evenly over its depth, the last of all among them.
+    """Return the candidate tensors in topological order.
+
+    Candidates are the output of every layer (after its activation function and residual Add), the input of the last
+    layer (the pooled features), and the logits. Tensors without a leading batch axis, such as [tokens, batch,
+    features], are excluded because they have no row per image. If there are more than MAX_CANDIDATES, MAX_CANDIDATES of
+    them are taken evenly over the depth, plus the last LAST.
+
+    Parameters
+    ----------
+    graph : the normalised graph
+    network : its layers and groups
+
+    Returns
+    -------
+    tuple of str
     """
     tensors = {layer.observed for layer in network.layers}
     tensors |= {network.layers[-1].groups[0], network.output}
     order = {tensor: index for index, node in enumerate(graph.nodes) for tensor in node.output}
     found = sorted(tensors & order.keys() & graph.batched, key=lambda tensor: order[tensor])
-    # the last ones tell most, so the spacing is counted from the end
+    # the last candidates are the most informative, so the spacing is counted from the end
     kept = np.unique(np.linspace(len(found) - 1, 0, min(MAX_CANDIDATES, len(found))).round().astype(int))
     return tuple(found[index] for index in sorted({*kept.tolist(), *range(max(0, len(found) - LAST), len(found))}))
 
 
 def pearson(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """Pearson's r; None for fewer than MIN_TRIALS points or where one side does not vary."""
+    """Return Pearson's r, or None for fewer than MIN_TRIALS points or if one side is constant."""
     if len(x) < MIN_TRIALS:
         return None
     a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
@@ -53,7 +65,7 @@ def pearson(x: Sequence[float], y: Sequence[float]) -> float | None:
 
 
 def selection_bits(bits: Sequence[int]) -> list[int]:
-    """Return the widths whose trials select observers: those of SELECTION_BITS, or all where there are none."""
+    """Return the bit-widths whose trials select observers: those in SELECTION_BITS, or all below 8 if none is."""
     below = [b for b in bits if b != BASELINE_BITS]
     return [b for b in below if b in SELECTION_BITS] or below
 
@@ -61,19 +73,19 @@ def selection_bits(bits: Sequence[int]) -> list[int]:
 def select(
     candidates: Sequence[Candidate], trials: Sequence[Trial], threshold: float, output: str
 ) -> tuple[Observer, ...]:
-    """Judge every candidate and select the observers.
+    """Select the observers among the candidates.
 
     Parameters
     ----------
-    candidates : in topological order
+    candidates : all candidates, in topological order
     trials : low-bit trials of weights and activations, pooled
-    threshold : correlation above which a candidate is kept
-    output : the logits; always kept for SMI(L;Y), so that every unit has an observer
+    threshold : correlation above which a candidate is selected
+    output : the logits; always selected for SMI(L;Y), so that every unit has an observer
 
     Returns
     -------
     tuple of Observer
-        One for each candidate, whether selected or not, with the reason.
+        One per candidate, selected or not, with the reason.
     """
     correlations = {}
     for tensor in (candidate.tensor for candidate in candidates):

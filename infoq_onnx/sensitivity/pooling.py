@@ -1,8 +1,8 @@
-"""Sweeps over different images taken together: means over all images.
+"""Pooling of sweeps over different images: means weighted by the number of images.
 
-Divergence and accuracy are means over images, so these are exact. An estimate of mutual information on all images at
-once is another number than the mean of estimates on parts of them. But differences between trial and baseline are taken
-within each part, on the same images, and their mean estimates what is lost, too.
+Divergence and accuracy are means over images, so pooling them is exact. The mean of mutual information estimates on
+parts of the images differs from the estimate on all images. But the difference between trial and baseline is taken on
+the same images within each part, so the mean of the differences is also an estimate of the information lost.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from infoq_onnx.sensitivity.sweep import SweepResult
 
 
 def pooled(results: Sequence[SweepResult], images: Sequence[int]) -> SweepResult:
-    """Take sweeps of the same trials together.
+    """Pool sweeps of the same trials.
 
     Parameters
     ----------
-    results : one a set of images
-    images : how many each has
+    results : one sweep per set of images
+    images : number of images of each sweep
 
     Returns
     -------
     SweepResult
-        Means weighted by images; standard errors of independent estimates.
+        Means weighted by the number of images. Standard errors treat the estimates as independent.
     """
     if len(results) == 1:
         return results[0]

@@ -1,10 +1,10 @@
-"""Random projections of observed tensors, computed inside the model so that feature maps are never kept.
+"""Random projections of observed tensors, computed inside the model so that feature maps are never stored.
 
-SMI (InfoQ §3) projects a tensor of d values on m directions drawn uniformly from the unit sphere. A convolution's
-output has up to a million values, and a dense d × m matrix would cost more than the network. So a long tensor is first
-folded: its values get random signs and are summed into D ≤ 4096 strided buckets, and the buckets are projected. The
-direction that results, θ_i = σ_i · g_(i mod D), is isotropic (E θθᵀ = I/d), exactly uniform where d ≤ 4096, and costs
-one pass over the tensor.
+SMI (InfoQ §3) projects a tensor of d values on m directions drawn uniformly from the unit sphere. The output of a
+convolution has up to a million values, and a dense d × m matrix would cost more than the network. A long tensor is
+therefore folded first: its values get random signs and are summed into D ≤ 4096 strided buckets. Only the buckets are
+projected. The resulting direction, θ_i = σ_i · g_(i mod D), is isotropic (E θθᵀ = I/d) and costs one pass over the
+tensor. For d ≤ 4096 nothing is folded and the direction is exactly uniform.
 """
 
 from __future__ import annotations
@@ -23,23 +23,28 @@ BUCKETS = 4096
 
 
 def projection_name(tensor: str) -> str:
-    """Name of the projected tensor [N, m]."""
+    """Return the name of the projected tensor [N, m]."""
     return f"{tensor}/projections"
 
 
 def add_projections(
     model: onnx.ModelProto, graph: Graph, tensors: Sequence[str], count: int, seed: int
 ) -> onnx.ModelProto:
-    """Copy a model with projections of some tensors as further outputs.
+    """Copy a model and add projections of some tensors as outputs.
 
     Parameters
     ----------
-    model : a simulation of `graph`; the tensors have the same names and shapes in it
+    model : a simulation of `graph`, with the same tensor names and shapes
     graph : the normalised graph
-    tensors : what is observed, in a fixed order: tensor j's directions depend on seed, j and its size alone, so that
-        the same network from another exporter is projected alike
-    count : m, directions a tensor
-    seed : the analysis' seed
+    tensors : observed tensors, in a fixed order; the directions of tensor j depend only on the seed, j and the tensor's
+        size, so that the same network from another exporter gets the same projections
+    count : number of directions per tensor, m
+    seed : seed of the analysis
+
+    Returns
+    -------
+    onnx.ModelProto
+        The copy, with an output [N, m] per tensor, named by `projection_name`.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
@@ -56,7 +61,7 @@ def add_projections(
 def _projection(
     tensor: str, size: int, count: int, entropy: tuple[int, int]
 ) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    # the third word keeps these streams apart from those of X_E's directions
+    # the third word separates these random streams from those of X_E's directions
     signs_seed, directions_seed = np.random.SeedSequence((*entropy, 1)).spawn(2)
     nodes: list[onnx.NodeProto] = []
     constants: list[onnx.TensorProto] = []
@@ -90,6 +95,6 @@ def _projection(
 
 
 def _buckets(size: int) -> int:
-    """Return the largest divisor of `size` up to BUCKETS; BUCKETS (with padding) where no divisor is large."""
+    """Return the largest divisor of `size` up to BUCKETS; BUCKETS (with padding) if that is below BUCKETS / 4."""
     divisor = next(d for d in range(BUCKETS, 0, -1) if size % d == 0)
     return divisor if divisor >= BUCKETS // 4 else BUCKETS

@@ -1,7 +1,7 @@
-"""The sweep: every unit at every width.
+"""The sweep: trials of every unit at every bit-width.
 
-Two stages. First the low-bit trials, seen by every candidate, tell which candidates tell harm. Then the remaining
-bit-widths are seen by these alone, or by all where that is wanted.
+The sweep has two stages. In the first stage, all candidates observe the low-bit trials, and the observers are selected.
+In the second stage, only the selected observers, or all candidates if requested, observe the remaining bit-widths.
 """
 
 from __future__ import annotations
@@ -38,32 +38,32 @@ from infoq_onnx.sensitivity.work import work_of, workers_for
 from infoq_onnx.simulate.running.spill import Spill
 
 Progress = Callable[[str, int, int, float], None]
-"""Called as progress(what was tried last, trials done, trials in all, share of the work that is behind)."""
+"""Called as progress(name of the last unit tried, trials done, total trials, share of the work done)."""
 
 
 Seeing = tuple[tuple[str, ...], tuple[str, ...]]
-"""Candidates that are looked at for SMI(X_E; L), and for SMI(L; Y)."""
+"""Candidates observed for SMI(X_E; L), and candidates observed for SMI(L; Y)."""
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What the sweep measured."""
+    """The measurements of a sweep."""
 
     baseline_top1: float
-    """Share of Y that the baseline predicts."""
+    """Share of images for which the baseline predicts the label."""
     candidates: tuple[Candidate, ...]
     trials: tuple[Trial, ...]
     seeing: Seeing
-    """Who saw the widths above those that select observers."""
+    """Observers of the second stage."""
 
 
 def trial_count(network: Network, settings: MeasurementSettings) -> int:
-    """Number of trials of a whole sweep."""
+    """Return the number of trials of a complete sweep."""
     return len(units_of(network, weight_only=settings.weight_only)) * sum(b != BASELINE_BITS for b in settings.bits)
 
 
 def stages(settings: MeasurementSettings) -> tuple[list[int], list[int]]:
-    """Bit-widths of the first stage, which all candidates see, and of the second."""
+    """Return the bit-widths of the first stage, observed by all candidates, and of the second stage."""
     low = selection_bits(settings.bits)
     return low, [b for b in settings.bits if b != BASELINE_BITS and b not in low]
 
@@ -75,20 +75,20 @@ def sweep(
     resources: Resources | None = None,
     seeing: Seeing | None = None,
 ) -> SweepResult:
-    """Run every trial that the journal does not hold yet.
+    """Run every trial that the journal does not contain yet.
 
     Parameters
     ----------
-    problem : what to measure
-    journal : where finished trials are found and kept
+    problem : the network, images and settings to measure with
+    journal : holds finished trials and receives new ones
     progress : called after each unit
-    resources : what it may use
-    seeing : who sees the widths above those that select observers; None: whom these select
+    resources : workers, memory and cluster to use; None: the defaults
+    seeing : observers of the second stage; None: those selected by the first stage
 
     Returns
     -------
     SweepResult
-        The same for a resumed sweep as for an uninterrupted one, for any number of workers, and on a cluster.
+        Identical for resumed and uninterrupted sweeps, for any number of workers, and on a cluster.
     """
     resources = resources or Resources()
     settings, network = problem.settings, problem.network
@@ -99,7 +99,7 @@ def sweep(
     tried = units_of(network, weight_only=settings.weight_only)
     reached = {unit: bench.reached(unit) for unit in tried}
 
-    # what lies in front of units is carried along from one to the next
+    # activations upstream of a unit are reused for the next unit, so units are tried in the order of the graph
     ordered = sorted(tried, key=lambda unit: bench.prefix.position(tensor_of(network, unit)))
 
     def is_missing(unit: Unit, bits: int, xl: Sequence[str], ly: Sequence[str]) -> bool:
@@ -118,7 +118,7 @@ def sweep(
         return work_of(problem.graph, network, bench.prefix, tasks)
 
     whole = sum(work([Task(unit, tuple(bits)) for unit in tried for bits in (low, rest) if bits]))
-    # who sees these is not known yet: nobody is asked for
+    # the observers of the second stage are not known yet, so none are requested here
     later = sum(work(missing(rest, (), ())))
     total = len(tried) * (len(low) + len(rest))
     wanted_keys = {(Change(unit, b),) for unit in tried for b in (*low, *rest)}
@@ -143,7 +143,7 @@ def sweep(
     progress("", done(), total, 1 - left / whole)
     workers = resources.workers or workers_for(left * len(problem.dataset))
     if resources.memory is not None and resident() + peak() > resources.memory:
-        # another process would come to take about as much as this one has taken
+        # another process would use about as much memory as this one
         workers = 1
     candidates = tuple(
         Candidate(tensor, baseline.xl[tensor].value, baseline.ly[tensor].value) for tensor in bench.candidates

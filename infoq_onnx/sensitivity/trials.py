@@ -1,12 +1,12 @@
-"""Trials: one unit at low bits, everything else at the baseline, seen from the observers.
+"""Trials: one unit at fewer bits and all other units at the baseline, measured at the observers.
 
-The baseline has 8-bit weights, and 8-bit activations are taken to be exact. Rounding every activation to 8 bits changes
-next to nothing in the mean, but it is chaotic: a difference in the last place of one weight flips a code somewhere,
-that flips more behind it, and logits end up half a percent of their spread apart. The scores of 4 to 8 bits would drown
-in that noise, and one network exported twice would get two allocations (docs/methods.md has the figures). What a unit's
-own quantizer does is measured in full.
+The baseline has 8-bit weights and treats 8-bit activations as exact. Rounding all activations to 8 bits changes almost
+nothing on average, but the rounding is chaotic. A difference in the last place of one weight flips a code, the flip
+propagates, and the logits end up half a percent of their spread apart. This noise would mask the scores of 4 to 8 bits,
+and the same network exported twice would get two allocations (see docs/methods.md for figures). The effect of a unit's
+own quantizer is measured in full.
 
-A trial's samples and directions are the baseline's, so the noise they have in common cancels in the differences.
+A trial uses the same samples and directions as the baseline, so the common noise cancels in the differences.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Problem:
-    """Everything the sweep works on."""
+    """All inputs of a sweep."""
 
     graph: Graph
     """The normalised float graph."""
@@ -68,44 +68,47 @@ class Problem:
     table: GridTable
     dataset: Dataset
     labels: npt.NDArray[np.int64]
-    """What top-1 is counted against [N]: true labels, or the float model's predictions in their stead."""
+    """Reference for top-1 accuracy [N]: the true labels, or the float model's predictions if there are none."""
     targets: npt.NDArray[np.int64]
-    """What SMI(L; Y) asks about [N]: the labels, or groups that stand in for them."""
+    """Y of SMI(L; Y) [N]: the labels, or groups that replace them."""
     encoded: Array
-    """X_E [N, e]."""
+    """Encoded inputs X_E [N, e]."""
     settings: MeasurementSettings
     rounded: CodeTable
-    """Weights by layer and bits, the baseline's included; a layer that is not in it is rounded to nearest."""
+    """Rounded weights by layer and bits, including the baseline's. A layer not in the table is rounded to nearest."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What one process does at a time: a unit at several bit-widths."""
+    """One piece of work for a process: the trials of one unit at several bit-widths."""
 
     unit: Unit
     bits: tuple[int, ...]
     xl: tuple[str, ...] = ()
-    """Candidates whose SMI(X_E; L) is wanted."""
+    """Candidates at which to estimate SMI(X_E; L)."""
     ly: tuple[str, ...] = ()
-    """Candidates whose SMI(L; Y) is wanted."""
+    """Candidates at which to estimate SMI(L; Y)."""
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """The baseline, seen from every candidate."""
+    """The baseline, measured at every candidate."""
 
     logits: Array
+    """Logits [N, C]."""
     x: Prepared
-    """Projections of X_E. Taken here once, since a matrix product may depend on how many threads it has."""
+    """Projections of X_E, computed once because a matrix product can depend on the number of threads."""
     xl: dict[str, Estimate]
+    """SMI(X_E; L) by candidate."""
     ly: dict[str, Estimate]
+    """SMI(L; Y) by candidate."""
 
 
 class Bench:
-    """The baseline network with its observers, ready for trials."""
+    """The baseline network with its candidate observers, ready for trials."""
 
     def __init__(self, problem: Problem, spill: Spill | None = None) -> None:
-        """Make it of a problem, and of where activations go that would take too much memory."""
+        """Build the network for a problem. Activations that would take too much memory go to `spill`."""
         self.problem = problem
         self.candidates = candidates(problem.graph, problem.network)
         self._smi = SmiEstimator(problem)
@@ -123,10 +126,14 @@ class Bench:
     def baseline(self) -> Baseline:
         """Measure the baseline.
 
+        Returns
+        -------
+        Baseline
+
         Raises
         ------
         ModelError
-            A tensor that is observed holds values too large to be projected.
+            An observed tensor has values that are too large to be projected in float32.
         """
         outputs = [self._observed.output, *(projection_name(tensor) for tensor in self.candidates)]
         opened = open_session(self._observed.model)
@@ -151,11 +158,11 @@ class Bench:
     def reached(self, unit: Unit) -> set[str]:
         """Return the candidates that a unit can change."""
         tensor = tensor_of(self.problem.network, unit)
-        # a group's own tensor lies in front of its quantizer: it does not change
+        # a group's own tensor is upstream of its quantizer and does not change
         return (self._observed.descendants([tensor]) - {tensor}).intersection(self.candidates)
 
     def trials(self, task: Task, baseline: Baseline) -> list[Trial]:
-        """Run one unit at several bit-widths, observed at those tensors of the task that it can reach."""
+        """Run the trials of a task, observed at the tensors of the task that the unit can reach."""
         problem, observed, unit = self.problem, self._observed, task.unit
         tensor_changed = tensor_of(problem.network, unit)
         seen = self.reached(unit).intersection((*task.xl, *task.ly))
@@ -176,15 +183,22 @@ class Bench:
                 deltas[tensor] = Delta(*_difference(baseline.xl[tensor], xl), *_difference(baseline.ly[tensor], ly))
             scores = logits.reshape(len(logits), -1).astype(np.float64)
             drop, kl = _harm(baseline.logits, scores, problem.labels)
-            # sorted, as a trial is that comes back from the journal: sums over them must not depend on whence they come
+            # sorted, as in trials read from the journal: sums over the differences must not depend on the source
             trials.append(Trial((Change(unit, b),), drop, kl, dict(sorted(deltas.items()))))
         return trials
 
 
 def runner(state: tuple[Problem, Baseline, int, Spill | None]) -> Callable[[Task], list[Trial]]:
-    """Make what runs tasks in a process of its own.
+    """Return the function that runs tasks in a worker process.
 
-    Its state is the problem, its baseline, how many threads it may use, and where large activations go.
+    Parameters
+    ----------
+    state : the problem, its baseline, the number of threads to use, and the spill for large activations
+
+    Returns
+    -------
+    callable
+        Takes a `Task` and returns its trials.
     """
     problem, baseline, threads, spill = state
     runtime = Runtime(problem.settings.provider, threads)
@@ -200,7 +214,7 @@ def runner(state: tuple[Problem, Baseline, int, Spill | None]) -> Callable[[Task
 
 
 def _projected(problem: Problem) -> Prepared:
-    """X_E on the directions that all estimates share."""
+    """Project X_E on the directions that all estimates share."""
     settings = problem.settings
     entropy = np.random.SeedSequence((settings.seed, 0, 0))
     matrix = directions(problem.encoded.shape[1], settings.projections, entropy)
@@ -208,7 +222,7 @@ def _projected(problem: Problem) -> Prepared:
 
 
 class SmiEstimator:
-    """Estimates SMI(X_E; L) and SMI(L; Y) from projections of L, always with the same samples, directions, jitter."""
+    """Estimator of SMI(X_E; L) and SMI(L; Y) from projections of L, with fixed samples, directions and jitter."""
 
     def __init__(self, problem: Problem) -> None:
         settings = problem.settings
@@ -222,18 +236,18 @@ class SmiEstimator:
 
 
 def _difference(baseline: Estimate, trial: Estimate | None) -> tuple[float | None, float | None]:
-    """Pair two estimates; where the trial's was not wanted, there is nothing to tell."""
+    """Return baseline minus trial and its standard error; (None, None) without an estimate for the trial."""
     return (None, None) if trial is None else paired_difference(baseline.per_projection, trial.per_projection)
 
 
 def _harm(baseline: Array, trial: Array, labels: npt.NDArray[np.int64]) -> tuple[float, float]:
-    """Drop of top-1 accuracy, and mean KL(baseline ‖ trial) of the predictive distributions in nats."""
+    """Return the drop of top-1 accuracy, and the mean KL(baseline ‖ trial) of the predictive distributions in nats."""
     before, after = baseline.argmax(axis=1) == labels, trial.argmax(axis=1) == labels
     return float(before.mean() - after.mean()), float(np.mean(kl_divergence(baseline, trial)))
 
 
 def _variant(problem: Problem, unit: Unit, bits: int) -> Variant:
-    """Values of a unit's initializers at a bit-width."""
+    """Return the values of a unit's initializers at a bit-width."""
     if unit.kind == "activation":
         return grid_of_group(unit.name, problem.table.activations[unit.name][bits])
     layer = next(layer for layer in problem.network.layers if layer.name == unit.name)

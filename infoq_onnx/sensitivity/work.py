@@ -1,4 +1,4 @@
-"""How much work trials are, in multiply-accumulates: what is left of it tells more than how many trials are."""
+"""The work of trials in multiply-accumulates, a better measure of progress than the number of trials."""
 
 from __future__ import annotations
 
@@ -11,24 +11,35 @@ from infoq_onnx.sensitivity.trials import Task
 from infoq_onnx.simulate.running.prefix import Prefix
 
 _OVERHEAD = 0.05
-"""What a trial costs whatever its unit, as a share of the network's multiply-accumulates: its estimates, above all."""
+"""Fixed cost of a trial, mainly the estimates, as a share of the network's multiply-accumulates."""
 
 WORTH_PROCESSES = 3e11
-"""Multiply-accumulates, some ten seconds, from which on it pays to start processes."""
+"""Multiply-accumulates, about ten seconds of work, above which starting processes pays off."""
 
 
 def workers_for(work: float) -> int:
-    """How many processes to start for so many multiply-accumulates: one a processor, or none besides this one."""
+    """Return the number of processes for a given number of multiply-accumulates: one per processor, or 1."""
     return processors() if work > WORTH_PROCESSES else 1
 
 
 def work_of(
     graph: Graph, network: Network, prefix: Prefix, tasks: Sequence[Task], *, estimates: bool = True
 ) -> list[float]:
-    """Multiply-accumulates an image of each task.
+    """Return the multiply-accumulates per image of each task.
 
-    They are those behind the unit, once for each of its bit-widths, and those from what is carried along in front of
-    the units up to it. Carrying that is no task's own. With `estimates` something is added for these.
+    A task runs the network downstream of its unit once per bit-width, and the part between the carried activations and
+    the unit once. The cost of carrying activations from unit to unit belongs to no task and is not included.
+
+    Parameters
+    ----------
+    graph, network : the network
+    prefix : the activations carried along upstream of the units
+    tasks : the tasks
+    estimates : include the cost of the estimates
+
+    Returns
+    -------
+    list of float
     """
     overhead = _OVERHEAD if estimates else 0.0
     total = sum(layer.macs for layer in network.layers)

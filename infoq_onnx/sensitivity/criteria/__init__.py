@@ -1,5 +1,7 @@
-"""Criteria: how sensitive each unit is at each bit-width. One file each; other packages add theirs through the entry
-point group ``infoq_onnx.criteria``.
+"""Sensitivity criteria: how much the network suffers when one unit gets fewer bits.
+
+Each criterion has a file of its own. Other packages register criteria through the entry point group
+``infoq_onnx.criteria``.
 """
 
 from __future__ import annotations
@@ -35,12 +37,17 @@ CRITERIA: dict[str, Criterion] = {one.name: one for one in (kl, infoq, eagl, wei
 
 
 def get_criteria() -> dict[str, Criterion]:
-    """Return every criterion by name, those of other installed packages included.
+    """Return every criterion by name, including those of other installed packages.
+
+    Returns
+    -------
+    dict of str to Criterion
 
     Raises
     ------
     SettingsError
-        Another package's criterion cannot be loaded, is none, or has the name of another.
+        The criterion of another package cannot be loaded, is not a `Criterion`, differs in name from its entry point,
+        or has a name that is already taken.
     """
     ours = f"infoq-onnx {version('infoq-onnx')}"
     found = {name: dataclasses.replace(one, package=ours) for name, one in CRITERIA.items()}
@@ -48,7 +55,7 @@ def get_criteria() -> dict[str, Criterion]:
         where = f"criterion {entry.name!r} ({entry.value})"
         try:
             loaded = entry.load()
-        except Exception as error:  # another package's code may raise anything
+        except Exception as error:  # the code of another package can raise anything
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise SettingsError(f"{where} cannot be loaded: {reason}") from error
         if not isinstance(loaded, Criterion):
@@ -63,12 +70,12 @@ def get_criteria() -> dict[str, Criterion]:
 
 
 def get_criterion(name: str) -> Criterion:
-    """Return one criterion.
+    """Return the criterion of a given name.
 
     Raises
     ------
     SettingsError
-        There is none of that name, or another package's cannot be loaded.
+        No criterion has this name, or the criterion of another package cannot be loaded.
     """
     found = get_criteria()
     if name not in found:

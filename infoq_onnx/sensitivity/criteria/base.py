@@ -1,12 +1,12 @@
-"""What a criterion is: a function from what it declares to need to scores.
+"""The definition of a criterion: a function that computes scores from the inputs it declares.
 
 ::
 
     @criterion(source="arXiv 0000.00000", needs=("weights", "grids"))
     def spread(context: Context, *, power: float = 2.0) -> list[Score]:
-        "One line that says what it scores."
+        "One line that states what the criterion scores."
 
-Keyword-only parameters with a default are its options: `infoq-onnx score --criterion spread --power 3`.
+Keyword-only parameters with a default are the criterion's options: `infoq-onnx score --criterion spread --power 3`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PASSES: Mapping[Need, str] = {
     "activations": "1 forward",
     "gradients": "1 forward, 1 backward",
 }
-"""How often the images go through the network for each need; the others take none."""
+"""Passes of the images through the network that each need requires. Needs not listed require none."""
 
 OptionValue = bool | int | float | str
 
@@ -41,7 +41,7 @@ Batch = Mapping[str, npt.NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Option:
-    """A setting of one criterion."""
+    """An option of a criterion: its default and its help text."""
 
     default: OptionValue
     help: str
@@ -49,21 +49,21 @@ class Option:
 
 @dataclass(frozen=True)
 class Scored:
-    """What a criterion returns, where it has more to tell than scores."""
+    """Scores, with the observers that they are based on. A criterion without observers can return scores alone."""
 
     scores: Sequence[Score]
     observers: Sequence[Observer] = ()
 
 
 class Context:
-    """What a criterion may look at: what it declared to need, and nothing else. Each is made when it is first used.
+    """The inputs of a criterion, restricted to the needs that it declares. Each input is computed at its first use.
 
     Parameters
     ----------
-    criterion : whom it is for
-    network : the network's layers and groups
-    bits : widths that scores are wanted for, without the baseline's 8
-    sources : what makes each need
+    criterion : the criterion that receives this context
+    network : layers and activation groups
+    bits : bit-widths to score; the baseline width of 8 is dropped
+    sources : function that computes each need
     """
 
     def __init__(
@@ -80,31 +80,31 @@ class Context:
 
     @property
     def weights(self) -> Mapping[str, npt.NDArray[np.float32]]:
-        """Float weights by layer, as the network has them after equalisation."""
+        """Float weights by layer name, after equalisation."""
         return self._get("weights")  # type: ignore[no-any-return]
 
     @property
     def grids(self) -> GridTable:
-        """Every grid: scales of weights, quantizers of activations, at each width."""
+        """All quantization grids: weight scales and activation quantizers at each bit-width."""
         return self._get("grids")  # type: ignore[no-any-return]
 
     def activations(self) -> Iterator[Batch]:
-        """Yield what the tensor of each activation group holds in the float network, [n, …], batch by batch."""
+        """Yield one batch at a time: for each activation group, its tensor [n, …] in the float network."""
         yield from self._get("activations")()
 
     @property
     def trials(self) -> Sequence[Trial]:
-        """Every trial that `analyze` measured."""
+        """All trials that `analyze` measured."""
         return self._get("trials")[0]  # type: ignore[no-any-return]
 
     @property
     def candidates(self) -> Sequence[Candidate]:
-        """The tensors that trials were observed at, with what the baseline tells there; comes with `trials`."""
+        """The observed tensors, with the baseline's mutual information at each. Included in the need `trials`."""
         return self._get("trials")[1]  # type: ignore[no-any-return]
 
     @property
     def labels(self) -> npt.NDArray[np.int64]:
-        """Class of each image [N], in the order of `activations`: true, or the float network's where none is known."""
+        """Class of each image [N], in the order of `activations`: true labels, else the float network's predictions."""
         return self._get("labels")  # type: ignore[no-any-return]
 
     def _get(self, need: Need) -> Any:
@@ -117,34 +117,42 @@ class Context:
 
 @dataclass(frozen=True)
 class Criterion:
-    """A way to score how much worse the network gets with one unit at fewer bits."""
+    """A method that scores how much worse the network gets when one unit has fewer bits."""
 
     name: str
     summary: str
     source: str
-    """Where it is published."""
+    """Publication."""
     needs: frozenset[Need]
     options: Mapping[str, Option]
     function: Callable[..., Scored | Sequence[Score]]
     package: str = ""
-    """Distribution and version that it comes from, where it was loaded from one."""
+    """Name and version of the distribution that provides the criterion; empty if unknown."""
 
     @property
     def passes(self) -> str:
-        """How often the images go through the network."""
+        """Passes of the images through the network that the criterion requires, as text."""
         return ", ".join(PASSES[need] for need in NEEDS if need in self.needs and need in PASSES) or "none"
 
     def is_cheap(self) -> bool:
-        """Whether it needs no further pass over the images, once `analyze` is done."""
+        """Whether the criterion requires no further pass over the images after `analyze`."""
         return not self.needs & {"activations", "gradients", "labels"}
 
     def settings(self, given: Mapping[str, OptionValue]) -> dict[str, OptionValue]:
-        """Return all options with their values: those given, and the defaults of the others.
+        """Return the value of every option: the given value, or the default.
+
+        Parameters
+        ----------
+        given : option name → value
+
+        Returns
+        -------
+        dict of str to OptionValue
 
         Raises
         ------
         SettingsError
-            There is no such option, or the value is of another kind.
+            An option does not exist, or its value has the wrong type.
         """
         values = {name: option.default for name, option in self.options.items()}
         for name, value in given.items():
@@ -162,10 +170,19 @@ class Criterion:
     def score(self, context: Context, options: Mapping[str, OptionValue]) -> Scored:
         """Score the units of a network.
 
+        Parameters
+        ----------
+        context : the inputs of the criterion
+        options : values of all options, from `settings`
+
+        Returns
+        -------
+        Scored
+
         Raises
         ------
         SettingsError
-            An option makes no sense, or the criterion fails or returns what are no scores.
+            An option value is invalid, the criterion fails, or its result contains an invalid score.
         """
         try:
             found = self.function(context, **options)
@@ -173,7 +190,7 @@ class Criterion:
             self._check(result.scores, context)
         except (SettingsError, MemoryError):
             raise
-        except Exception as error:  # another package's code may raise anything
+        except Exception as error:  # the code of another package can raise anything
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise SettingsError(f"criterion {self.name} failed: {reason}") from error
         return Scored(tuple(result.scores), tuple(result.observers))
@@ -195,19 +212,24 @@ class Criterion:
 def criterion(
     *, source: str, needs: Sequence[Need], name: str | None = None, options: Mapping[str, str] | None = None
 ) -> Callable[[Callable[..., Scored | Sequence[Score]]], Criterion]:
-    """Make a criterion of a function of a `Context`; its keyword-only parameters are the criterion's options.
+    """Turn a function of a `Context` into a criterion. Keyword-only parameters become the criterion's options.
 
     Parameters
     ----------
-    source : where it is published
-    needs : what it looks at, among "weights", "grids", "activations", "trials", "labels" and "gradients"
-    name : what it is called; None: as the function, with hyphens
-    options : help for each option
+    source : publication
+    needs : inputs that the function uses, among "weights", "grids", "activations", "trials", "labels" and "gradients"
+    name : name of the criterion; None: the function's name with hyphens
+    options : help text of each option
+
+    Returns
+    -------
+    callable
+        Decorator that returns a `Criterion`.
 
     Raises
     ------
     TypeError
-        A need that there is not, or an option without a default of type bool, int, float or str.
+        A need is unknown, or an option has no default of type bool, int, float or str.
     """
     if unknown := set(needs) - set(NEEDS):
         raise TypeError(f"unknown need {unknown.pop()!r}: there are {', '.join(NEEDS)}")

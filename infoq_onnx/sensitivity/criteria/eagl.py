@@ -1,9 +1,9 @@
 """EAGL (arXiv 2301.13330): the entropy of a layer's quantized weights.
 
-With p_q the share of the layer's weights that get code q at b bits, H(b) = −Σ_q p_q log₂ p_q bits a weight. The paper
-reads from a trained 4-bit checkpoint's H what 4 bits are worth over 2. Here the codes are the weights' rounded to
-nearest, at every width, and the score is the entropy that a layer loses: S(u, b) = H(8) − H(b). As 8 bits score 0, the
-least Σ S is the most Σ H. Activations have no score, and keep 8 bits.
+Let p_q be the share of the layer's weights that have code q at b bits. The entropy is H(b) = −Σ_q p_q log₂ p_q, in bits
+per weight. The paper computes H of a trained 4-bit checkpoint to decide between 4 and 2 bits. Here, weights are rounded
+to nearest at every bit-width, and the score is the entropy that the layer loses: S(u, b) = H(8) − H(b). Since 8 bits
+score 0, minimising Σ S maximises Σ H. Activations get no scores and keep 8 bits.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from infoq_onnx.sensitivity.criteria.base import Context, criterion
 
 @criterion(source="EAGL, arXiv 2301.13330", needs=("weights", "grids"))
 def eagl(context: Context) -> list[Score]:
-    """Entropy that a layer's quantized weights lose, in bits a weight; needs no image."""
+    """Entropy that a layer's quantized weights lose, in bits per weight; needs no images."""
     scores = []
     for layer in context.network.layers:
         if layer.weight is None or layer.channel_axis is None:
@@ -39,7 +39,7 @@ def eagl(context: Context) -> list[Score]:
 
 
 def entropy_bits(codes: npt.NDArray[np.integer]) -> float:
-    """Entropy of the codes' distribution, in bits."""
+    """Return the entropy of the distribution of the codes, in bits."""
     _, counts = np.unique(codes, return_counts=True)
     shares = counts / codes.size
     return float(-np.sum(shares * np.log2(shares)))

@@ -1,12 +1,12 @@
-"""InfoQ's score (arXiv 2508.04753, Eqs. 3 and 4): the mutual information a trial loses at the observers behind it.
+"""The InfoQ score (arXiv 2508.04753, Eqs. 3 and 4): mutual information that a trial loses at downstream observers.
 
 ::
 
     S(i, b) = (1/b) · [Σ_j |ΔSMI(X;L_j)| + Σ_k |ΔSMI(L_k;Y)|] / [Σ_j SMI(X;L_j⁸) + Σ_k SMI(L_k⁸;Y)]
 
-with j over the observers of SMI(X;L) and k over those of SMI(L;Y) that unit i can reach, and Δ against the baseline of
-8-bit weights and exact activations. The expectation of |Δ| under noise alone is 0.8 σ, not 0: with `debias`,
-max(0, |Δ| − σ) stands for |Δ|.
+j runs over the observers of SMI(X;L), and k over the observers of SMI(L;Y), that unit i can reach. Δ is the difference
+from the baseline, which has 8-bit weights and exact activations. Under noise alone, the expectation of |Δ| is 0.8 σ and
+not 0. With `debias`, max(0, |Δ| − σ) replaces |Δ|.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from infoq_onnx.sensitivity.observers import THRESHOLD, select, selection_bits
     },
 )
 def infoq(context: Context, *, threshold: float = THRESHOLD, one_over_b: bool = True, debias: bool = False) -> Scored:
-    """Mutual information that is lost at the observers behind the unit, as published (Eq. 4)."""
+    """Mutual information lost at the observers downstream of the unit, as published (Eq. 4)."""
     if not -1 <= threshold <= 1:
         raise SettingsError(f"threshold {threshold}: a correlation lies between -1 and 1")
     low = selection_bits(sorted({trial.bits for trial in context.trials}))
@@ -46,20 +46,21 @@ def equation_4(
 
     Parameters
     ----------
-    trials : the sweep's trials
-    observers : candidates with their selection; unselected ones do not count
-    one_over_b : the factor 1/b
-    debias : the correction for noise
+    trials : the trials of the sweep
+    observers : all candidates; only the selected ones contribute
+    one_over_b : include the factor 1/b
+    debias : subtract σ from each |Δ|, as above
 
     Returns
     -------
     tuple of Score
-        Dimensionless; `se` from the spread over projections, observers taken as independent.
+        Dimensionless. `se` comes from the spread over projections and treats observers as independent. A trial without
+        an observer that holds information gets no score.
     """
     scores = []
     for trial in trials:
         lost = variance = present = 0.0
-        # in the order of the observers: that of a trial's own deltas is not the same when they come from the journal
+        # sum in the order of the observers: the order of a trial's deltas differs after a trip through the journal
         for observer in observers:
             delta = trial.deltas.get(observer.tensor)
             if delta is None:
@@ -72,7 +73,7 @@ def equation_4(
                     lost += max(0.0, abs(difference) - se) if debias else abs(difference)
                     variance += se * se
                     present += baseline
-        # no observer behind the unit, or none that holds information: nothing can be said, nothing is claimed
+        # no score if the unit reaches no observer, or only observers that hold no information
         factor = (1.0 / trial.bits if one_over_b else 1.0) / present if present > 0 else math.nan
         if not math.isnan(factor):
             scores.append(Score(trial.unit, trial.bits, factor * lost, factor * math.sqrt(variance)))

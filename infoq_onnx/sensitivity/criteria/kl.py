@@ -1,6 +1,6 @@
-"""Output divergence (as in ZeroQ): the mean KL of the trial's predictive distribution from the baseline's, in nats.
+"""Output divergence, as in ZeroQ: mean KL of the trial's predictive distribution from the baseline's, in nats.
 
-It needs no labels, no observers and no estimator: the criterion any other has to beat.
+The criterion needs no labels, no observers and no estimator. It is the reference that other criteria have to beat.
 """
 
 from __future__ import annotations
@@ -11,5 +11,5 @@ from infoq_onnx.sensitivity.criteria.base import Context, criterion
 
 @criterion(source="ZeroQ, arXiv 2001.00281", needs=("trials",))
 def kl(context: Context) -> tuple[Score, ...]:
-    """KL divergence of the trial's predictions from the baseline's; exact for these images, so its error is 0."""
+    """KL divergence of the trial's predictions from the baseline's; exact on the given images, so `se` is 0."""
     return tuple(Score(trial.unit, trial.bits, trial.kl, 0.0) for trial in context.trials)

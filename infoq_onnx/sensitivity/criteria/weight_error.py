@@ -1,6 +1,6 @@
-"""The squared error of a layer's weights, rounded to nearest: what is left of HAWQ-v2 where all curvatures are equal.
+"""Squared error of a layer's weights, rounded to nearest. This is HAWQ-v2 with equal curvature for all layers.
 
-S(u, b) = ‖Q_b(W) − W‖², or that over ‖W‖² with `relative`. Activations have no score, and keep 8 bits.
+S(u, b) = ‖Q_b(W) − W‖². With `relative`, the score is divided by ‖W‖². Activations get no scores and keep 8 bits.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from infoq_onnx.sensitivity.criteria.base import Context, criterion
     options={"relative": "Divide by the squared norm of the layer's weights."},
 )
 def weight_error(context: Context, *, relative: bool = False) -> list[Score]:
-    """Squared error of a layer's weights; needs no image."""
+    """Squared error of a layer's weights; needs no images."""
     scores = []
     for layer in context.network.layers:
         if layer.weight is None or layer.channel_axis is None:
@@ -31,6 +31,6 @@ def weight_error(context: Context, *, relative: bool = False) -> list[Score]:
             codes = quantize_weight(weight, scales, bits, layer.channel_axis)
             rounded = dequantize_weight(codes, scales, layer.channel_axis)
             error = float(np.sum((rounded.astype(np.float64) - exact) ** 2))
-            # a layer of zeros is exact at any width
+            # a layer of zeros is exact at any bit-width
             scores.append(Score(Unit("weight", layer.name), bits, error / norm if error else 0.0, 0.0))
     return scores

@@ -1,7 +1,7 @@
-"""Mutual information from samples, in nats: KSG-1, Ross, and their means over random projections.
+"""Estimators of mutual information from samples, in nats: KSG-1, Ross, and their means over random projections.
 
-Arrays in, numbers out: nothing here knows of models or users. Wrong input raises ValueError. Kernels are compiled by
-numba at their first call and kept on disk where possible; importing compiles nothing.
+The functions take arrays and return numbers; they know nothing of models. Invalid input raises ValueError. numba
+compiles the kernels at their first call and caches them on disk where possible. Importing compiles nothing.
 """
 
 from infoq_onnx.sensitivity.estimators.ksg import (

@@ -1,11 +1,11 @@
-"""The compiled kernels behind KSG and Ross: sorted arrays in, one estimate a projection out.
+"""Compiled kernels of the KSG and Ross estimators. They take sorted arrays and return one estimate per projection.
 
-They share a file because numba's cache notices changes only in the file of the kernel it caches: a helper edited
-elsewhere would leave stale machine code behind.
+All kernels share one file, because numba's cache detects changes only in the file of the cached kernel. An edited
+helper in another file would leave stale machine code in the cache.
 
-A *radius* below is the largest float under the distance to the k-th neighbour, so that `<= radius` is the strict
+A *radius* is the largest float below the distance to the k-th neighbour. `<= radius` is therefore the strict
 `< distance` of the papers, and ties at distance 0 still count each other, as in scikit-learn. Distances are always
-differences of two values, never compared as `value ± radius`: that sum may round onto the boundary point.
+computed as differences of two values and never compared as `value ± radius`, which can round onto the boundary point.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ IntArray = NDArray[np.int64]
 
 @compiled
 def _first_within(values: FloatArray, at: int, low: int, radius: float, guess: int) -> int:
-    """Find the first entry of sorted `values[low:at + 1]` within `radius` of `values[at]`, from a guess at it.
+    """Return the index of the first entry of sorted `values[low:at + 1]` within `radius` of `values[at]`.
 
-    Steps away from the guess double until they pass it, so a good guess takes few.
+    The search starts at `guess` and doubles its steps until it has passed the entry, then bisects. A good guess
+    therefore takes few steps.
     """
     value = values[at]
     inside = min(max(guess, low), at)
@@ -55,7 +56,10 @@ def _first_within(values: FloatArray, at: int, low: int, radius: float, guess: i
 
 @compiled
 def _last_within(values: FloatArray, at: int, high: int, radius: float, guess: int) -> int:
-    """Find the last entry of sorted `values[at:high]` within `radius` of `values[at]`: see `_first_within`."""
+    """Return the index of the last entry of sorted `values[at:high]` within `radius` of `values[at]`.
+
+    See `_first_within`.
+    """
     value = values[at]
     inside = max(min(guess, high - 1), at)
     step = 1
@@ -87,9 +91,10 @@ def _last_within(values: FloatArray, at: int, high: int, radius: float, guess: i
 def _scan(
     xs: FloatArray, ys: FloatArray, x: float, y: float, start: int, stop: int, step: int, nearest: FloatArray
 ) -> None:
-    """Take the points `start`, `start + step`, … before `stop` into `nearest`, the sorted k smallest distances.
+    """Update `nearest`, the sorted k smallest distances, with the points `start`, `start + step`, … before `stop`.
 
-    The points lie ever farther from `y`, so the scan ends at the first that is too far in y alone.
+    The distance of the points in y increases along the scan. The scan ends at the first point whose distance in y alone
+    is too large.
     """
     last = nearest.size - 1
     for point in range(start, stop, step):
@@ -109,10 +114,10 @@ def _scan(
 def _ksg(
     x_sorted: FloatArray, x_rank: IntArray, y: FloatArray, y_order: IntArray, k: int, psi: FloatArray, width: int
 ) -> float:
-    """KSG-1 of one projection pair, by strips: `width` points adjacent in x each, sorted by y inside.
+    """Compute KSG-1 of one projection pair, in strips of `width` points that are adjacent in x and sorted by y.
 
-    A point's neighbours lie in few strips, and near its own height in each; a strip's cursor only climbs, since the
-    points that ask come in the order of their y.
+    The neighbours of a point lie in few strips, and near the point's y in each. The cursor of a strip only moves up,
+    because points are processed in ascending y.
     """
     n = y.size
     if x_sorted[0] == x_sorted[n - 1] or y[y_order[0]] == y[y_order[n - 1]]:
@@ -135,7 +140,7 @@ def _ksg(
 
     nearest = np.empty(k)
     total = 0.0
-    # how far the neighbours of the last point reached in ranks: those of the next reach about as far
+    # rank distances of the previous point's neighbours: good guesses for the next point
     left, right, below, above = 0, 0, 0, 0
     for home in range(strips):
         for strip in range(strips):
@@ -146,7 +151,7 @@ def _ksg(
             nearest[:] = np.inf
             _scan(xs, ys, x_i, y_i, point + 1, home_stop, 1, nearest)
             _scan(xs, ys, x_i, y_i, point - 1, home_start - 1, -1, nearest)
-            # low … high becomes the range of x ranks that may lie within the k-th distance
+            # low … high becomes the range of x ranks that can lie within the k-th distance
             low, high = home_start, home_stop
             for step in (-1, 1):
                 strip = home + step
@@ -191,7 +196,10 @@ def ksg_kernel(
 def _ross(
     x_sorted: FloatArray, x_order: IntArray, codes: IntArray, starts: IntArray, ks: IntArray, psi: FloatArray
 ) -> float:
-    """⟨ψ(m_i)⟩ of one projection: samples within the distance to the k-th neighbour of one's own class."""
+    """Compute ⟨ψ(m_i)⟩ of one projection.
+
+    m_i is the number of samples within the distance from sample i to its k-th neighbour of the same class.
+    """
     n = x_sorted.size
     cursor = starts[:-1].copy()
     members, ranks = np.empty(n), np.empty(n, np.int64)
@@ -205,7 +213,7 @@ def _ross(
     below, above = 0, 0
     for code in range(ks.size):
         k, stop = ks[code], starts[code + 1]
-        # the k nearest classmates and the sample itself are adjacent: slide that window along with the sample
+        # a sample and its k nearest samples of the same class are adjacent: slide this window along with the sample
         left = starts[code]
         for member in range(starts[code], stop):
             x_i = members[member]

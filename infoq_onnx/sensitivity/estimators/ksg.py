@@ -1,12 +1,13 @@
 """Mutual information of two continuous variables: the first estimator of Kraskov, Stögbauer and Grassberger (KSG-1).
 
-A. Kraskov, H. Stögbauer, P. Grassberger, "Estimating mutual information", Phys. Rev. E 69, 066138 (2004), Eq. 8. With
-ε_i the max-norm distance in (x, y) from sample i to its k-th neighbour, n_x(i) the number of other samples with
-|x_j − x_i| < ε_i, and n_y(i) alike::
+A. Kraskov, H. Stögbauer, P. Grassberger, "Estimating mutual information", Phys. Rev. E 69, 066138 (2004), Eq. 8::
 
     I(X; Y) = ψ(k) + ψ(n) − ⟨ψ(n_x + 1) + ψ(n_y + 1)⟩
 
-Estimates may be negative: clamping each at 0 would bias every mean over projections.
+ε_i is the max-norm distance in (x, y) from sample i to its k-th neighbour. n_x(i) is the number of other samples with
+|x_j − x_i| < ε_i; n_y(i) is defined in the same way.
+
+Estimates can be negative. Clamping each estimate at 0 would bias every mean over projections.
 """
 
 from __future__ import annotations
@@ -19,21 +20,21 @@ from scipy.special import digamma
 
 from infoq_onnx.sensitivity.estimators._kernels import FloatArray, IntArray, ksg_kernel
 
-# Points in a strip over √n: measured fastest from 1 to 3 for n = 1000 … 20000, and flat in between
+# Points per strip, as a multiple of √n. For n = 1000 … 20000, values from 1 to 3 are fastest and equally fast.
 _STRIP = 2.0
 
-# Spread relative to magnitude below which a column is rounding noise around a constant; also the size of the jitter
+# A column whose spread is below this share of its magnitude is rounding noise around a constant. Also the jitter size.
 _RESOLUTION = 1e-10
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """The x side of projection pairs, sorted once for use against many y sides."""
+    """The x side of projection pairs, sorted once and used with many y sides."""
 
     values: FloatArray
-    """[m, n], ascending along each row: one row a projection."""
+    """[m, n]: one row per projection, ascending along each row."""
     ranks: IntArray
-    """[m, n]: where each sample's value stands in its row of `values`."""
+    """[m, n]: position of each sample's value in its row of `values`."""
 
 
 def standardize(X: ArrayLike) -> FloatArray:
@@ -46,12 +47,12 @@ def standardize(X: ArrayLike) -> FloatArray:
     Returns
     -------
     ndarray of float64, the shape of `X`
-        A column that varies by less than 1e-10 of its magnitude is rounding noise around a constant: it becomes 0.
+        A column that varies by less than 1e-10 of its magnitude is rounding noise around a constant and becomes 0.
 
     Raises
     ------
     ValueError
-        Empty or not finite.
+        `X` is empty or has values that are not finite.
     """
     X = _finite(X)
     magnitude = np.abs(X).max(axis=0)
@@ -63,9 +64,9 @@ def standardize(X: ArrayLike) -> FloatArray:
 
 
 def jitter(X: ArrayLike, seed: int | np.random.SeedSequence) -> FloatArray:
-    """Break ties by Gaussian noise of standard deviation 1e-10, meant for standardized columns.
+    """Add Gaussian noise of standard deviation 1e-10 to standardized columns, to break ties.
 
-    The two sides of a pair need different seeds: equal noise on both would tie their ties to each other.
+    The two sides of a pair need different seeds. Equal noise on both sides would correlate their ties.
 
     Parameters
     ----------
@@ -76,7 +77,7 @@ def jitter(X: ArrayLike, seed: int | np.random.SeedSequence) -> FloatArray:
     Returns
     -------
     ndarray of float64, the shape of `X`
-        A constant column stays as it is: it carries no information, and noise would hide that.
+        Constant columns stay unchanged: they carry no information, and noise would hide that.
     """
     X = np.asarray(X, dtype=np.float64)
     noise = np.random.default_rng(seed).standard_normal(X.shape)
@@ -90,12 +91,16 @@ def prepare(X: ArrayLike) -> Prepared:
     Parameters
     ----------
     X : array_like, [n, m]
-        Sample i under projection j in `X[i, j]`.
+        `X[i, j]` is sample i under projection j.
+
+    Returns
+    -------
+    Prepared
 
     Raises
     ------
     ValueError
-        Not two-dimensional, empty, or not finite.
+        `X` is not two-dimensional, is empty, or has values that are not finite.
     """
     rows = as_rows(X)
     order = np.argsort(rows, axis=1)
@@ -105,19 +110,19 @@ def prepare(X: ArrayLike) -> Prepared:
 
 
 def ksg_prepared(x: Prepared, Y: ArrayLike, k: int = 3) -> FloatArray:
-    """KSG-1 of every projection pair, the x side sorted beforehand.
+    """Compute KSG-1 of every projection pair from a sorted x side.
 
-    Equals scikit-learn's `_compute_mi_cc` of each pair, apart from its clamping at 0, in O(n^1.5) at worst. The result
-    does not depend on the number of threads.
+    The estimate of each pair equals scikit-learn's `_compute_mi_cc`, except that it is not clamped at 0. The worst-case
+    complexity is O(n^1.5) per pair. The result does not depend on the number of threads.
 
     Parameters
     ----------
     x : Prepared
-        [m, n].
+        The x side, [m, n].
     Y : array_like, [n, m]
-        Column j is paired with row j of `x`. Neither side is standardized or jittered here.
+        Column j is paired with row j of `x`. The function neither standardizes nor jitters the two sides.
     k : int
-        Neighbours.
+        Number of neighbours.
 
     Returns
     -------
@@ -140,17 +145,23 @@ def ksg_prepared(x: Prepared, Y: ArrayLike, k: int = 3) -> FloatArray:
 
 
 def ksg_batch(X: ArrayLike, Y: ArrayLike, k: int = 3) -> FloatArray:
-    """KSG-1 of column j of `X` [n, m] against column j of `Y` [n, m], in nats: see `ksg_prepared`."""
+    """Compute KSG-1 of each column of `X` [n, m] and the same column of `Y` [n, m], in nats. See `ksg_prepared`."""
     return ksg_prepared(prepare(X), Y, k)
 
 
 def ksg(x: ArrayLike, y: ArrayLike, k: int = 3) -> float:
-    """KSG-1 of `x` [n] against `y` [n], in nats: see `ksg_prepared`."""
+    """Compute KSG-1 of `x` [n] and `y` [n], in nats. See `ksg_prepared`."""
     return float(ksg_batch(np.asarray(x)[:, np.newaxis], np.asarray(y)[:, np.newaxis], k)[0])
 
 
 def as_rows(X: ArrayLike) -> FloatArray:
-    """Turn columns [n, m] into contiguous float64 rows [m, n], which must be finite."""
+    """Transpose finite values [n, m] into contiguous float64 rows [m, n].
+
+    Raises
+    ------
+    ValueError
+        `X` is not two-dimensional, is empty, or has values that are not finite.
+    """
     X = _finite(X)
     if X.ndim != 2:
         raise ValueError(f"expected samples × projections, found an array of shape {X.shape}")
@@ -158,7 +169,7 @@ def as_rows(X: ArrayLike) -> FloatArray:
 
 
 def digamma_table(n: int) -> FloatArray:
-    """ψ(0) … ψ(n), indexed by its argument; ψ(0), a pole, is never looked up."""
+    """Return ψ(0) … ψ(n), indexed by the argument. ψ(0) is a pole and is never looked up."""
     return digamma(np.arange(n + 1, dtype=np.float64))
 
 

@@ -1,12 +1,14 @@
 """Mutual information of a continuous and a discrete variable, after Ross.
 
-B. C. Ross, "Mutual information between discrete and continuous data sets", PLoS ONE 9(2), e87357 (2014), Eq. 2. With
-N_i the samples of sample i's class, k_i = min(k, N_i − 1), d_i the distance to its k_i-th neighbour in that class, and
-m_i the samples of any class within d_i (the k_i-th neighbour counted, sample i not)::
+B. C. Ross, "Mutual information between discrete and continuous data sets", PLoS ONE 9(2), e87357 (2014), Eq. 2::
 
     I(X; L) = ψ(n) + ⟨ψ(k_i)⟩ − ⟨ψ(N_i)⟩ − ⟨ψ(m_i)⟩
 
-Classes of one sample have no neighbours and are left out of n. Estimates may be negative.
+N_i is the number of samples in sample i's class, and k_i = min(k, N_i − 1). d_i is the distance from sample i to its
+k_i-th neighbour in its class. m_i is the number of samples of any class within d_i, including the k_i-th neighbour but
+not sample i.
+
+Samples that are alone in their class have no neighbours and do not count in n. Estimates can be negative.
 """
 
 from __future__ import annotations
@@ -19,19 +21,19 @@ from infoq_onnx.sensitivity.estimators.ksg import as_rows, digamma_table
 
 
 def ross_batch(X: ArrayLike, labels: ArrayLike, k: int = 3) -> FloatArray:
-    """Ross's estimate of every column of `X` against the same labels.
+    """Compute Ross's estimate of every column of `X` and the same labels.
 
-    Equals scikit-learn's `_compute_mi_cd` of each column, apart from its clamping at 0, in O(n log n). The result does
-    not depend on the number of threads.
+    The estimate of each column equals scikit-learn's `_compute_mi_cd`, except that it is not clamped at 0. The
+    complexity is O(n log n) per column. The result does not depend on the number of threads.
 
     Parameters
     ----------
     X : array_like, [n, m]
-        Sample i under projection j in `X[i, j]`; neither standardized nor jittered here.
+        `X[i, j]` is sample i under projection j. The function neither standardizes nor jitters `X`.
     labels : array_like, [n]
-        Classes: integers, or anything that can be sorted.
+        Class of each sample, of any sortable type.
     k : int
-        Neighbours; a class of no more than `k` samples uses all but one.
+        Number of neighbours. A class of N ≤ `k` samples uses N − 1.
 
     Returns
     -------
@@ -69,5 +71,5 @@ def ross_batch(X: ArrayLike, labels: ArrayLike, k: int = 3) -> FloatArray:
 
 
 def ross(x: ArrayLike, labels: ArrayLike, k: int = 3) -> float:
-    """Ross's estimate of `x` [n] against `labels` [n], in nats: see `ross_batch`."""
+    """Compute Ross's estimate of `x` [n] and `labels` [n], in nats. See `ross_batch`."""
     return float(ross_batch(np.asarray(x)[:, np.newaxis], labels, k)[0])

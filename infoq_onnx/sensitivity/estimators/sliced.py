@@ -1,13 +1,13 @@
-"""Sliced mutual information: the mean over random one-dimensional projections.
+"""Sliced mutual information: the mean mutual information over random one-dimensional projections.
 
 Z. Goldfeld, K. Greenewald, "Sliced mutual information: a scalable measure of statistical dependence" (NeurIPS 2021)::
 
     SMI(U; V) = E over θ, φ of I(θᵀU; φᵀV),    θ, φ uniform on the unit spheres
 
-A projection of a one-hot variable keeps its classes apart almost surely, so a discrete side is not projected.
+A discrete variable is not projected, because a projection of its one-hot encoding separates the classes almost surely.
 
-The seed decides the directions and the jitter, and nothing else does. Estimates with one seed therefore share them, and
-their differences are best taken projection by projection (`paired_difference`): the noise in common cancels.
+The seed alone determines directions and jitter. Estimates with the same seed therefore share both. Their difference
+should be computed per projection (`paired_difference`), where the common noise cancels.
 """
 
 from __future__ import annotations
@@ -24,18 +24,27 @@ from infoq_onnx.sensitivity.estimators.ross import ross_batch
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """A sliced mutual information, in nats."""
+    """An estimate of sliced mutual information, in nats."""
 
     value: float
-    """Mean of `per_projection`; may be negative."""
+    """Mean of `per_projection`; can be negative."""
     se: float
-    """Standard error of `value` over the projections; the choice of samples is not in it."""
+    """Standard error of `value` over the projections. It does not include the sampling error."""
     per_projection: FloatArray
-    """[m]."""
+    """Mutual information of each projection pair, [m]."""
 
 
 def directions(dim: int, count: int, seed_sequence: np.random.SeedSequence) -> FloatArray:
-    """Draw `count` directions uniformly from the unit sphere in `dim` dimensions.
+    """Draw directions uniformly from the unit sphere.
+
+    Parameters
+    ----------
+    dim : int
+        Dimension of the space.
+    count : int
+        Number of directions.
+    seed_sequence : SeedSequence
+        Determines the directions.
 
     Returns
     -------
@@ -48,40 +57,51 @@ def directions(dim: int, count: int, seed_sequence: np.random.SeedSequence) -> F
 
 
 def sliced_mi(U: ArrayLike, V: ArrayLike, m: int = 128, k: int = 3, seed: int = 0) -> Estimate:
-    """Sliced mutual information of two continuous variables.
+    """Estimate the sliced mutual information of two continuous variables.
 
     Parameters
     ----------
     U, V : array_like, [n, …]
-        One sample a row; the other axes are flattened.
+        One sample per row; the other axes are flattened.
     m : int
-        Projection pairs, at least 2.
+        Number of projection pairs, at least 2.
     k : int
-        Neighbours (`ksg`).
+        Number of neighbours, as in `ksg`.
     seed : int
+        Determines directions and jitter.
+
+    Returns
+    -------
+    Estimate
 
     Raises
     ------
     ValueError
-        The numbers of samples differ, a value is not finite, `m` < 2, `k` < 1, or no more than `k` samples.
+        The numbers of samples differ, a value is not finite, `m` < 2, `k` < 1, or there are no more than `k` samples.
     """
     theta, phi, _, _ = _streams(seed)
     return smi_from_projections(_project(U, m, theta), _project(V, m, phi), k, seed)
 
 
 def sliced_mi_discrete(U: ArrayLike, labels: ArrayLike, m: int = 128, k: int = 3, seed: int = 0) -> Estimate:
-    """Sliced mutual information of a continuous variable and classes.
+    """Estimate the sliced mutual information of a continuous variable and class labels.
 
     Parameters
     ----------
     U : array_like, [n, …]
-        One sample a row; the other axes are flattened.
+        One sample per row; the other axes are flattened.
     labels : array_like, [n]
+        Class of each sample.
     m : int
-        Projections, at least 2.
+        Number of projections, at least 2.
     k : int
-        Neighbours (`ross`).
+        Number of neighbours, as in `ross`.
     seed : int
+        Determines directions and jitter.
+
+    Returns
+    -------
+    Estimate
 
     Raises
     ------
@@ -93,56 +113,99 @@ def sliced_mi_discrete(U: ArrayLike, labels: ArrayLike, m: int = 128, k: int = 3
 
 
 def prepare_projections(PU: ArrayLike, seed: int = 0) -> Prepared:
-    """Standardize, jitter and sort the x side [n, m] once, for `smi_from_prepared`."""
+    """Standardize, jitter and sort the projected x side `PU` [n, m] for `smi_from_prepared`."""
     _, _, noise, _ = _streams(seed)
     return prepare(jitter(standardize(PU), noise))
 
 
 def smi_from_prepared(PU: Prepared, PV: ArrayLike, k: int = 3, seed: int = 0) -> Estimate:
-    """Sliced mutual information from a prepared x side and the projected y side `PV` [n, m].
+    """Estimate sliced mutual information from a prepared x side and a projected y side.
 
-    `seed` must be the one that `PU` was prepared with: it keeps the jitter of the two sides apart.
+    Parameters
+    ----------
+    PU : Prepared
+        The x side, from `prepare_projections`.
+    PV : array_like, [n, m]
+        The projected y side.
+    k : int
+        Number of neighbours.
+    seed : int
+        The seed that `PU` was prepared with, so that the two sides get independent jitter.
+
+    Returns
+    -------
+    Estimate
     """
     _, _, _, noise = _streams(seed)
     return _summary(ksg_prepared(PU, jitter(standardize(PV), noise), k))
 
 
 def smi_from_projections(PU: ArrayLike, PV: ArrayLike, k: int = 3, seed: int = 0) -> Estimate:
-    """Sliced mutual information from projections that were taken already.
+    """Estimate sliced mutual information from projections of both sides.
 
     Parameters
     ----------
     PU, PV : array_like, [n, m]
-        Column j of both is one projection pair. They are standardized and jittered here.
+        Column j of both arrays is one projection pair. The function standardizes and jitters both.
     k : int
-        Neighbours.
+        Number of neighbours.
     seed : int
-        Of the jitter.
+        Seed of the jitter.
+
+    Returns
+    -------
+    Estimate
 
     Raises
     ------
     ValueError
-        The shapes differ, a value is not finite, fewer than 2 projections, `k` < 1, or no more than `k` samples.
+        The shapes differ, a value is not finite, there are fewer than 2 projections, `k` < 1, or there are no more than
+        `k` samples.
     """
     return smi_from_prepared(prepare_projections(PU, seed), PV, k, seed)
 
 
 def smi_discrete_from_projections(PU: ArrayLike, labels: ArrayLike, k: int = 3, seed: int = 0) -> Estimate:
-    """Sliced mutual information with `labels` [n] from projections `PU` [n, m] that were taken already.
+    """Estimate sliced mutual information from projections of the continuous side and class labels.
 
-    They are standardized and jittered here; errors as in `sliced_mi_discrete`.
+    Parameters
+    ----------
+    PU : array_like, [n, m]
+        Projections. The function standardizes and jitters them.
+    labels : array_like, [n]
+        Class of each sample.
+    k : int
+        Number of neighbours.
+    seed : int
+        Seed of the jitter.
+
+    Returns
+    -------
+    Estimate
+
+    Raises
+    ------
+    ValueError
+        As in `sliced_mi_discrete`.
     """
     _, _, noise, _ = _streams(seed)
     return _summary(ross_batch(jitter(standardize(PU), noise), labels, k))
 
 
 def paired_difference(base_per_projection: ArrayLike, trial_per_projection: ArrayLike) -> tuple[float, float]:
-    """Mean of base minus trial over the projections they share, and its standard error, in nats.
+    """Compute the mean difference of two estimates over their common projections, and its standard error.
 
     Parameters
     ----------
     base_per_projection, trial_per_projection : array_like, [m]
         `Estimate.per_projection` of two estimates with the same directions, samples and seed.
+
+    Returns
+    -------
+    difference : float
+        Mean of base minus trial, in nats.
+    se : float
+        Standard error of the mean, in nats.
 
     Raises
     ------
@@ -171,5 +234,5 @@ def _project(U: ArrayLike, m: int, seed_sequence: np.random.SeedSequence) -> Flo
 
 
 def _streams(seed: int) -> tuple[np.random.SeedSequence, ...]:
-    """Seeds of the directions θ and φ and of the jitter of the two sides, independent of one another."""
+    """Return independent seeds for the directions θ and φ and for the jitter of the two sides."""
     return tuple(np.random.SeedSequence(seed).spawn(4))
