@@ -1,5 +1,5 @@
-"""Stage 5: from scores and budgets to a bit-width for every unit, exactly.
+"""Stage 5: choose a bit-width for every unit from scores and budgets, exactly.
 
-`costs` counts, `bounds` reads budgets and pins, `program` turns them and the scores into arrays, `solvers` solve those,
-`solve` joins it all. Nothing here knows of models: a `schema.Network` is all there is.
+`costs` counts costs, `bounds` parses budgets and pins, `program` turns them and the scores into arrays, `solvers` solve
+the program, and `solve` combines these steps. The package only needs a `schema.Network`, not the model.
 """

@@ -1,4 +1,4 @@
-"""Budgets and pins as the command line writes them."""
+"""Parsing of budgets and pins in the notation of the command line."""
 
 from __future__ import annotations
 
@@ -16,29 +16,34 @@ from infoq_onnx.schema import BASELINE_BITS, BITS, Bound, Layer, Network, Unit
 
 @dataclass(frozen=True)
 class Pins:
-    """Units that the program must leave at a given bit-width."""
+    """Units with a fixed bit-width."""
 
     bits: Mapping[Unit, int] = field(default_factory=dict)
     texts: tuple[str, ...] = ()
-    """As the user wrote them."""
+    """The pins as written by the user."""
 
 
 def parse_budget(name: str, text: str, network: Network) -> Budget:
-    """Read a budget: a quantity (`23.04G`, `1.5MiB`, `10.66x`) or `uniform:W/A`, the cost of all layers at W/A bits.
+    """Parse a budget: a quantity (`23.04G`, `1.5MiB`, `10.66x`) or `uniform:W/A`, the cost of all layers at W/A bits.
 
     Parameters
     ----------
     name : str
-        What is bounded, a key of `metrics.METRICS`.
+        Metric to bound, a key of `metrics.METRICS`.
     text : str
-        `uniform:W` is enough where only weights count.
+        The budget. `uniform:W` suffices if the metric counts only weights.
     network : Network
-        Whose layers a uniform cost is counted for.
+        The network whose layers `uniform` refers to.
+
+    Returns
+    -------
+    Budget
 
     Raises
     ------
     SettingsError
-        Not a quantity, not bit-widths, or a metric that there is not, or that this network does not have.
+        The text is not a quantity and not bit-widths, the metric does not exist, or the network has nothing that the
+        metric counts.
     """
     if name not in METRICS:
         raise SettingsError(f"there is no metric {name!r} to bound: choose among {', '.join(METRICS)}")
@@ -55,12 +60,23 @@ def parse_budget(name: str, text: str, network: Network) -> Budget:
 
 
 def parse_table(text: str, network: Network) -> Budget:
-    """Read a budget on costs that a file lists, such as `latency.csv:12ms`; see `metrics.table`.
+    """Parse a budget on costs listed in a file, such as `latency.csv:12ms`. See `metrics.table`.
+
+    Parameters
+    ----------
+    text : str
+        Path of the file, a colon, and the limit.
+    network : Network
+        The network whose layers the file lists.
+
+    Returns
+    -------
+    Budget
 
     Raises
     ------
     SettingsError
-        The file or the limit cannot be used.
+        The file or the limit is invalid.
     """
     table, limit = read_table(text, network)
     return Budget(table, Bound(table.name, limit, text, table_sha256=table.sha256))
@@ -76,22 +92,29 @@ def _uniform_value(metric: Metric, text: str, network: Network) -> float:
 
 
 def parse_pins(texts: Iterable[str], network: Network, bits: Sequence[int] = BITS) -> Pins:
-    """Read pins: `NAME=W/A`, `NAME=W` (weights only) or `NAME=/A` (activations only).
+    """Parse pins: `NAME=W/A`, `NAME=W` (weights only) or `NAME=/A` (activations only).
 
-    NAME is a layer's name, a pattern with `*`, `?` or `[…]`, or `first` or `last`. The activation part goes to the
+    NAME is the name of a layer, a pattern with `*`, `?` or `[…]`, or `first` or `last`. A applies to the activation
     groups that feed the layer, which other layers may share.
 
     Parameters
     ----------
     texts : iterable of str
+        The pins.
     network : Network
+        The network whose layers are named.
     bits : sequence of int
-        Widths that may be chosen; 8 always may.
+        Allowed bit-widths; 8 is always allowed.
+
+    Returns
+    -------
+    Pins
 
     Raises
     ------
     SettingsError
-        No such layer (the closest names are given), no such width, nothing to pin, or two pins that contradict.
+        A layer does not exist (the message lists the closest names), a bit-width is not allowed, there is nothing to
+        pin, or two pins contradict each other.
     """
     pinned: dict[Unit, int] = {}
     source: dict[Unit, str] = {}
@@ -123,7 +146,7 @@ def parse_pins(texts: Iterable[str], network: Network, bits: Sequence[int] = BIT
 
 
 def _parse_bits(text: str, allowed: Sequence[int]) -> tuple[int | None, int | None]:
-    """Read `W/A`, `W`, `W/` or `/A`; an absent part is None."""
+    """Parse `W/A`, `W`, `W/` or `/A`; a missing part is None."""
     weight, _, activation = text.partition("/")
     width = {"": None, **{str(b): b for b in allowed}}
     if weight not in width or activation not in width or weight == activation == "":
@@ -132,7 +155,7 @@ def _parse_bits(text: str, allowed: Sequence[int]) -> tuple[int | None, int | No
 
 
 def _find_layers(name: str, network: Network) -> tuple[Layer, ...]:
-    """Find the layers that an exact name, a pattern, `first` or `last` stands for."""
+    """Return the layers that match an exact name, a pattern, `first` or `last`."""
     by_name = {layer.name: layer for layer in network.layers}
     if name in by_name:
         return (by_name[name],)

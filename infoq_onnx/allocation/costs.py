@@ -1,7 +1,7 @@
-"""What an allocation costs, counted with Python's exact integers.
+"""The costs of an allocation, counted with Python's exact integers.
 
 Every metric is a function of one integer total, and every total is a sum of terms (`metrics.base`). The integer program
-is built of the same terms, so what the solver bounds and what is reported cannot differ.
+uses the same terms, so the total that the solver bounds and the reported cost cannot differ.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from infoq_onnx.schema import BASELINE_BITS, Bits, Bound, Costs, Network, Unit, 
 
 @dataclass(frozen=True)
 class Budget:
-    """A bound, and the metric that it bounds."""
+    """A bound with its metric."""
 
     metric: Metric
     bound: Bound
 
     def meets(self, value: float) -> bool:
-        """Whether a value of the metric is within the bound."""
+        """Return whether a value of the metric is within the bound."""
         if self.metric.at_most:
             return value + self.bound.overhead <= self.bound.limit
         return value >= self.bound.limit
 
     def largest_total(self, network: Network) -> int | None:
-        """Return the largest total within the bound, or None when even the baseline (8 bits for all) is within it.
+        """Return the largest total within the bound, or None if the baseline (8 bits for all units) is within it.
 
-        It is the largest whose *reported* value is: a limit taken from a reported value, such as 32/3 rounded to a
-        float, is met by the allocation it was taken from.
+        The *reported* value of the total decides. A limit that was copied from a reported value, such as 32/3 rounded
+        to a float, is therefore met by the allocation it came from.
         """
         metric = self.metric
         baseline = total_of(metric.terms(network), dict.fromkeys(units_of(network), BASELINE_BITS))
@@ -46,7 +46,7 @@ class Budget:
         return total
 
     def value(self, network: Network, bits: Mapping[Unit, int]) -> float:
-        """Return the metric of an assignment of bits."""
+        """Return the value of the metric for an assignment of bits."""
         return self.metric.value(network, total_of(self.metric.terms(network), bits))
 
 
@@ -62,7 +62,7 @@ def uniform(network: Network, weight_bits: int, activation_bits: int) -> Bits:
 
 
 def costs(network: Network, weight_bits: Mapping[str, int], activation_bits: Mapping[str, int]) -> Costs:
-    """Count what an allocation costs (docs/methods.md, Allocation).
+    """Count the costs of an allocation (docs/methods.md, Allocation).
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def costs(network: Network, weight_bits: Mapping[str, int], activation_bits: Map
     Returns
     -------
     Costs
-        The weight figures of a network without weights are those of 8 bits.
+        For a network without weights, mean weight bits and compression are those of 8 bits.
     """
     bits = by_unit(weight_bits, activation_bits)
 
@@ -93,17 +93,17 @@ def costs(network: Network, weight_bits: Mapping[str, int], activation_bits: Map
 
 
 def by_unit(weight_bits: Mapping[str, int], activation_bits: Mapping[str, int]) -> dict[Unit, int]:
-    """Join the bits of layers' weights and of activation groups."""
+    """Combine the bits of weights and of activation groups into one mapping by unit."""
     bits = {Unit("weight", name): b for name, b in weight_bits.items()}
     return bits | {Unit("activation", name): b for name, b in activation_bits.items()}
 
 
 def total_of(terms: Iterable[Term], bits: Mapping[Unit, int]) -> int:
-    """Sum the terms, exactly."""
+    """Return the exact sum of the terms for an assignment of bits."""
     return sum(term.cost(bits) for term in terms)
 
 
 def float_costs(network: Network) -> Costs:
-    """Count what the model costs in float32; its weights as it was given, its BitOps with split parts."""
+    """Count the costs of the model in float32. The parts of split channels count in BitOps, but not in weights."""
     counted = costs(network, *uniform(network, FLOAT_BITS, FLOAT_BITS))
     return dataclasses.replace(counted, compression=1.0, weight_bytes=float_bits(network) / 8)

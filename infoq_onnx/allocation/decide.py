@@ -1,4 +1,4 @@
-"""From an analysis and budgets to an allocation."""
+"""Choice of an allocation from an analysis and budgets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,14 @@ from infoq_onnx.schema import (
 
 
 def budget_label(bounds: Sequence[Budget], uniform_bits: tuple[int, int] | None, weight_only: bool) -> str:
-    """Name a budget in one word that fits a file name, e.g. "bitops-23.04G" or "compression-10.66-w"."""
+    """Return a label of the bounds for file names, e.g. "bitops-23.04G" or "compression-10.66-weight_only".
+
+    Parameters
+    ----------
+    bounds : the budgets
+    uniform_bits : (weights, activations) for uniform bits, else None
+    weight_only : activations keep 8 bits
+    """
     if uniform_bits is not None:
         return f"uniform-{uniform_bits[0]}-{BASELINE_BITS if weight_only else uniform_bits[1]}"
     texts = [f"{budget.metric.name} {_without_folder(budget.bound)}" for budget in bounds]
@@ -34,19 +41,31 @@ def budget_label(bounds: Sequence[Budget], uniform_bits: tuple[int, int] | None,
 
 
 def _without_folder(bound: Bound) -> str:
-    """Return what the user wrote, without the folder that a table lies in."""
+    """Return the bound as written by the user, without the folder of a table."""
     return PurePath(bound.text).name if bound.table_sha256 else bound.text
 
 
 def decide_uniform(
     found: Analysis, uniform_bits: tuple[int, int], weight_only: bool, saturating: Collection[str] = ()
 ) -> Allocation:
-    """Give every unit the same bits, but at 8/8 the weights of `saturating` layers 7.
+    """Give every unit the same bits. At 8/8, the weights of `saturating` layers get 7 bits.
+
+    Parameters
+    ----------
+    found : the analysis
+    uniform_bits : (weights, activations)
+    weight_only : activations keep 8 bits
+    saturating : names of layers whose sums may saturate with 8-bit weights
+
+    Returns
+    -------
+    Allocation
+        The caller fills in `analysis_sha256`, `rounding` and `repair`.
 
     Raises
     ------
     SettingsError
-        A width was not analysed.
+        A bit-width was not analysed.
     """
     weights, activations = uniform_bits[0], BASELINE_BITS if weight_only else uniform_bits[1]
     for width in (weights, activations):
@@ -91,23 +110,23 @@ def decide(
     Parameters
     ----------
     found : the analysis
-    scores : of the settings' criterion
-    settings : which widths, pins and factors; its bounds as the user wrote them are not looked at
-    bounds : these are
-    widest_weight : no weight gets more bits than this
-    saturating : layers whose weights get 7 bits in place of 8
+    scores : scores by the criterion of `settings`
+    settings : bit-widths, pins and factors; the bounds in the settings are ignored
+    bounds : the parsed bounds
+    widest_weight : most bits that a weight may have
+    saturating : names of layers whose weights get 7 bits instead of 8
 
     Returns
     -------
     Allocation
-        `analysis_sha256`, `scores_sha256`, `rounding` and `repair` are for the caller to fill in.
+        The caller fills in `analysis_sha256`, `scores_sha256`, `rounding` and `repair`.
 
     Raises
     ------
     SettingsError
-        The analysis has no such widths, or a pin makes no sense.
+        A bit-width was not analysed, or a pin is invalid.
     InfeasibleBudgetError
-        The message says what is reachable.
+        No allocation meets the bounds. The message states what is reachable.
     """
     widths = sorted(set(settings.bits)) if settings.bits is not None else list(found.settings.bits)
     if unknown := sorted(set(widths) - set(found.settings.bits)):
@@ -117,7 +136,7 @@ def decide(
     by_kind: dict[str, dict[str, dict[int, float]]] = {"weight": {}, "activation": {}}
     for score in scores:
         by_kind[score.unit.kind].setdefault(score.unit.name, {})[score.bits] = score.value
-    # an estimate may say that more bits are worse; they are not, so the score of fewer bits holds for more
+    # noise can make more bits score worse; `monotone` then uses the score of fewer bits for more bits as well
     rules = Rules(
         bits=widths,
         pins=parse_pins(settings.pins, found.network, found.settings.bits),

@@ -1,4 +1,4 @@
-"""Repair of scores that noise made non-monotone."""
+"""Repair of scores that are not monotone because of noise."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from infoq_onnx.schema import BASELINE_BITS
 
 
 def monotone(scores: Mapping[str, Mapping[int, float]]) -> dict[str, dict[int, float]]:
-    """Make more bits never score worse: S(b) becomes the minimum of S(b') over b' ≤ b (docs/methods.md).
+    """Make scores fall with more bits: replace S(b) by the minimum of S(b') over b' ≤ b (docs/methods.md).
 
     Parameters
     ----------
     scores : mapping of str to mapping of int to float
-        Score by bits, by unit. The baseline of 8 bits scores 0 where it is left out.
+        Unit → bits → score. A missing score at 8 bits, the baseline, is 0.
 
     Returns
     -------
     dict of str to dict of int to float
-        The same units, widths ascending, 8 among them.
+        The same units, with ascending bit-widths that include 8.
     """
     repaired: dict[str, dict[int, float]] = {}
     for unit, by_bits in scores.items():

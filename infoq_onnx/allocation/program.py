@@ -1,7 +1,7 @@
-"""The integer program as arrays: what a solver sees, which knows nothing of networks.
+"""The integer program as arrays, the only input of the solvers.
 
-The paper's Eq. 5: choose one width for every unit so that Σ S_w + α · Σ S_a is least and every total stays within its
-limit. Shared activations are one variable, so a layer never gets two input widths.
+The program is the paper's Eq. 5: choose one bit-width per unit so that Σ S_w + α · Σ S_a is minimal and every total is
+within its limit. Layers that share an input share one variable for it, so the input has a single bit-width.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ByBits = Mapping[str, Mapping[int, float]]
 
 
 class Scores(NamedTuple):
-    """What each width of each unit costs in accuracy. The baseline of 8 bits scores 0 where it is left out."""
+    """Scores of each unit at each bit-width. A missing score at 8 bits, the baseline, is 0."""
 
     weights: ByBits
     activations: ByBits
@@ -32,65 +32,69 @@ class Scores(NamedTuple):
 
 @dataclass(frozen=True)
 class Rules:
-    """Which widths units may take, whatever the bounds, and how their scores are added."""
+    """Bit-widths that units may have, independent of the bounds, and the factor on activation scores."""
 
     bits: Sequence[int] = BITS
-    """Widths to choose among; a unit takes those of them that it has a score for."""
+    """Bit-widths to choose among. A unit can only have those for which it has a score."""
     pins: Pins = field(default_factory=Pins)
-    """A pin holds whatever `bits` and the scores are; a pinned width without a score counts as 0."""
+    """Pins override `bits` and need no score; a pinned bit-width without a score counts as 0."""
     alpha: float = 1.0
     """Factor on activation scores."""
     weight_only: bool = False
     """Keep all activations at 8 bits."""
     widest_weight: int = BASELINE_BITS
-    """No weight gets more bits than this."""
+    """Most bits that a weight may have."""
     saturating: Collection[str] = ()
-    """Layers whose weights get 7 bits in place of 8, unless a pin puts their activations below 8."""
+    """Layers whose weights get 7 bits instead of 8, unless a pin gives their activations fewer than 8 bits."""
 
 
 @dataclass(frozen=True)
 class Limit:
-    """Σ amount · b_u (· b_v) over `terms`, and Σ cost[b_u, b_v] over `tables`, ≤ `upper`, in exact integers."""
+    """The constraint Σ amount · b_u (· b_v) over `terms` + Σ cost[b_u, b_v] over `tables` ≤ `upper`, in integers."""
 
     name: str
     terms: tuple[tuple[int, tuple[int, ...]], ...]
-    """Amount, and the one or two variables whose bits it is multiplied by (the same one twice for a square)."""
+    """Amount, and the one or two variables whose bits it is multiplied by (the same variable twice for a square)."""
     upper: int
     tables: tuple[tuple[tuple[int, ...], Mapping[tuple[int, ...], int]], ...] = ()
-    """One or two variables, and what their bits cost; never less for more bits."""
+    """One or two variables, and the cost of their bits, which never falls with more bits."""
 
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """Pick one choice for every variable: the least summed score within all limits."""
+    """An integer program: pick one choice per variable so that the sum of scores is minimal within all limits."""
 
     choices: tuple[tuple[int, ...], ...]
-    """Bits that each variable may take, ascending."""
+    """Bits that each variable can have, ascending."""
     scores: tuple[NDArray[np.float64], ...]
-    """Score of each choice, of the shape of `choices`."""
+    """Score of each choice, in the shape of `choices`."""
     limits: tuple[Limit, ...]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a solver found."""
+    """The result of a solver."""
 
     picks: tuple[int, ...]
-    """Index of the choice of every variable."""
+    """Index of the picked choice of every variable."""
     optimal: bool
-    """No choices within the limits score lower: proved, not hoped."""
+    """The solver proved that no choices within the limits have a lower score."""
 
 
 def build_program(network: Network, scores: Scores, bounds: Sequence[Budget], rules: Rules) -> Program:
-    """Turn a network, its scores and its bounds into arrays; variables are in the order of `schema.units_of`.
+    """Build the integer program of a network, its scores and bounds. Variables are in the order of `schema.units_of`.
 
     Parameters
     ----------
     network : Network
     scores : Scores
-        A unit without scores stays at 8 bits.
+        A unit without scores keeps 8 bits.
     bounds : sequence of Budget
     rules : Rules
+
+    Returns
+    -------
+    Program
 
     Raises
     ------
@@ -130,7 +134,7 @@ def build_program(network: Network, scores: Scores, bounds: Sequence[Budget], ru
 
 
 def _allowed(unit: Unit, scores: Mapping[int, float], rules: Rules, *, narrowed: bool) -> dict[int, float]:
-    """Score of every width that the unit may take, widths ascending; if `narrowed`, 7 bits stand in for 8."""
+    """Return the score of every bit-width that a unit can have, in ascending order. If `narrowed`, 7 bits replace 8."""
     widest = rules.widest_weight if unit.kind == "weight" else BASELINE_BITS
     scores = {BASELINE_BITS: 0.0, **scores} if scores else {}
     bits, pinned = rules.bits, rules.pins.bits.get(unit)
@@ -156,10 +160,10 @@ def _allowed(unit: Unit, scores: Mapping[int, float], rules: Rules, *, narrowed:
 
 
 def _without_baseline(scores: Mapping[int, float]) -> dict[int, float]:
-    """Put 7 bits in the place of 8.
+    """Replace 8 bits by 7 bits.
 
-    Where 7 bits were not tried, the score of the next fewer stands in, a quarter of it for each bit between: what the
-    squared error of rounding falls by.
+    If 7 bits were not tried, their score is extrapolated from the next lower bit-width, divided by 4 per bit of
+    difference, as the squared rounding error falls.
     """
     known = {width: score for width, score in scores.items() if width < BASELINE_BITS}
     if scores and EXACT_BITS not in known:
@@ -169,22 +173,22 @@ def _without_baseline(scores: Mapping[int, float]) -> dict[int, float]:
 
 
 def bits_of(program: Program, picks: Sequence[int]) -> tuple[int, ...]:
-    """Bits of every variable, given the index of its choice."""
+    """Return the bits of every variable for the picked choices."""
     return tuple(choices[pick] for choices, pick in zip(program.choices, picks, strict=True))
 
 
 def score_of(program: Program, picks: Sequence[int]) -> float:
-    """Sum of the picked scores, correctly rounded."""
+    """Return the correctly rounded sum of the picked scores."""
     return math.fsum(scores[pick] for scores, pick in zip(program.scores, picks, strict=True))
 
 
 def total_of(limit: Limit, bits: Sequence[int]) -> int:
-    """Sum that `limit` bounds, exactly."""
+    """Return the exact total that `limit` bounds, for the bits of all variables."""
     products = sum(amount * math.prod(bits[v] for v in variables) for amount, variables in limit.terms)
     return products + sum(costs[tuple(bits[v] for v in variables)] for variables, costs in limit.tables)
 
 
 def is_feasible(program: Program, picks: Sequence[int]) -> bool:
-    """Whether every limit holds, to the last integer."""
+    """Return whether the picked choices meet every limit exactly."""
     bits = bits_of(program, picks)
     return all(total_of(limit, bits) <= limit.upper for limit in program.limits)

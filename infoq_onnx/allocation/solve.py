@@ -1,4 +1,4 @@
-"""From scores and budgets to a bit-width for every unit."""
+"""Choice of a bit-width for every unit from scores and budgets."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from infoq_onnx.errors import InfeasibleBudgetError, SettingsError
 from infoq_onnx.schema import BASELINE_BITS, Network, Unit, units_of
 
 TIME_LIMIT = 60.0
+"""Default time limit of the solver, in seconds."""
 
 
 @dataclass(frozen=True)
 class Solution:
-    """Bits of every layer with weights and of every group, and what the program says of them."""
+    """Bits of every layer with weights and of every activation group, with their score."""
 
     weight_bits: dict[str, int]
     activation_bits: dict[str, int]
     score: float
     """Σ S_w + α · Σ S_a."""
     optimal: bool
-    """The solver proved that no allocation within the bounds scores lower."""
+    """The solver proved that no allocation within the bounds has a lower score."""
 
 
 def solve(
@@ -37,11 +38,11 @@ def solve(
     solver: str = "highs",
     time_limit: float | None = TIME_LIMIT,
 ) -> Solution:
-    """Find the allocation of least score within the bounds (the paper's Eq. 5).
+    """Find the allocation with the lowest score within the bounds (the paper's Eq. 5).
 
-    Bits that the budget leaves over are not saved: a unit that can be wider within the bounds without a higher score
-    is, in the order of `schema.units_of`. A budget that 8 bits for all are within therefore gives 8 bits for all, if no
-    score is below that of 8 bits.
+    The remaining budget is spent: in the order of `schema.units_of`, each unit gets the most bits that the bounds allow
+    without raising the score. If all units at 8 bits are within the bounds and no score is below that of 8 bits, the
+    result is therefore 8 bits for all units.
 
     Parameters
     ----------
@@ -49,19 +50,23 @@ def solve(
     scores : Scores
     bounds : sequence of Budget
     rules : Rules or None
-        Which widths units may take; None: the defaults.
+        Bit-widths that units may have; None: the defaults.
     solver : str
         A key of `solvers.SOLVERS`.
     time_limit : float or None
-        Seconds for the solver. A result that is not `optimal` was cut short and may depend on the machine's speed;
-        only networks of many layers whose scores nearly agree come near the default.
+        Seconds for the solver; None: no limit. If the solver hits the limit, the result is not `optimal` and can depend
+        on the speed of the machine. Only networks with many layers and nearly equal scores come near the default.
+
+    Returns
+    -------
+    Solution
 
     Raises
     ------
     InfeasibleBudgetError
-        Bounds are out of reach; the message says what is reachable.
+        No allocation meets the bounds. The message states what is reachable.
     SettingsError
-        No such solver, or a setting that `program.build_program` refuses.
+        The solver does not exist, or `program.build_program` rejects a setting.
     AnalysisError
         A score is not finite.
     """
@@ -84,7 +89,7 @@ def solve(
 
 
 def _widen(program: Program, picks: Sequence[int]) -> tuple[int, ...]:
-    """Raise one variable after the other to the widest choice that scores no more and keeps all limits."""
+    """Raise one variable after the other to the widest choice that has no higher score and meets all limits."""
     widened = list(picks)
     for variable, scores in enumerate(program.scores):
         kept = widened[variable]
@@ -111,8 +116,13 @@ def _require_reachable(
 ) -> None:
     """Raise unless the narrowest choices meet every bound.
 
-    No metric falls when a unit gets wider (compression: rises), so they are the best for each bound alone and for all
-    of them together: bounds that can be met one by one can be met at once.
+    No metric improves when a unit gets wider. The narrowest choices are therefore the best for each bound and for all
+    bounds together: bounds that can be met one by one can be met at once.
+
+    Raises
+    ------
+    InfeasibleBudgetError
+        The narrowest choices violate a bound.
     """
     complaints = []
     best: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""Quantities as people write them: 23.04G, 1.5MiB, 900KB."""
+"""Parsing and formatting of quantities such as 23.04G, 1.5MiB and 900KB."""
 
 from __future__ import annotations
 
@@ -16,23 +16,27 @@ BYTES: Mapping[str, int] = {
 }
 
 LARGEST = Decimal("1e30")
-"""Nothing real is larger; and 1e-30 … 1e30 with any suffix is a normal float64."""
+"""Largest number that a quantity may have. Numbers from 1e-30 to 1e30 with any suffix are normal float64 values."""
 
 
 def parse_quantity(text: str, suffixes: Mapping[str, int] = COUNTS) -> Decimal:
-    """Read a positive quantity such as `23.04G`, exactly.
+    """Parse a positive quantity such as `23.04G` exactly.
 
     Parameters
     ----------
     text : str
-        A decimal number and at most one suffix; letter case does not matter.
+        A decimal number, optionally with a suffix; letter case does not matter.
     suffixes : mapping of str to int
-        The suffixes there are, with their factors: `COUNTS`, `BYTES`, or an empty one for plain numbers.
+        Suffix → factor: `COUNTS`, `BYTES`, or an empty mapping for plain numbers.
+
+    Returns
+    -------
+    Decimal
 
     Raises
     ------
     SettingsError
-        Not a number, not finite, zero or negative, or a suffix that is not among these.
+        The text is not a finite number above zero with a known suffix.
     """
     factors = {suffix.lower(): factor for suffix, factor in suffixes.items()}
     written = text.strip()
@@ -50,17 +54,21 @@ def parse_quantity(text: str, suffixes: Mapping[str, int] = COUNTS) -> Decimal:
 
 
 def format_quantity(value: float, suffixes: Mapping[str, int], *, up: bool) -> str:
-    """Write `value` in four significant digits, rounded up or down.
+    """Format `value` with four significant digits, rounded up or down.
 
-    Rounding away from what can be reached keeps a hint honest: typed back in, it is a limit that can be met.
+    The caller chooses the direction so that the formatted value is a limit that can be met.
 
     Parameters
     ----------
     value : float
     suffixes : mapping of str to int
-        As for `parse_quantity`; the largest that leaves a number of at least one is used.
+        As for `parse_quantity`. The largest suffix that leaves a number of at least 1 is used.
     up : bool
-        Round towards infinity, else towards zero.
+        Round up; otherwise down.
+
+    Returns
+    -------
+    str
     """
     suffix, factor = max(
         (item for item in suffixes.items() if item[1] <= value), key=lambda item: item[1], default=("", 1)

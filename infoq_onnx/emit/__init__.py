@@ -1,3 +1,1 @@
-"""6 · the mixed-precision model: an ONNX file of standard operators, and the check that it computes what was
-simulated.
-"""
+"""Stage 6: emit the mixed-precision model as an ONNX file of standard operators, and verify it."""

@@ -1,4 +1,4 @@
-"""Why onnxruntime leaves a layer of a quantized model in float: what an integer kernel needs and the graph lacks."""
+"""Reasons why onnxruntime runs a layer of a quantized model in float: unmet requirements of integer kernels."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ INTEGER_KERNELS = frozenset(
         "QLinearMatMul",
     }
 )
-"""Operators that onnxruntime puts in the place of a quantized layer."""
+"""Integer operators by which onnxruntime replaces a quantized layer."""
 _BYTES = (TensorProto.UINT8, TensorProto.INT8)
 
 
 class FloatReasons:
-    """A graph, asked what an integer kernel would need."""
+    """A graph, searched for requirements of integer kernels that it does not meet."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self._producer = producers_of(graph)
@@ -38,7 +38,13 @@ class FloatReasons:
         self._types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.input)}
 
     def of(self, node: NodeProto, runs: str) -> str:
-        """Say what keeps a layer in float; nothing for an integer kernel."""
+        """Return the reason why a layer runs in float; empty for an integer kernel.
+
+        Parameters
+        ----------
+        node : the layer
+        runs : the operator that onnxruntime runs for it
+        """
         if runs in INTEGER_KERNELS:
             return ""
         if reason := float_reason(node, self._initializers):
@@ -89,7 +95,7 @@ class FloatReasons:
         return f"onnxruntime {ort.__version__} has no integer kernel for this; it runs {runs}"
 
     def _fused_row(self, node: NodeProto, runs: str) -> str | None:
-        """Name the constant [N] for which onnxruntime fused a MatMul with the Add behind it."""
+        """Return the name of the constant [N] that made onnxruntime fuse a MatMul with the following Add, else None."""
         if node.op_type != "MatMul" or runs != "Gemm":
             return None
         for reader in self._consumers.get(node.output[0], []):
@@ -120,7 +126,7 @@ class FloatReasons:
         return ""
 
     def _code_type(self, tensor: str) -> int | None:
-        """Type of the codes that a DequantizeLinear reads; None where the graph does not tell."""
+        """Return the type of the codes that a DequantizeLinear reads; None if the graph does not determine it."""
         node = self._producer.get(tensor)
         if node is None or node.op_type != "DequantizeLinear":
             return None

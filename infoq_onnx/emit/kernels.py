@@ -1,9 +1,7 @@
-"""Which layers of a quantized model onnxruntime runs as integer kernels.
+"""Kernels that onnxruntime runs for the layers of a quantized model, and which of them may saturate without VNNI.
 
-Of those that do, which may saturate where there is no VNNI.
-
-What runs is read from the graph that onnxruntime makes of the model when it loads it. Why a layer stayed in float is
-found in the model itself (`emit.float_reasons`).
+The kernels are read from the graph that onnxruntime optimises when it loads the model. The reason why a layer stays in
+float is found in the model itself (`emit.float_reasons`).
 """
 
 from __future__ import annotations
@@ -26,22 +24,27 @@ from infoq_onnx.schema import Kernel, Network
 
 
 def find_kernels(model: onnx.ModelProto) -> tuple[Kernel, ...]:
-    """Say of every layer of a model what runs in its place.
+    """Report which kernel onnxruntime runs for each layer of a model.
 
     Parameters
     ----------
-    model : any model, external data loaded; it is left as it is
+    model : any model, with external data loaded; it is not modified
+
+    Returns
+    -------
+    tuple of Kernel
+        In the order of the nodes.
 
     Raises
     ------
     Exception
-        One of `graph.ort.ORT_ERRORS`: onnxruntime cannot load it.
+        One of `graph.ort.ORT_ERRORS`: onnxruntime cannot load the model.
     """
     marked = onnx.ModelProto()
     marked.CopyFrom(inliner.inline_local_functions(model) if model.functions else model)
     names = [node.name for node in marked.graph.node]
     for index, node in enumerate(marked.graph.node):
-        # onnxruntime keeps the names of the layers that it turns into integer kernels, or appends to them
+        # onnxruntime keeps the names of layers that become integer kernels, or appends a suffix
         node.name = f"node_{index}"
     optimized = _optimized(marked).graph
     running = {re.split(r"_token_|/", node.name)[0]: node for node in optimized.node}
@@ -49,7 +52,7 @@ def find_kernels(model: onnx.ModelProto) -> tuple[Kernel, ...]:
     constants = initializers_of(marked.graph)
     kernels = []
     for index, node in enumerate(marked.graph.node):
-        # in the operator format there is nothing left to fuse
+        # in the operator-oriented format, the layer already is an integer kernel
         fused = node.op_type in INTEGER_KERNELS
         is_layer = node.op_type in QUANTIZABLE and is_standard(node.domain)
         if fused or is_layer or float_reason(node, constants):
@@ -64,13 +67,17 @@ def find_kernels(model: onnx.ModelProto) -> tuple[Kernel, ...]:
 def left_in_float(graph: Graph, network: Network, kernels: Sequence[Kernel]) -> tuple[Kernel, ...]:
     """Find the layers of an emitted file that run in float although onnxruntime has an integer kernel for them.
 
-    It has none for ConvTranspose, for a MatMul with its constant on the left, and for a Conv that gives an output of
-    the graph, which nothing quantizes.
+    There is no integer kernel for ConvTranspose, for a MatMul with its constant on the left, and for a Conv whose
+    output is an output of the graph, which is not quantized.
 
     Parameters
     ----------
-    graph, network : what the file was made of
-    kernels : what onnxruntime runs, from `find_kernels`
+    graph, network : the network that the file was made from
+    kernels : the kernels of the file, from `find_kernels`
+
+    Returns
+    -------
+    tuple of Kernel
     """
     possible = set()
     for layer in network.layers:

@@ -1,16 +1,16 @@
-"""The Q/DQ model that onnxruntime runs with integer kernels.
+"""The Q/DQ model, which onnxruntime runs with integer kernels.
 
-It has the quantizers of the simulation, in the same places. What differs is how things are held:
+The model has the same quantizers as the simulation, in the same places. It differs from the simulation as follows:
 
-- weights are int8 codes behind a per-channel DequantizeLinear; how the codes lie in the file is up to `emit.storage`;
-- biases of convolutions are float values on the grid of the int32 that integer kernels add, those of Gemm such codes
-  behind a DequantizeLinear;
-- a Relu or Clip in front of a quantizer that clips at the same values is left out, since onnxruntime keeps the
-  convolution in front of a standing Clip in float;
-- a Relu or Clip that stays behind a matrix product is Max and Min, since that would stay in float, too;
-- what an Add puts behind a MatMul has two axes, since onnxruntime would make a float Gemm of both.
+- Weights are int8 codes followed by a per-channel DequantizeLinear. `emit.storage` defines how the file stores codes.
+- Biases of convolutions are float values on the grid of the int32 bias of integer kernels. Biases of Gemm are int32
+  codes followed by a DequantizeLinear.
+- A Relu or Clip is removed if the following quantizer clips at the same values, because onnxruntime runs a convolution
+  followed by Clip in float.
+- A remaining Relu or Clip after a matrix product becomes Max and Min, because the product would otherwise run in float.
+- A constant that an Add adds to a MatMul gets two axes, because onnxruntime would otherwise fuse both to a float Gemm.
 
-Activations below 8 bits are QuantizeLinear → Clip on uint8 → DequantizeLinear, which stays on the integer path.
+Activations below 8 bits are QuantizeLinear → Clip on uint8 → DequantizeLinear, which integer kernels support.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ def qdq_model(
     storage: Storage,
     metadata: Mapping[str, str],
 ) -> onnx.ModelProto:
-    """Build the model.
+    """Build the Q/DQ model.
 
     Parameters
     ----------
-    of : the network
-    bits : of every unit
-    codes : the layers' constants, from `layer_codes`
-    storage : how weight codes lie in the file
-    metadata : entries for metadata_props, beside those of the float model
+    of : the network with its quantizers
+    bits : bits of every unit
+    codes : constants of the layers, from `layer_codes`
+    storage : storage format of the weight codes
+    metadata : entries added to the metadata_props of the float model
 
     Returns
     -------
@@ -71,7 +71,7 @@ def qdq_model(
     _clip_by_bounds(model, network)
     for node in model.graph.node:
         if (node.op_type in _QUANTIZER or node.domain == DOMAIN) and node.name == node.output[0]:
-            # says nothing that the output does not say, a hundred times in a small file
+            # these names repeat the output's name, a hundred times in a small file: save the space
             node.name = ""
     strip_documentation(model)
     # the bounds of dropped Clips, among others: onnxruntime warns of what nothing reads
@@ -87,7 +87,7 @@ def _store_codes(
     codes: Mapping[str, LayerCodes],
     storage: Storage,
 ) -> None:
-    """Replace float weights and biases by codes behind DequantizeLinear, or by other floats, in place."""
+    """Replace float weights by codes and DequantizeLinear, and biases by codes or rounded floats, in place."""
     layers = {layer.name: layer for layer in network.layers if layer.name in codes}
     opset = opset_of(model)
     writer = {output: node for node in model.graph.node for output in node.output}
@@ -106,21 +106,21 @@ def _store_codes(
             if stored.function is not None:
                 functions[stored.function.name] = stored.function
             scales = _constant(model, f"{layer.weight}/scales", held.scales)
-            # without a zero point it is 0. Convolutions become integer kernels all the same, matrix products do not
+            # a missing zero point means 0; convolutions still become integer kernels, matrix products do not
             zeros = [] if node.op_type in CONVOLUTIONS else [_constant(model, f"{layer.weight}/zeros", _zeros(held))]
             values = _dequantized(str(layer.weight), [stored.output, scales, *zeros], axis)
             nodes.append(values)
             constants = {layer.weight: values.output[0]}
             if held.bias is not None and node.op_type == "Gemm":
-                # in units of the products: their scales are made when the model is loaded, and take no room in the file
+                # onnxruntime computes the scales of the bias when it loads the model, so they take no space in the file
                 bias = _constant(model, f"{layer.bias}/codes", held.bias)
                 units = helper.make_node("Mul", [scales, writer[node.input[0]].input[1]], [f"{layer.bias}/scales"])
                 values = _dequantized(str(layer.bias), [bias, units.output[0]], 0)
                 nodes += [units, values]
                 constants[layer.bias] = values.output[0]
             elif layer.bias is not None and (values_added := held.bias_values()) is not None:
-                # on the grid of its int32: onnxruntime finds these codes itself where it makes an integer kernel of a
-                # convolution, or of a MatMul with the Add behind it. A Gemm with a float bias would stay in float
+                # on the int32 grid: onnxruntime computes the codes itself if it makes an integer kernel of a
+                # convolution, or of a MatMul and the following Add. A Gemm with a float bias would run in float
                 floats[layer.bias] = values_added
             for index, tensor in enumerate(node.input):
                 if tensor in constants:
@@ -137,10 +137,10 @@ def _store_codes(
 
 
 def _keep_sums_apart(model: onnx.ModelProto, network: Network) -> None:
-    """Give rows that an Add puts behind a MatMul a second axis, [1, C], in place.
+    """Give constants [C] that an Add adds to a MatMul the shape [1, C], in place.
 
-    Where all shapes are known, as with a fixed batch, onnxruntime makes a float Gemm of a MatMul and an Add of [C]
-    (MatMulAddFusion), before it looks for integer kernels. It leaves other shapes alone.
+    If all shapes are known, as with a fixed batch, onnxruntime fuses a MatMul and an Add of [C] to a float Gemm
+    (MatMulAddFusion) before it looks for integer kernels. It does not fuse other shapes.
     """
     products = {layer.output for layer in network.layers if layer.op_type == "MatMul"}
     rows = {tensor.name: tensor for tensor in model.graph.initializer if len(tensor.dims) == 1}
@@ -157,9 +157,10 @@ def _keep_sums_apart(model: onnx.ModelProto, network: Network) -> None:
 
 
 def _clip_by_bounds(model: onnx.ModelProto, network: Network) -> None:
-    """Make Max and Min of every Relu and Clip behind a matrix product, in place.
+    """Replace every Relu and Clip after a matrix product by Max and Min, in place.
 
-    onnxruntime takes the two for one, and leaves it in float where no quantizer stands behind that does the clipping.
+    onnxruntime fuses a matrix product with its Relu or Clip, and runs both in float unless a following quantizer does
+    the clipping.
     """
     products = {layer.output for layer in network.layers if layer.op_type in ("Gemm", "MatMul")}
     nodes: list[onnx.NodeProto] = []
@@ -191,19 +192,19 @@ def _zeros(held: LayerCodes) -> npt.NDArray[np.int8]:
 
 
 def _dequantized(name: str, inputs: list[str], axis: int) -> onnx.NodeProto:
-    # no name of its own: those of 2 nodes a layer are a good part of a small file
+    # no node name: the names of 2 nodes per layer take considerable space in a small file
     return helper.make_node("DequantizeLinear", inputs, [f"{name}/values"], axis=axis)
 
 
 def _drop_redundant_clips(model: onnx.ModelProto, graph: Graph, placement: Placement, quantizers: Quantizers) -> None:
-    """Leave out every Relu and Clip whose clipping the quantizer behind it does as well, in place."""
+    """Remove every Relu and Clip whose following quantizer clips at the same values, in place."""
     dropped: dict[str, str] = {}
     for node in model.graph.node:
         output = node.output[0]
         if output in placement.fused:
             quantizer = quantizers.groups[output] if output in placement.direct else quantizers.storage[output]
             if clips_alike(quantizer, *clip_bounds(graph, graph.producer[output])):
-                # what it reads here, for in front of it another such node and a quantizer may stand
+                # the input in this model, since another such node and a quantizer may precede the node
                 dropped[output] = node.input[0]
     for node in model.graph.node:
         for index, tensor in enumerate(node.input):

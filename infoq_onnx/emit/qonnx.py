@@ -1,10 +1,10 @@
-"""The same network in QONNX, for FINN and Brevitas: every quantizer is one Quant node with its bit-width.
+"""The QONNX model, for FINN and Brevitas: every quantizer is one Quant node with its bit-width.
 
-y = scale · (round(clip(x / scale + zero_point, low, high)) − zero_point), everything in float (Pappalardo et al. 2022,
-arXiv 2206.07527). Weights are float values on their grid behind a Quant; biases are float values. Where channels have
-levels of their own, the zero points of a weight's Quant are multiples of ½.
+y = scale · (round(clip(x / scale + zero_point, low, high)) − zero_point), computed in float (Pappalardo et al. 2022,
+arXiv 2206.07527). Weights are float values on their grid, followed by a Quant; biases are float values. If each channel
+has its own levels, the zero points of a weight's Quant are multiples of ½.
 
-QuantizeLinear adds the zero point behind the rounding, Quant in front of it. They differ where a value lies exactly
+QuantizeLinear adds the zero point after rounding, Quant before rounding. The results differ if a value lies exactly
 between two codes and the zero point is odd.
 """
 
@@ -34,7 +34,7 @@ from infoq_onnx.simulate.running.batching import batch_size, logits_of, padded
 from infoq_onnx.simulate.simulation import LayerCodes
 
 MAX_RELATIVE_RMS = 0.1
-"""Root mean square of the logit differences, as a share of the logits' standard deviation."""
+"""Largest root mean square of the logit differences, as a share of the logits' standard deviation."""
 
 
 def qonnx_model(
@@ -43,14 +43,18 @@ def qonnx_model(
     codes: Mapping[str, LayerCodes],
     metadata: Mapping[str, str],
 ) -> onnx.ModelProto:
-    """Build the model.
+    """Build the QONNX model.
 
     Parameters
     ----------
     simulation : the quantized network in float, from `simulate.simulation`
     network : its layers
-    codes : the layers' constants, from `layer_codes`
-    metadata : entries for metadata_props, beside those of the float model
+    codes : constants of the layers, from `layer_codes`
+    metadata : entries added to the metadata_props of the float model
+
+    Returns
+    -------
+    onnx.ModelProto
     """
     model = onnx.ModelProto()
     model.CopyFrom(simulation)
@@ -94,10 +98,10 @@ def qonnx_model(
             origins = narrow(held.rounded, axis).origins
             zero = constant("quant/zero", 0.0)
             if origins is not None:
-                # a field is 2 codes wide, and the zero point is added to fields
+                # adjacent fields are 2 codes apart, and the zero point is in units of fields
                 zero, steps = constant(f"{weight}/zeros", origins.astype(np.float32) / -2), 2 * steps
             scale = constant(f"{weight}/scales", steps)
-            # of 8 bits the smallest code is not used: see quantize.grid
+            # at 8 bits, the smallest code is not used: see quantize.grid
             not_lowest = int(bits == BASELINE_BITS)
             nodes.append(quant(weight, scale, zero, bits, f"{weight}/quant", signed=1, narrow=not_lowest))
             for index, tensor in enumerate(node.input):
@@ -120,7 +124,7 @@ def _clips_codes(node: NodeProto, writer: Mapping[str, NodeProto]) -> bool:
 def _quantizer(
     node: NodeProto, writer: Mapping[str, NodeProto], constants: Mapping[str, onnx.TensorProto]
 ) -> tuple[NodeProto, int]:
-    """Find the QuantizeLinear that a DequantizeLinear belongs to, and how many bits are left of its codes."""
+    """Return the QuantizeLinear that belongs to a DequantizeLinear, and the number of bits of its codes."""
     source = writer[node.input[0]]
     if source.op_type != "Clip":
         return source, BASELINE_BITS
@@ -129,12 +133,12 @@ def _quantizer(
 
 
 def require_qonnx() -> None:
-    """Make sure that the package qonnx is there, before weights are rounded for a file that could not be checked.
+    """Check that the package qonnx is installed, before weights are rounded for a file that could not be checked.
 
     Raises
     ------
     MissingDependencyError
-        It is not installed.
+        The package is not installed.
     """
     try:
         import qonnx.core.modelwrapper  # noqa: F401
@@ -152,18 +156,22 @@ def verify_qonnx(
 
     Parameters
     ----------
-    model : to be executed
-    graph : the normalised float graph it came from
+    model : the QONNX model
+    graph : the normalised float graph of the model
     dataset : images
-    simulation : what it has to compute
-    name : what to call the file in messages
+    simulation : the reference
+    name : name of the file in messages
+
+    Returns
+    -------
+    Verification
 
     Raises
     ------
     MissingDependencyError
         The package is not installed.
     VerificationError
-        The logits differ.
+        The logits differ by more than MAX_RELATIVE_RMS.
     """
     require_qonnx()
     from qonnx.core.modelwrapper import ModelWrapper
@@ -175,12 +183,12 @@ def verify_qonnx(
     wrapped = onnx.ModelProto()
     wrapped.CopyFrom(model)
     shape = [size, *(dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim[1:])]
-    # qonnx executes node by node and wants to know every shape
+    # qonnx executes node by node and needs every shape
     for value, dims in ((wrapped.graph.input[0], shape), (wrapped.graph.output[0], [size, *expected.shape[1:]])):
         value.CopyFrom(helper.make_tensor_value_info(value.name, onnx.TensorProto.FLOAT, dims))
     runner = ModelWrapper(wrapped).transform(InferShapes())
     logits = []
-    # qonnx wraps each node in a model of the newest IR version, which onnxruntime may not know yet
+    # qonnx wraps each node in a model of the newest IR version, which onnxruntime may not support yet
     with _ir_version(graph.model.ir_version):
         for batch in dataset.batches(size):
             outputs = execute_onnx(runner, {graph.input: padded(batch, size)})
@@ -197,7 +205,7 @@ def verify_qonnx(
 
 @contextlib.contextmanager
 def _ir_version(version: int) -> Iterator[None]:
-    """Let onnx make models of an IR version."""
+    """Make onnx create models of a given IR version inside the block."""
     newest = onnx.IR_VERSION
     onnx.IR_VERSION = version  # type: ignore[assignment]
     try:

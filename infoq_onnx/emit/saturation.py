@@ -1,7 +1,7 @@
-"""Integer kernels that saturate on x86 processors without VNNI, found in any graph, and emulated without it.
+"""Detection of integer kernels that saturate on x86 processors without VNNI, and emulation of exact kernels there.
 
 Only products of unsigned 8-bit activations and signed 8-bit weights are added in 16 bits (`quantize.saturation`).
-onnxruntime adds those of all other types, and of depthwise convolutions, in 32 bits.
+onnxruntime adds products of all other types, and products in depthwise convolutions, in 32 bits.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from infoq_onnx.quantize.saturation import any_saturated, kernel_rows
 
 @dataclass(frozen=True)
 class _Inputs:
-    """Where an operator has what it multiplies."""
+    """Indices of the inputs that an operator multiplies."""
 
     activation: int
     weight: int
     zero_point: int | None
-    """Of the activation; None where it is quantized inside, to uint8."""
+    """Zero point of the activation; None if the operator quantizes the activation itself, to uint8."""
 
 
-# ConvInteger is not among them: it multiplies the weights with the image, and signed with unsigned is exact
+# ConvInteger is not included: it multiplies signed weights by unsigned activations in this order, which is exact
 _MULTIPLIES: Mapping[str, _Inputs] = {
     "DynamicQuantizeMatMul": _Inputs(0, 1, None),
     "MatMulInteger": _Inputs(0, 1, 2),
@@ -46,18 +46,18 @@ _MULTIPLIES: Mapping[str, _Inputs] = {
     "QLinearMatMul": _Inputs(0, 3, 2),
 }
 _MOVES = frozenset({"Flatten", "MaxPool", "NhwcMaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
-"""Operators whose largest code is that of their input."""
+"""Operators that do not increase the largest code of their input."""
 
 
 class SaturationView:
-    """A graph as onnxruntime optimised it, asked which of its integer kernels saturate without VNNI."""
+    """A graph optimised by onnxruntime, searched for integer kernels that may saturate without VNNI."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self._producer = producers_of(graph)
         self._initializers = initializers_of(graph)
 
     def saturates(self, node: NodeProto) -> bool:
-        """Whether there are activations with which a node's sums leave 16 bits; False for what is no integer kernel."""
+        """Return whether any activations can make the node's sums exceed 16 bits; False if it is no integer kernel."""
         places = _MULTIPLIES.get(node.op_type)
         if places is None:
             return False
@@ -78,11 +78,11 @@ class SaturationView:
     def _is_unsigned(self, node: NodeProto, places: _Inputs) -> bool:
         zero_point = "" if places.zero_point is None else input_at(node, places.zero_point)
         known = self._initializers.get(zero_point)
-        # left out, or made when the model runs: DynamicQuantizeLinear makes uint8
+        # missing, or computed when the model runs: DynamicQuantizeLinear gives uint8
         return known is None or known.data_type == TensorProto.UINT8
 
     def _largest(self, tensor: str) -> int:
-        """Largest code that a tensor may have."""
+        """Return the largest code that a tensor can have."""
         while (node := self._producer.get(tensor)) is not None:
             if node.op_type == "Clip":
                 top = self._initializers.get(input_at(node, 2))
@@ -94,18 +94,19 @@ class SaturationView:
 
 
 def with_unsigned_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Store 8-bit weights with 128 added, behind a zero point of 128: what they stand for stays the same.
+    """Store 8-bit weights as unsigned codes, with 128 added and a zero point of 128. Their values stay the same.
 
-    onnxruntime's kernels for unsigned weights add in 32 bits on every processor, so that one without VNNI computes what
-    one with VNNI computes of the model as it was.
+    onnxruntime's kernels for unsigned weights add in 32 bits on every processor. A processor without VNNI therefore
+    computes with the changed model what a processor with VNNI computes with the original model.
 
     Parameters
     ----------
-    model : a Q/DQ model; it is left as it is
+    model : a Q/DQ model; it is not modified
 
     Returns
     -------
     onnx.ModelProto
+        The changed copy.
     """
     changed = onnx.ModelProto()
     changed.CopyFrom(model)

@@ -1,9 +1,9 @@
-"""What the processor that a model is meant for asks of it.
+"""Target processors, and the layers whose sums may saturate on them.
 
-Integer kernels of x86 processors without VNNI add products of 8-bit weights and 8-bit activations in 16 bits, where
-they saturate (`quantize.saturation`), and then compute something else than was simulated. A file for such processors,
-or for any, must have no layer in which that can happen. With 7 bits, of weights or of activations, it cannot, nor in a
-depthwise convolution, whose kernels add in 32 bits.
+On x86 processors without VNNI, integer kernels add products of 8-bit weights and 8-bit activations in 16 bits. The sums
+can saturate (`quantize.saturation`), and the result then differs from the simulation. A file for these processors, or
+for any processor, must have no layer that can saturate. Layers with weights or activations of at most 7 bits cannot
+saturate; nor can depthwise convolutions, whose kernels add in 32 bits.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from infoq_onnx.schema import BASELINE_BITS, Bits, Layer
 from infoq_onnx.simulate.quantizers.quantizable import Quantizable
 
 TARGETS: dict[str, bool] = {"any": True, "x86-avx2": True, "x86-vnni": False, "arm64": False}
-"""Name → whether products must fit 16 bits in pairs."""
+"""Name → whether the sum of each pair of products must fit 16 bits."""
 
 _CHUNK = 2**20
-"""Weights that are looked at at once."""
+"""Number of weights that are checked at once."""
 _CPUINFO = Path("/proc/cpuinfo")
 
 
 def require_target(name: str) -> None:
-    """Make sure that there is such a target.
+    """Check that a target exists.
 
     Raises
     ------
     SettingsError
-        There is none.
+        The target does not exist.
     """
     if name not in TARGETS:
         raise SettingsError(f"`target` {name}: choose {' or '.join(TARGETS)}")
@@ -48,12 +48,12 @@ def saturating_layers(of: Quantizable) -> frozenset[str]:
 
     Parameters
     ----------
-    of : the network
+    of : the network with its quantizers
 
     Returns
     -------
     frozenset of str
-        Names of layers.
+        Names of the layers.
     """
     return frozenset(
         layer.name
@@ -64,7 +64,7 @@ def saturating_layers(of: Quantizable) -> frozenset[str]:
 
 
 def meeting_at_8_bits(of: Quantizable, bits: Bits) -> frozenset[str]:
-    """Find the layers whose products must be made to fit: 8-bit weights that meet 8-bit activations in pairs."""
+    """Return the names of the layers that multiply 8-bit weights and 8-bit activations in pairs and can saturate."""
     return frozenset(
         layer.name
         for layer in of.network.layers
@@ -74,9 +74,9 @@ def meeting_at_8_bits(of: Quantizable, bits: Bits) -> frozenset[str]:
 
 
 def multiplies_in_pairs(graph: Graph, layer: Layer) -> bool:
-    """Whether a layer has an integer kernel that adds products of weights and activations in pairs.
+    """Return whether a layer has an integer kernel that adds products of weights and activations in pairs.
 
-    ConvTranspose has no integer kernel, nor has a MatMul with its constant on the left.
+    ConvTranspose, and MatMul with its constant on the left, have no integer kernel.
     """
     if layer.weight is None or layer.channel_axis is None or layer.op_type == "ConvTranspose":
         return False
@@ -85,9 +85,9 @@ def multiplies_in_pairs(graph: Graph, layer: Layer) -> bool:
 
 
 def _nearest(graph: Graph, layer: Layer, table: GridTable) -> Iterator[npt.NDArray[np.integer]]:
-    """Nearest 8-bit codes of a layer's weight in the order of `kernel_rows`, some channels at a time.
+    """Yield the nearest 8-bit codes of a layer's weight in the order of `kernel_rows`, some channels at a time.
 
-    Most layers that saturate do so in the first few channels: large ones need not be rounded whole.
+    Most layers that saturate do so in the first few channels, so large layers need not be rounded completely.
     """
     axis = int(layer.channel_axis or 0)
     weight, scales = graph.constant(str(layer.weight)), table.weights[layer.name][BASELINE_BITS]
@@ -99,7 +99,7 @@ def _nearest(graph: Graph, layer: Layer, table: GridTable) -> Iterator[npt.NDArr
 
 
 def lacks_vnni(cpuinfo: Path = _CPUINFO) -> bool:
-    """Whether this processor is an x86 without VNNI; False where that cannot be told."""
+    """Return whether this processor is an x86 without VNNI; False if that is unknown."""
     try:
         text = cpuinfo.read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -1,15 +1,17 @@
-"""Does the emitted file compute what was simulated?
+"""Check that the emitted file computes what was simulated.
 
-The file is run twice: node by node, and as stock onnxruntime would run it, with integer kernels. Node by node it does
-the simulation's own arithmetic, so its logits must be those of the simulation. Integer kernels round the same sums a
-little differently: a value that lies on the boundary between two codes may get the other one, that moves others behind
-it, and at low bits or behind many layers logits move visibly. How far they may move is no constant, so it is measured:
-the simulation, too, is run in two ways: node by node, and with onnxruntime's float optimisations and all scales of
-activations larger by a quarter of a millionth. These differ in nothing but the rounding of sums and in values next to a
-boundary. The integer kernels may be some times as far from it as the two are from one another.
+The file runs in two ways: node by node, and with integer kernels as in stock onnxruntime. Node by node, the file does
+the same arithmetic as the simulation, so the logits must agree. Integer kernels round the same sums slightly
+differently. A value on the boundary between two codes can get the other code, the difference propagates, and at low
+bits or after many layers the logits change visibly.
 
-A file that is meant for any processor must not depend on this one: that no layer's sums can saturate is proved from the
-codes in the file.
+The tolerance for this change is measured. The simulation also runs in two ways: node by node, and with onnxruntime's
+float optimisations and all activation scales increased by a quarter of a millionth. The two runs differ only in the
+rounding of sums and in values next to a boundary. The integer kernels may differ from the simulation by a multiple of
+the difference between the two runs.
+
+The check of a file for any processor must not depend on the processor that runs the check. That no layer's sums can
+saturate is therefore proved from the codes in the file.
 """
 
 from __future__ import annotations
@@ -35,13 +37,13 @@ from infoq_onnx.schema import Verification
 from infoq_onnx.simulate.running.batching import batch_size, logits_of
 
 MAX_RELATIVE_RMS_UNFUSED = 0.01
-"""Root mean square of the logit differences, as a share of the logits' standard deviation, node by node."""
+"""Node by node: largest root mean square of the logit differences, as a share of the logits' standard deviation."""
 MAX_RELATIVE_RMS = 0.05
-"""The same with integer kernels …"""
+"""The same with integer kernels. NOISE_FACTOR can loosen this limit."""
 MIN_AGREEMENT = 0.97
-"""… and the share of images that get the same class, apart from near-ties of the simulation …"""
+"""Minimum share of images with the same class, not counting near-ties of the simulation. NOISE_FACTOR can loosen it."""
 NOISE_FACTOR = 3.0
-"""… or this many times what the simulation's two ways differ by, where that is more."""
+"""Integer kernels may always differ by this multiple of the difference between the simulation's two runs."""
 _NUDGE = 1 + 2.0**-22
 
 
@@ -53,12 +55,16 @@ def verify(
     Parameters
     ----------
     path : the file
-    graph : the normalised float graph it came from
+    graph : the normalised float graph of the file
     dataset : calibration images
-    simulation : what it has to compute
-    name : what to call the file in messages
-    exact : no layer may saturate on a processor without VNNI (see `emit.targets`). Otherwise some may, and where this
-        processor is such a one, the kernels of others are emulated
+    simulation : the reference
+    name : name of the file in messages
+    exact : no layer may saturate on a processor without VNNI (see `emit.targets`). If False, layers may saturate, and
+        on a processor without VNNI the check emulates kernels that do not saturate
+
+    Returns
+    -------
+    Verification
 
     Raises
     ------
@@ -85,7 +91,7 @@ def verify(
             f"{name}: the sums of {saturated[0]} may saturate on x86 processors without VNNI; no file was left"
         )
     result = compare(simulated, again, fused, unfused)
-    # comparisons with NaN are false, so they are written to fail then
+    # comparisons with NaN are false, so NaN must make the check fail
     same = result.relative_rms_unfused <= MAX_RELATIVE_RMS_UNFUSED
     near = result.relative_rms <= max(MAX_RELATIVE_RMS, NOISE_FACTOR * result.noise_rms)
     agrees = 1 - result.agreement <= max(1 - MIN_AGREEMENT, NOISE_FACTOR * (1 - result.noise_agreement))
@@ -100,11 +106,11 @@ def verify(
 
 
 def nudged(simulation: onnx.ModelProto) -> onnx.ModelProto:
-    """Make the scale of every quantizer larger by a quarter of a millionth, two steps of a float32.
+    """Increase the scale of every quantizer by a quarter of a millionth, two steps of a float32.
 
-    Sums in another order alone reach too few boundaries: on mobilenetv2 at 4 bits they move logits by 0.5 % of their
-    spread and integer kernels by 6 %, though near the input one code in a million differs and no mean shifts anywhere.
-    The nudge moves them by 13 %.
+    A different order of summation alone changes too few codes. On mobilenetv2 at 4 bits, it moves logits by 0.5 % of
+    their spread. Integer kernels move them by 6 %, although near the input only one code in a million differs and no
+    mean shifts. The increased scales move logits by 13 %.
     """
     scales = {node.input[1] for node in simulation.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")}
     values = {one.name: numpy_helper.to_array(one) for one in simulation.graph.initializer if one.name in scales}
@@ -117,7 +123,19 @@ def compare(
     fused: npt.NDArray[np.float32],
     unfused: npt.NDArray[np.float32],
 ) -> Verification:
-    """Compare logits [N, C]: of the simulation, of the simulation run in another way, and of a file run in two ways."""
+    """Compare logits of a file with logits of the simulation.
+
+    Parameters
+    ----------
+    simulated : logits of the simulation, node by node, [N, C]
+    again : logits of the second run of the simulation, [N, C]
+    fused : logits of the file with integer kernels, [N, C]
+    unfused : logits of the file, node by node, [N, C]
+
+    Returns
+    -------
+    Verification
+    """
     reference = simulated.astype(np.float64)
     spread = float(reference.std()) or 1.0
     ordered = np.sort(reference, axis=1)
@@ -127,7 +145,7 @@ def compare(
         return float(np.sqrt(np.mean((logits.astype(np.float64) - reference) ** 2)) / spread)
 
     def agreement(logits: npt.NDArray[np.float32], tolerated: float) -> float:
-        # logits that lie closer than the arithmetic may move them have no order that a run could be held to
+        # the order of two logits is undefined if they are closer than the tolerated change
         near_tie = lead <= 2 * tolerated * spread
         return float(np.mean((logits.argmax(axis=1) == simulated.argmax(axis=1)) | near_tie))
 

@@ -1,4 +1,4 @@
-"""Metrics by name: what a budget can bound. A table of costs is one, too, but comes with a file (`metrics.table`)."""
+"""Metrics that a budget can bound, by name. A table of costs from a file is also a metric (`metrics.table`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a metric is: a cost that a budget can bound, as a function of one exact integer total."""
+"""The definition of a metric: a cost that a budget can bound, as a function of one exact integer total."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from infoq_onnx.schema import Network, Unit
 
 @dataclass(frozen=True)
 class Term:
-    """A part of a total: `amount` times the bits of each of `units`, or what `table` says for these bits."""
+    """A term of a total: `amount` times the product of the bits of `units`, or times the value of `table` for them."""
 
     amount: int
     units: tuple[Unit, ...]
-    """One or two."""
+    """One or two units."""
     table: Mapping[tuple[int, ...], int] | None = None
-    """Cost by the bits of `units`, in their order; never less for more bits."""
+    """Bits of `units`, in this order → cost. The cost never falls with more bits."""
 
     def cost(self, bits: Mapping[Unit, int]) -> int:
-        """Count this part for an assignment of bits."""
+        """Return the value of the term for an assignment of bits."""
         chosen = tuple(bits[unit] for unit in self.units)
         return self.amount * (math.prod(chosen) if self.table is None else self.table[chosen])
 
 
 class Metric(Protocol):
-    """A cost of an assignment of bits. No metric is better for a unit with more bits."""
+    """A cost of an assignment of bits. More bits never improve a metric."""
 
     @property
     def name(self) -> str:
-        """As in the option ``name`` and in an allocation."""
+        """Name of the metric, as in `bounds` and in an allocation."""
 
     @property
     def suffixes(self) -> Mapping[str, int]:
-        """What its limits are written with."""
+        """Suffixes that a limit may have, with their factors."""
 
     @property
     def at_most(self) -> bool:
-        """Whether a budget is the most it may be, or else the least."""
+        """Whether a budget is an upper limit; otherwise it is a lower limit."""
 
     def terms(self, network: Network) -> tuple[Term, ...]:
-        """Split the total into its terms; none where the network has nothing that this counts."""
+        """Return the terms of the total; empty if the network has nothing that the metric counts."""
 
     def value(self, network: Network, total: int) -> float:
-        """Turn a total into the metric, rounded once to the nearest float64."""
+        """Convert a total to the value of the metric, rounded once to the nearest float64."""
 
     def total(self, network: Network, value: Fraction) -> Fraction:
-        """Turn a value of the metric into a total: the inverse of `value`, exactly."""
+        """Convert a value of the metric to a total: the exact inverse of `value`."""

@@ -20,22 +20,22 @@ class BitOps:
     at_most: bool = True
 
     def terms(self, network: Network) -> tuple[Term, ...]:
-        """One a layer."""
+        """Return one term per layer."""
         return tuple(Term(layer.macs, multiplied(layer)) for layer in network.layers)
 
     def value(self, network: Network, total: int) -> float:  # noqa: ARG002
-        """The total itself."""
+        """Return the total itself."""
         return float(total)
 
     def total(self, network: Network, value: Fraction) -> Fraction:  # noqa: ARG002
-        """The value itself."""
+        """Return the value itself."""
         return value
 
 
 def multiplied(layer: Layer) -> tuple[Unit, Unit]:
-    """Return the units on both sides of a layer's product: its activations, then its weights or the other activations.
+    """Return the units on both sides of a layer's product: its activations, then its weights or second activations.
 
-    A MatMul of a tensor with itself has that one group on both sides.
+    For a MatMul of a tensor with itself, both units are the same.
     """
     left = Unit("activation", layer.groups[0])
     right = Unit("activation", layer.groups[-1]) if layer.weight is None else Unit("weight", layer.name)

@@ -1,4 +1,4 @@
-"""A cost that was measured elsewhere: latency, energy, … of each layer at each pair of bit-widths, from a CSV file.
+"""A cost read from a CSV file: the latency, energy, … of each layer at each pair of bit-widths.
 
 ::
 
@@ -6,9 +6,9 @@
     conv1,8,8,0.31ms
     conv1,4,8,0.22ms
 
-`w_bits` of a product of two activations are those of its second input. A layer can always run as it would with more
-bits. So a pair of bit-widths costs what the cheapest pair that is nowhere narrower costs, and pairs that the hardware
-does not have are left out of the file.
+For a product of two activations, `w_bits` are the bits of the second input. A layer can always run with more bits than
+it needs. The cost of a pair of bit-widths is therefore the lowest listed cost of all pairs with at least as many bits
+on both sides, and the file omits pairs that the hardware does not support.
 """
 
 from __future__ import annotations
@@ -30,44 +30,45 @@ from infoq_onnx.schema import BITS, Network
 
 COLUMNS = ("layer", "w_bits", "a_bits", "cost")
 WIDEST = 32
-"""Bits of the widest pair that a file may list: float32."""
+"""Largest bit-width that a file may list: float32."""
 LARGEST_FILE = 2**26
+"""Largest file, in bytes."""
 MOST_STEPS = 2**50
-"""Beyond this a limit that is a float64 no longer tells one step from the next."""
+"""Largest limit in steps. Beyond it, a float64 limit could no longer distinguish adjacent steps."""
 _PREFIXES = {"": 0, "m": -3, "u": -6, "µ": -6, "n": -9}
 UNITS: Mapping[str, tuple[str, int]] = {
     prefix + unit: (unit, power) for unit in ("s", "J") for prefix, power in _PREFIXES.items()
 }
-"""Suffix → what it is a unit of, and its power of ten."""
+"""Suffix → base unit and power of ten."""
 
 Pair = tuple[int, int]
-"""Bits of the weights, and of the activations."""
+"""Bits of the weights and of the activations."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Costs of a network's layers, as a metric."""
+    """The costs of a network's layers, as a metric."""
 
     label: str
-    """The file's name."""
+    """Name of the file."""
     costs: Mapping[str, Mapping[Pair, int]]
-    """Layer → pair → cost, in the smallest step that all costs are multiples of."""
+    """Layer → pair → cost, in steps."""
     step: Fraction
-    """That step, in the unit of the limit."""
+    """Size of a step, in the unit of the limit: a power of ten of which all costs are multiples."""
     suffix: str
-    """The unit of the limit."""
+    """Unit of the limit."""
     sha256: str
-    """Of the file."""
+    """Hash of the file."""
     name: str = "budget"
     at_most: bool = True
 
     @property
     def suffixes(self) -> Mapping[str, int]:
-        """The limit's own unit."""
+        """Return the unit of the limit, with factor 1."""
         return {self.suffix: 1} if self.suffix else {}
 
     def terms(self, network: Network) -> tuple[Term, ...]:
-        """One a layer: its cost by the bits of its activations and its weights."""
+        """Return one term per layer: its cost by the bits of its activations and weights."""
         found = []
         for layer in network.layers:
             pairs = self.costs[layer.name]
@@ -76,33 +77,33 @@ class Table:
         return tuple(found)
 
     def value(self, network: Network, total: int) -> float:  # noqa: ARG002
-        """In the unit of the limit."""
+        """Convert steps to the unit of the limit."""
         return float(total * self.step)
 
     def total(self, network: Network, value: Fraction) -> Fraction:  # noqa: ARG002
-        """In steps."""
+        """Convert the unit of the limit to steps."""
         return value / self.step
 
 
 def read_table(text: str, network: Network) -> tuple[Table, float]:
-    """Read a budget such as `latency.csv:12ms`.
+    """Read a table of costs and its limit from a budget such as `latency.csv:12ms`.
 
     Parameters
     ----------
-    text : the file's path, a colon, and the limit; its unit is one of `UNITS`, or none. Costs without a unit have that
+    text : path of the file, a colon, and the limit with one of `UNITS` or no unit; costs without a unit have the unit
         of the limit
-    network : whose layers the file lists
+    network : the network whose layers the file lists
 
     Returns
     -------
-    Table
+    table : Table
     limit : float
-        In its own unit.
+        The limit, in its own unit.
 
     Raises
     ------
     SettingsError
-        The file cannot be read, lacks a layer, lists an unknown one, or a cost or the limit is no quantity.
+        The file cannot be read, lacks a layer, or lists an unknown layer; or a cost or the limit is not a quantity.
     """
     name, colon, written = text.rpartition(":")
     if not colon or not name:
@@ -131,7 +132,7 @@ def read_table(text: str, network: Network) -> tuple[Table, float]:
 
 
 def _rows(lines: str, path: Path, suffix: str, network: Network) -> dict[str, dict[Pair, Decimal]]:
-    """Read the costs, in the unit of the limit."""
+    """Parse the rows of the file. Costs are converted to the unit of the limit."""
     try:
         reader = csv.DictReader(io.StringIO(lines, newline=""), skipinitialspace=True, strict=True)
         names = [name.strip().lower() for name in reader.fieldnames or ()]
@@ -159,7 +160,7 @@ def _rows(lines: str, path: Path, suffix: str, network: Network) -> dict[str, di
 
 
 def _as_wide_as(listed: Mapping[Pair, int], layer: str, path: Path) -> dict[Pair, int]:
-    """Give each pair the least cost of those that are nowhere narrower."""
+    """Give each pair the lowest cost among the listed pairs with at least as many bits on both sides."""
     found = {}
     for pair in itertools.product(BITS, BITS):
         wider = [cost for (w, a), cost in listed.items() if w >= pair[0] and a >= pair[1]]
@@ -188,7 +189,7 @@ def _converted(text: str, where: str, suffix: str) -> Decimal:
 
 
 def _quantity(text: str, where: str) -> tuple[Decimal, str]:
-    """Read a number that is not negative, and its unit."""
+    """Parse a non-negative number and its unit."""
     written = text.strip()
     suffix = next((s for s in sorted(UNITS, key=len, reverse=True) if written.endswith(s)), "")
     try:

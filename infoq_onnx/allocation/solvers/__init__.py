@@ -1,7 +1,7 @@
-"""Solvers of the integer program: a function each, and a dict of them by name.
+"""Solvers of the integer program, by name.
 
-A solver is given a program whose narrowest choices are within all limits (more bits never lower a total, so there is
-nothing to solve otherwise), and returns choices that are within them to the last integer.
+The narrowest choices of the given program must meet all limits; otherwise the program is infeasible, because more bits
+never lower a total. A solver returns choices that meet all limits exactly.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from infoq_onnx.allocation.solvers.highs import solve_highs
 
 
 class Solver(Protocol):
-    """A way to solve the program."""
+    """A function that solves the program."""
 
     def __call__(self, program: Program, time_limit: float | None) -> Outcome:
-        """Find the choices of least score, or the best found within `time_limit` seconds."""
+        """Return the choices with the lowest score, or the best choices found within `time_limit` seconds."""
 
 
 SOLVERS: Mapping[str, Solver] = {"highs": solve_highs, "brute": solve_brute}

@@ -1,4 +1,4 @@
-"""The program solved by trying everything: slow, and too plain to be wrong."""
+"""Solution of the program by exhaustive search. It is slow and simple, and serves as a reference."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ BLOCK = 2**16
 
 
 def solve_brute(program: Program, time_limit: float | None) -> Outcome:  # noqa: ARG001
-    """Score every combination of choices and keep the first of the best.
+    """Score every combination of choices and return the first of the best.
 
     Parameters
     ----------
     program : Program
-        Totals must fit int64.
+        Its totals must fit int64.
     time_limit : float or None
-        Not used: the number of combinations is limited instead.
+        Ignored: the number of combinations is limited instead.
+
+    Returns
+    -------
+    Outcome
 
     Raises
     ------

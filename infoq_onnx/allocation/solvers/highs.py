@@ -1,4 +1,4 @@
-"""The program solved by HiGHS (through PuLP), with the products of bits made exactly linear."""
+"""Solution of the program by HiGHS (through PuLP), with an exact linearisation of the products of bits."""
 
 from __future__ import annotations
 
@@ -11,29 +11,35 @@ import pulp
 from infoq_onnx.allocation.program import Outcome, Program, bits_of, is_feasible, total_of
 
 SCORE_RANGE = 1e6
-"""Scores are scaled so that their widest differences sum to this: HiGHS takes objectives 1e-6 apart for equal."""
+"""Scores are scaled so that the ranges of all units sum to this. HiGHS treats objectives 1e-6 apart as equal."""
 
 LARGEST_ROW = 1e6
-"""Limits are scaled down to this: float64 rounding in a larger row would near HiGHS's absolute tolerances."""
+"""Larger limits are scaled down to this. In larger rows, float64 rounding comes near HiGHS's absolute tolerances."""
 
 
 def solve_highs(program: Program, time_limit: float | None) -> Outcome:
-    """Branch and bound to a gap of zero, one thread, fixed seed.
+    """Solve the program by branch and bound to a gap of zero, with one thread and a fixed seed.
 
-    Every variable u has one binary x[u, b] for each of its choices. A product b_u · b_v becomes Σ b · b' · p[b, b']
-    with Σ_b' p[b, b'] = x[u, b] and Σ_b p[b, b'] = x[v, b']: the only such p ≥ 0 is x[u, b] · x[v, b']. Continuous p
-    would do on paper. But where a choice breaks a limit by a hair HiGHS sometimes loses the best one with it, and with
-    binary p that was not seen on programs shaped like networks; they are also faster (docs/benchmarks/allocate.md).
+    Every variable u has one binary x[u, b] per choice. A product b_u · b_v becomes Σ b · b' · p[b, b'] with
+    Σ_b' p[b, b'] = x[u, b] and Σ_b p[b, b'] = x[v, b']. The only p ≥ 0 that satisfies this is x[u, b] · x[v, b'].
+    Continuous p would suffice in theory. In practice, if a choice exceeds a limit by a tiny amount, HiGHS sometimes
+    loses the best solution as well. With binary p this was never seen on programs shaped like networks, and the solver
+    is faster (docs/benchmarks/allocate.md).
 
-    A solver's limits hold within a tolerance, ours exactly. A solution that is over by the tolerance is cut off, with
-    all those that are nowhere narrower (which cost as much or more), and the program solved again.
+    HiGHS keeps limits within a tolerance, but the limits must hold exactly. If a solution exceeds a limit within the
+    tolerance, a constraint excludes it and all solutions with at least as many bits everywhere, which cost at least as
+    much. Then the program is solved again.
 
     Parameters
     ----------
     program : Program
     time_limit : float or None
-        Seconds. When they are over, the best solution so far is returned as not optimal, or the narrowest choices if
-        there is none.
+        Seconds; None: no limit. After this time, the best solution so far is returned as not optimal, or the narrowest
+        choices if there is none.
+
+    Returns
+    -------
+    Outcome
     """
     deadline = math.inf if time_limit is None else time.monotonic() + time_limit
     program = _without_hopeless(program)
@@ -78,10 +84,10 @@ def solve_highs(program: Program, time_limit: float | None) -> Outcome:
 
 
 def _without_hopeless(program: Program) -> Program:
-    """Drop the choices that break a limit even with everything else at its narrowest.
+    """Drop the choices that exceed a limit even if all other variables have their narrowest choice.
 
-    Totals grow with every choice, so what is left of a variable's choices are the first few. Besides being fewer, they
-    keep the coefficients of a tight row from dwarfing what the row leaves to spend.
+    Totals grow with every choice, so the first few choices of each variable remain. This makes the program smaller. It
+    also prevents coefficients in a tight row that are much larger than the row's remaining budget.
     """
     kept = []
     for variable, choices in enumerate(program.choices):
@@ -100,7 +106,7 @@ def _without_hopeless(program: Program) -> Program:
 
 
 def _add_limits(model: pulp.LpProblem, x: list[list[pulp.LpVariable]], program: Program) -> None:
-    """Add a row for every limit that can be broken: what the choices cost above the narrowest ones."""
+    """Add a row for every limit that can be exceeded: the cost of the choices above the narrowest choices."""
     narrowest = bits_of(program, [0] * len(x))
     widest = bits_of(program, [-1] * len(x))
     products: dict[tuple[int, ...], list[list[pulp.LpVariable]]] = {}
@@ -113,7 +119,7 @@ def _add_limits(model: pulp.LpProblem, x: list[list[pulp.LpVariable]], program: 
     def priced(
         variables: tuple[int, ...], costs: Mapping[tuple[int, ...], int]
     ) -> Iterator[tuple[int, pulp.LpVariable]]:
-        """Yield what each choice of one or two variables costs, and the binary that stands for it."""
+        """Yield the cost of each choice of one or two variables, and the binary that represents the choice."""
         u, v = min(variables), max(variables)
         for i, b in enumerate(program.choices[u]):
             if u == v:
@@ -141,7 +147,7 @@ def _add_limits(model: pulp.LpProblem, x: list[list[pulp.LpVariable]], program: 
             least = costs[tuple(narrowest[v] for v in variables)]
             row += [(cost - least, variable) for cost, variable in priced(variables, costs) if cost > least]
         divisor = math.gcd(*(coefficient for coefficient, _ in row))
-        # an integer is at most n exactly when it is at most n + 1/2, and that is out of rounding's reach
+        # an integer is at most n exactly if it is at most n + 1/2, and rounding cannot bridge this gap
         upper = (limit.upper - total_of(limit, narrowest)) // divisor + 0.5
         scale = min(1.0, LARGEST_ROW / upper)
         model += (
@@ -152,7 +158,7 @@ def _add_limits(model: pulp.LpProblem, x: list[list[pulp.LpVariable]], program: 
 def _add_product(
     model: pulp.LpProblem, x_u: list[pulp.LpVariable], x_v: list[pulp.LpVariable], name: str
 ) -> list[list[pulp.LpVariable]]:
-    """Add p[b, b'] for two different variables; where one of them has no choice, p is the other's binaries."""
+    """Add p[b, b'] for two different variables. If one has a single choice, p is the binaries of the other."""
     if len(x_u) == 1:
         return [x_v]
     if len(x_v) == 1:

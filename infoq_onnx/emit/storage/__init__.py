@@ -1,4 +1,4 @@
-"""How weight codes lie in the file. One file each; all give the same int8 tensor once onnxruntime has loaded them."""
+"""Storage formats of weight codes in the file. Once loaded by onnxruntime, all formats give the same int8 tensor."""
 
 from __future__ import annotations
 
@@ -15,30 +15,34 @@ from infoq_onnx.quantize.codes import RoundedWeight
 
 
 class Store(Protocol):
-    """Stores the codes of one weight."""
+    """A function that stores the codes of one weight."""
 
     def __call__(self, name: str, held: RoundedWeight, axis: int, opset: int) -> Stored:
-        """Return the constants and nodes that hold a weight; every name in them starts with `name`.
+        """Return the constants and nodes that hold a weight. Every name in them starts with `name`.
 
         Parameters
         ----------
-        name : of the weight
-        held : the weight
-        axis : its channel axis
-        opset : the model's operator set
+        name : name of the weight
+        held : the rounded weight
+        axis : channel axis of the weight
+        opset : operator set version of the model
+
+        Returns
+        -------
+        Stored
         """
 
 
 @dataclass(frozen=True)
 class Storage:
-    """A way to store weights."""
+    """A storage format of weights."""
 
     store: Store
     opsets: Mapping[int, int] = field(default_factory=dict)
-    """Bits → the operator set that they need; any will do where nothing is said."""
+    """Bits → minimum operator set version. Other bit-widths work with any version."""
 
     def opset(self, bits: Iterable[int]) -> int:
-        """Least operator set for weights of these widths."""
+        """Return the minimum operator set version for weights of the given bit-widths."""
         return max((self.opsets.get(b, 0) for b in bits), default=0)
 
 

@@ -1,4 +1,4 @@
-"""One byte a weight, whatever its bit-width: what every tool can read."""
+"""One byte per weight at any bit-width, which every tool can read."""
 
 from __future__ import annotations
 

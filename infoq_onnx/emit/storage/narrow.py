@@ -1,8 +1,8 @@
-"""Weight codes in b bits each: which of its channel's levels a code is, and where they begin.
+"""Weight codes in b bits each, as the index of the level (field) and the position of each channel's levels (origin).
 
-Rounding to nearest gives codes that are b-bit integers themselves. Rounding that knows the layer's inputs places the
-levels of each channel (`quantize.levels`): its codes are 2 apart, and code = 2 · field + origin, where a field of 0 is
-the level in the middle. Where all codes of a weight happen to fit b bits as they are, no origins are stored.
+Rounding to nearest gives codes that are b-bit integers. Rounding that uses the layer's inputs places the levels of each
+channel (`quantize.levels`). These codes are 2 apart, and code = 2 · field + origin; field 0 is the middle level. If all
+codes of a weight fit b bits unchanged, no origins are stored.
 """
 
 from __future__ import annotations
@@ -19,26 +19,30 @@ from infoq_onnx.quantize.grid import per_channel
 
 @dataclass(frozen=True)
 class Narrow:
-    """Codes of b bits."""
+    """Codes in b bits each."""
 
     fields: npt.NDArray[np.int8]
     """−2^(b−1) … 2^(b−1) − 1, in the weight's shape."""
     origins: npt.NDArray[np.int8] | None
-    """[C], broadcast along the channel axis; None where fields are the codes."""
+    """[C], broadcast along the channel axis; None if the fields are the codes."""
 
 
 def narrow(held: RoundedWeight, axis: int) -> Narrow:
-    """Find fields and origins.
+    """Compute the fields and origins of a weight.
 
     Parameters
     ----------
-    held : the weight
-    axis : its channel axis
+    held : the rounded weight
+    axis : channel axis of the weight
+
+    Returns
+    -------
+    Narrow
 
     Raises
     ------
     ValueError
-        The codes are not on the levels that the weight states.
+        The codes do not fit b bits and are not on the levels given by the weight's origins.
     """
     half = 1 << (held.bits - 1)
     wide = held.codes.astype(np.int16)
@@ -54,7 +58,7 @@ def narrow(held: RoundedWeight, axis: int) -> Narrow:
 
 
 def shift_nodes(fields: str, origins: str, output: str) -> list[NodeProto]:
-    """Nodes that make int8 codes of int32 fields and int8 origins."""
+    """Return the nodes that compute int8 codes from int32 fields and int8 origins."""
     return [
         helper.make_node("Add", [fields, fields], [f"{output}_doubled"]),
         helper.make_node("Cast", [origins], [f"{output}_origins"], to=TensorProto.INT32),

@@ -1,9 +1,9 @@
-"""ONNX's own narrow integers: INT2 and INT4 initializers behind a Cast to INT8; 5 to 8 bits take a byte.
+"""ONNX's narrow integers: INT2 and INT4 initializers, followed by a Cast to INT8. Weights of 5 to 8 bits take a byte.
 
-Where channels have origins of their own, a local function puts them together with the fields.
+If each channel has its own origin, a local function combines origins and fields.
 
-A DequantizeLinear straight behind INT4 would make onnxruntime run a float convolution, and behind INT2 it loads nothing
-at all. Behind the Cast, which it folds when it loads the model, it finds the int8 tensor that its kernels want.
+With a DequantizeLinear directly after INT4, onnxruntime would run a float convolution; after INT2, it cannot load the
+model. onnxruntime folds the Cast when it loads the model, and gets the int8 tensor that its kernels need.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from infoq_onnx.quantize.codes import RoundedWeight
 
 _TYPES = {2: ml_dtypes.int2, 3: ml_dtypes.int4, 4: ml_dtypes.int4}
 OPSETS = {2: 25, 3: 21, 4: 21}
-"""First operator set that has the type of a bit-width."""
+"""Bits → first operator set version with the integer type of this bit-width."""
 
 
 def native(name: str, held: RoundedWeight, axis: int, opset: int) -> Stored:
@@ -38,8 +38,8 @@ def native(name: str, held: RoundedWeight, axis: int, opset: int) -> Stored:
 
 
 def _shift_function(opset: int) -> onnx.FunctionProto:
-    """Build the local function `Shift`: INT2 or INT4 fields and origins in, int8 codes out."""
-    # onnxruntime casts its narrowest types to few others, but to INT8
+    """Build the local function `Shift`, which computes int8 codes from INT2 or INT4 fields and origins."""
+    # onnxruntime casts the narrowest types to only a few types; INT8 is one of them
     nodes = [
         helper.make_node("Cast", ["fields"], ["bytes"], to=onnx.TensorProto.INT8),
         helper.make_node("Cast", ["bytes"], ["wide"], to=onnx.TensorProto.INT32),

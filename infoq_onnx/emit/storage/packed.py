@@ -1,11 +1,11 @@
-"""Exactly b bits a weight: bit planes in uint8 initializers, put together by standard operators.
+"""Exactly b bits per weight: bit planes in uint8 initializers, combined by standard operators.
 
-A field f (`emit.storage.narrow`) is stored as u = f + 2^(b−1), 0 ≤ u < 2^b, cut into planes of 4, 2 and 1 bits (3 = 2 +
-1, 7 = 4 + 2 + 1 …), so that every plane fills its bytes without a remainder. Byte i of a plane of width w holds its
-part of the fields i, i + n, i + 2n … for n bytes: unpacking is a broadcast shift, and needs no transposition.
+A field f (`emit.storage.narrow`) is stored as u = f + 2^(b−1), 0 ≤ u < 2^b. u is cut into planes of 4, 2 and 1 bits
+(3 = 2 + 1, 7 = 4 + 2 + 1 …), so that every plane fills its bytes without a remainder. In a plane of n bytes, byte i
+holds the plane's part of the fields i, i + n, i + 2n …. Unpacking is then a broadcast shift and needs no transposition.
 
-onnxruntime inlines the function, folds it when it loads the model, and runs the same integer kernels on the result as
-if the codes had been stored as bytes. Fields are isolated by shifting left and right again, since BitwiseAnd would need
+onnxruntime inlines the function and folds it when it loads the model. It then runs the same integer kernels as if the
+codes had been stored as bytes. A shift to the left and one to the right isolate a field, because BitwiseAnd would need
 operator set 18.
 """
 
@@ -27,19 +27,23 @@ _BYTE = 8
 
 
 def plane_widths(bits: int) -> tuple[int, ...]:
-    """Widths of the planes of a code, widest and most significant first; they sum to `bits`."""
+    """Return the widths of the planes of a code, most significant (and widest) first. They sum to `bits`."""
     return tuple(width for width in (4, 2, 1) if bits & width)
 
 
 def packed(name: str, held: RoundedWeight, axis: int, opset: int) -> Stored:
-    """Store codes in their bits; at 8 bits that is a plain int8 initializer.
+    """Store codes in exactly their bits. At 8 bits, the result is a plain int8 initializer.
 
     Parameters
     ----------
     name : prefix of every name
-    held : the weight, of any shape
-    axis : the output-channel axis
-    opset : the model's operator set
+    held : the rounded weight, of any shape
+    axis : output-channel axis
+    opset : operator set version of the model
+
+    Returns
+    -------
+    Stored
     """
     if held.bits == _BYTE:
         return int8(name, held, axis, opset)
@@ -56,7 +60,7 @@ def packed(name: str, held: RoundedWeight, axis: int, opset: int) -> Stored:
 
 
 def pack(fields: npt.NDArray[np.int8], bits: int) -> list[npt.NDArray[np.uint8]]:
-    """Cut fields into planes, in the order of `plane_widths`."""
+    """Cut fields into planes, in the order of `plane_widths`. Each plane is a uint8 array [n] of its bytes."""
     unsigned = fields.astype(np.int16).ravel() + (1 << (bits - 1))
     planes = []
     offset = bits
@@ -72,11 +76,18 @@ def pack(fields: npt.NDArray[np.int8], bits: int) -> list[npt.NDArray[np.uint8]]
 
 
 def unpack_function(bits: int, opset: int, *, shifted: bool = False) -> onnx.FunctionProto:
-    """Build the local function `Unpack{bits}`: planes in, int8 codes out, in the shape that is its attribute.
+    """Build the local function `Unpack{bits}`, which computes int8 codes of the shape in its attribute from planes.
 
-    If `shifted`, it is `Unpack{bits}Shifted`, which has origins for another input.
+    Parameters
+    ----------
+    bits : bits of the codes
+    opset : operator set version of the model; the operators are the same from version 13 on, but a function must import
+        the version of its model
+    shifted : build `Unpack{bits}Shifted`, which has the origins as an additional input
 
-    Its operators are the same in all operator sets from 13 on, but a function must import the one its model does.
+    Returns
+    -------
+    onnx.FunctionProto
     """
     nodes: list[onnx.NodeProto] = []
 
@@ -88,7 +99,7 @@ def unpack_function(bits: int, opset: int, *, shifted: bool = False) -> onnx.Fun
         nodes.append(helper.make_node(op_type, inputs, [output], **attributes))
         return output
 
-    # an attribute takes a few bytes of the file, an initializer a hundred
+    # the shape is an attribute, because an attribute takes a few bytes of the file and an initializer a hundred
     given = helper.make_node("Constant", [], ["shape"])
     given.attribute.append(onnx.AttributeProto(name="value_ints", ref_attr_name="shape", type=onnx.AttributeProto.INTS))
     nodes.append(given)
@@ -102,7 +113,7 @@ def unpack_function(bits: int, opset: int, *, shifted: bool = False) -> onnx.Fun
     for index, width in enumerate(widths):
         offset -= width
         per_byte = _BYTE // width
-        # the field of row r lies at bit r·w: left until it is at the top, then right until only it is left
+        # the field of row r is at bit r·w: shift it left to the top, then right to remove all other bits
         left = (_BYTE - width - width * np.arange(per_byte)).astype(np.uint8)[:, None]
         up = node("BitShift", [planes[index], constant(f"left_{index}", left)], f"up_{index}", direction="LEFT")
         right = constant(f"right_{index}", np.array(_BYTE - width, dtype=np.uint8))

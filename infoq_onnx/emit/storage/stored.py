@@ -1,4 +1,4 @@
-"""What a storage returns."""
+"""The result of a storage format."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from dataclasses import dataclass
 import onnx
 
 DOMAIN = "infoq_onnx"
-"""Of the local functions, which every emitted file carries itself."""
+"""Domain of the local functions, which every emitted file contains."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """Constants that hold a weight's codes, and what turns them into an int8 tensor."""
+    """Constants that hold the codes of a weight, and the node that converts them to an int8 tensor."""
 
     output: str
-    """The int8 tensor, in the weight's shape."""
+    """Name of the int8 tensor, which has the weight's shape."""
     initializers: tuple[onnx.TensorProto, ...]
     node: onnx.NodeProto | None = None
-    """None where an initializer is the tensor itself."""
+    """Node that computes the tensor; None if the tensor is an initializer."""
     function: onnx.FunctionProto | None = None
-    """The local function that `node` calls; the same for all weights of a bit-width."""
+    """Local function that `node` calls. Functions with the same name are identical."""
 
     @property
     def bytes(self) -> int:
-        """Bytes of data in the file, names and framing aside."""
+        """Bytes of data in the file, without names and framing."""
         return sum(len(tensor.raw_data) for tensor in self.initializers)
