@@ -1,20 +1,20 @@
-"""Analysis folders: which files they hold, and how they are found, read and kept whole.
+"""Analysis folders: their files, and functions that find, read and check them.
 
 ::
 
     model.infoq/
-        current              name of the measurement in use
+        current              name of the current measurement
         .lock                held while analyze runs
-        3f2a9c01b4de/        one measurement: the start of its fingerprint
-            analysis.json    what was measured
-            ranges.npz       every grid
+        3f2a9c01b4de/        one measurement, named by the start of its fingerprint
+            analysis.json    the measurements
+            ranges.npz       all grids
             codes.npz        weights rounded one layer at a time
-            journal.jsonl    one line a finished trial; journal-1.jsonl: on images that were added
-            SHA256SUMS       checksums of the first three
+            journal.jsonl    one line per finished trial; journal-1.jsonl: trials on added images
+            SHA256SUMS       checksums of the first three files
             scores/kl.json   scores by one criterion
 
-A measurement of something else is kept beside the others, and the one that was finished last is in use. The folder of
-one measurement can be named as an analysis, too.
+A folder can hold several measurements, of different models, images or settings. The measurement that finished last is
+the current one. The folder of one measurement can also be used as an analysis folder.
 """
 
 from __future__ import annotations
@@ -43,26 +43,26 @@ class Measurement:
     """The files of one measurement."""
 
     path: Path
-    """Its folder."""
+    """Folder of the measurement."""
 
     @property
     def analysis(self) -> Path:
-        """What was measured."""
+        """The measurements."""
         return self.path / _ANALYSIS
 
     @property
     def grids(self) -> Path:
-        """Every grid."""
+        """All grids."""
         return self.path / "ranges.npz"
 
     @property
     def codes(self) -> Path:
-        """Weights that were rounded one layer at a time, where there are any."""
+        """Weights rounded one layer at a time. The file is optional."""
         return self.path / "codes.npz"
 
     @property
     def unfinished_codes(self) -> Path:
-        """Those of a run that is not finished: the finished ones are needed until it is."""
+        """Weights rounded by an unfinished run. `codes` stays in use until the run is finished."""
         return self.path / "codes.next.npz"
 
     @property
@@ -71,21 +71,21 @@ class Measurement:
         return self.path / "journal.jsonl"
 
     def added_journal(self, index: int) -> Path:
-        """Finished trials on images that the analysis was extended by; `index` counts the extensions from 1."""
+        """Return the journal of trials on added images. `index` counts the extensions from 1."""
         return self.path / f"journal-{index}.jsonl"
 
     @property
     def checksums(self) -> Path:
-        """Checksums of what does not change any more."""
+        """Checksums of the files that no longer change."""
         return self.path / "SHA256SUMS"
 
     @property
     def scores(self) -> Path:
-        """Folder of the scores, one file a criterion."""
+        """Folder of the scores, with one file per criterion."""
         return self.path / "scores"
 
     def scores_by(self, criterion: str) -> Path:
-        """Scores by one criterion."""
+        """Return the file of the scores by one criterion."""
         return self.scores / f"{criterion}.json"
 
     def seal(self) -> None:
@@ -96,7 +96,13 @@ class Measurement:
 
 @contextlib.contextmanager
 def created(folder: Path) -> Iterator[None]:
-    """Make sure that a folder exists; one that was made here goes again when the block has put nothing in it."""
+    """Create a folder if it does not exist. Remove a new folder that is still empty after the block.
+
+    Raises
+    ------
+    OutputError
+        The folder cannot be created.
+    """
     existed = os.path.isdir(folder)
     try:
         folder.mkdir(exist_ok=True)
@@ -110,12 +116,12 @@ def created(folder: Path) -> Iterator[None]:
 
 
 def measurements(folder: Path) -> list[Measurement]:
-    """List all measurements of an analysis folder, finished or not."""
+    """List all measurements of an analysis folder, both finished and unfinished."""
     return [Measurement(path) for path in sorted(folder.glob("*")) if _NAME.fullmatch(path.name) and path.is_dir()]
 
 
 def measurement_of(folder: Path, fingerprint: str) -> Measurement:
-    """Return the measurement of a fingerprint, whether it is there or not."""
+    """Return the measurement with a fingerprint, whether it exists or not."""
     return Measurement(folder / fingerprint[:12])
 
 
@@ -127,12 +133,12 @@ def forget(folder: Path) -> None:
 
 
 def make_current(folder: Path, measurement: Measurement) -> None:
-    """Put a finished measurement in use."""
+    """Make a finished measurement the current one."""
     write_text(folder / _CURRENT, f"{measurement.path.name}\n")
 
 
 def is_current(folder: Path, measurement: Measurement) -> bool:
-    """Whether a measurement is in use."""
+    """Return whether a measurement is the current one."""
     try:
         return (folder / _CURRENT).read_text(encoding="utf-8").strip() == measurement.path.name
     except (OSError, ValueError):
@@ -140,12 +146,12 @@ def is_current(folder: Path, measurement: Measurement) -> bool:
 
 
 def current(folder: Path | str) -> Measurement:
-    """Return the measurement in use of an analysis folder, or the one that the folder itself is.
+    """Return the current measurement of an analysis folder, or the folder itself if it is a measurement.
 
     Raises
     ------
     AnalysisError
-        There is none that is finished.
+        The folder holds no finished measurement, or the file `current` is damaged.
     """
     folder = Path(folder)
     if os.path.isfile(folder / _ANALYSIS):
@@ -171,12 +177,16 @@ def read_analysis(folder: Path | str) -> Analysis:
 
     Parameters
     ----------
-    folder : an analysis folder, whose measurement in use is read, or the folder of one measurement
+    folder : an analysis folder, whose current measurement is read, or the folder of one measurement
+
+    Returns
+    -------
+    Analysis
 
     Raises
     ------
     AnalysisError
-        Missing, unfinished, damaged, or of a version that cannot be read.
+        The analysis is missing, unfinished or damaged, or has a version that cannot be read.
     """
     measurement = current(folder)
     analysis = _read(Analysis, measurement.analysis, "run analyze again")
@@ -192,12 +202,12 @@ def read_analysis(folder: Path | str) -> Analysis:
 
 
 def read_scores(measurement: Measurement, criterion: str) -> ScoreTable | None:
-    """Read the scores by a criterion; None where there are none.
+    """Read the scores by a criterion. Return None if there are none.
 
     Raises
     ------
     AnalysisError
-        Damaged, or of a version that cannot be read.
+        The file is damaged, or has a version that cannot be read.
     """
     path = measurement.scores_by(criterion)
     if not os.path.exists(path):
@@ -221,19 +231,19 @@ def write_scores(measurement: Measurement, table: ScoreTable) -> None:
 
 
 def scored(measurement: Measurement) -> list[str]:
-    """List the criteria that an analysis has a file of scores by."""
+    """List the criteria for which an analysis has a file of scores."""
     return sorted(path.stem for path in measurement.scores.glob("*.json"))
 
 
 def read_analyzed(folder: Path | str) -> Analyzed:
-    """Read a finished analysis with all its scores; raises as `read_analysis` and `read_scores` do."""
+    """Read a finished analysis with all its scores. Raises the errors of `read_analysis` and `read_scores`."""
     found, measurement = read_analysis(folder), current(folder)
     tables = {name: read_scores(measurement, name) for name in scored(measurement)}
     return Analyzed(found, {name: table for name, table in tables.items() if table is not None})
 
 
 def is_of(table: ScoreTable, measurement: Measurement) -> bool:
-    """Whether scores were computed of the measurement as it is now."""
+    """Return whether scores were computed from the present state of the measurement."""
     return table.measured_sha256 == sha256_of(measurement.analysis)
 
 
@@ -252,12 +262,12 @@ def _read(cls: type[T], path: Path, remedy: str) -> T:
 
 
 def find_analysis(folder: Path | str = ".") -> Path:
-    """Return the newest finished analysis in a folder.
+    """Return the newest finished analysis (`*.infoq`) in a folder.
 
     Raises
     ------
     AnalysisError
-        There is none.
+        The folder holds no finished analysis.
     """
     found: dict[Path, tuple[int, str]] = {}
     refused: AnalysisError | None = None
@@ -265,7 +275,7 @@ def find_analysis(folder: Path | str = ".") -> Path:
         try:
             found[path] = (current(path).analysis.stat().st_mtime_ns, path.name)
         except AnalysisError as error:
-            # a folder of that name with nothing in it is no reason to tell of it
+            # ignore an empty folder
             refused = refused or (error if path.is_dir() and any(path.iterdir()) else None)
     if found:
         return max(found, key=found.__getitem__)

@@ -1,4 +1,4 @@
-"""What a verb starts from: a model made ready, samples made ready, and the same again from what an analysis says."""
+"""Preparation of the verbs: load the model and the samples, given by the user or recorded in an analysis."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ from infoq_onnx.simulate.quantizers.placement import Placement, place
 from infoq_onnx.simulate.running.batching import batch_size
 
 SELF = "self"
-"""The encoder that is the model itself."""
+"""Name of the encoder that uses the model's own features."""
 
 Recipe = Callable[[tuple[int, ...]], Preprocessing]
-"""Makes a preprocessing for a model's input shape."""
+"""Function that returns the preprocessing for a model's input shape."""
 
 
 @dataclass(frozen=True)
 class PreparedModel:
-    """A model, normalised, with what there is to quantize in it."""
+    """A normalised model, with its quantizable parts."""
 
     path: Path
     sha256: str
-    """Of the file, and of its external data where it has any (see `graph.external`)."""
+    """Hash of the file and its external data, if any (see `graph.external`)."""
     graph: Graph
     network: Network
     placement: Placement
@@ -71,14 +71,14 @@ def prepare(model: Path | str, logits: str | None = None) -> PreparedModel:
     loaded = load_model(path, remarks)
     try:
         normal = normalize(loaded)
-        # what was computed from constants is a constant now
+        # check after constant folding: everything computed from constants is a constant now
         require_inference(normal)
         graph = with_logits(Graph(normal), logits)
         network = find_network(graph)
         require_finite(graph, network)
         placement = place(graph, network)
     except ModelError as error:
-        # what is found in a graph is told without the file it came from
+        # errors found in the graph do not name the file
         raise ModelError(f"{path}: {error}") from error
     if logits is None and graph.output != graph.outputs[0]:
         remarks.append(f"{path}: the class scores are its output {graph.output!r}, not the first one")
@@ -86,7 +86,7 @@ def prepare(model: Path | str, logits: str | None = None) -> PreparedModel:
 
 
 def with_splits(prepared: PreparedModel, splits: tuple[Split, ...]) -> PreparedModel:
-    """Let channels be read in parts, see `simulate.equalization.channel_splitting`."""
+    """Split channels of a model into parts (see `simulate.equalization.channel_splitting`)."""
     if not splits:
         return prepared
     graph = split(prepared.graph, prepared.network, splits)
@@ -100,7 +100,7 @@ def with_splits(prepared: PreparedModel, splits: tuple[Split, ...]) -> PreparedM
 def preprocessing_for(
     choice: str | Recipe | Preprocessing | None, input_shape: tuple[int, ...]
 ) -> Preprocessing | None:
-    """Make the preprocessing that was asked for, by a preset's name, by a recipe, or as it is."""
+    """Return the preprocessing given by the name of a preset, by a recipe, or directly."""
     if isinstance(choice, str):
         return preprocess.preset(choice, input_shape)
     return choice(input_shape) if callable(choice) else choice
@@ -116,10 +116,24 @@ def load_samples(
     cache_bytes: int | None = None,
     without: npt.NDArray[np.int64] | None = None,
 ) -> Dataset:
-    """Load samples for a model; the arguments are those of `pipeline.analyze`.
+    """Load samples for a model.
 
-    `cache_bytes` is how much of them may stay in memory, by default as much as `data.dataset` has it; `without` are
-    positions in the source that are taken already.
+    Parameters
+    ----------
+    prepared : the model
+    data : the images, in the formats of `calib` in `pipeline.analyze`
+    classes, preprocessing, samples, seed : see `pipeline.analyze`
+    cache_bytes : memory for samples in bytes; None: the default of `data.dataset`
+    without : positions in the source of samples to exclude
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    DataError
+        The samples cannot be used.
     """
     shape = prepared.network.input_shape
     return load_dataset(
@@ -136,12 +150,12 @@ def load_samples(
 
 
 def memory_bytes(memory: str | None) -> int | None:
-    """Read how much memory there is, e.g. "2GiB"; None: as much as is needed.
+    """Parse a memory limit such as "2GiB" to bytes; None: no limit.
 
     Raises
     ------
     SettingsError
-        It is no number of bytes, or less than what any work takes.
+        The text is not a number of bytes, or the limit is below the minimum.
     """
     if memory is None:
         return None
@@ -166,7 +180,7 @@ def report_skipped(dataset: Dataset, reporter: Reporter) -> None:
 
 
 def encode_inputs(name: str, prepared: PreparedModel, dataset: Dataset) -> npt.NDArray[np.float64]:
-    """Encode X as the analysis asks for: X_E [N, e]."""
+    """Encode the inputs X with the encoder `name`, and return X_E [N, e]."""
     graph = prepared.graph
     size = batch_size(graph)
     if name == SELF:
@@ -176,14 +190,23 @@ def encode_inputs(name: str, prepared: PreparedModel, dataset: Dataset) -> npt.N
 
 
 def prepare_again(found: Analysis, model: Path | str | None) -> PreparedModel:
-    """Load the analysed model from where it was, or from where the user says it is, and make sure it is that one.
+    """Load the analysed model again, and check that it is the same model.
+
+    Parameters
+    ----------
+    found : the analysis
+    model : current path of the model; None: the path of the analysis
+
+    Returns
+    -------
+    PreparedModel
 
     Raises
     ------
     ModelError
-        It is gone, or cannot be used.
+        The model is missing or cannot be used.
     AnalysisError
-        It is another one, or this version sees another network in it.
+        The model is another one, or this version finds another network in it.
     """
     path = Path(model) if model is not None else Path(found.model.path)
     if not os.path.exists(path):
@@ -214,22 +237,26 @@ def calibration_again(
     tolerated_percent: int = TOLERATED_PERCENT,
     cache_bytes: int | None = None,
 ) -> Dataset:
-    """Load the analysed samples from where they were, or from where the user says they are.
+    """Load the calibration samples of an analysis again.
 
     Parameters
     ----------
     found, prepared : the analysis and its model
-    calib, classes : where the samples and the file of class names are now; None: where they were
-    samples : how many, any of the set; None: those of the analysis, which are made sure to be the same
-    tolerated_percent : how many of them may be unreadable, and left out
+    calib, classes : current paths of the samples and the file of class names; None: the paths of the analysis
+    samples : number of samples to choose from the set; None: the samples of the analysis, checked to be unchanged
+    tolerated_percent : percentage of samples that may be unreadable and are left out
     cache_bytes : see `load_samples`
+
+    Returns
+    -------
+    Dataset
 
     Raises
     ------
     DataError
-        They are gone.
+        The samples or the file of class names are missing or cannot be used.
     AnalysisError
-        They are others.
+        The samples differ from those of the analysis.
     """
     reference = found.calibration
     path = Path(calib) if calib is not None else Path(reference.path)

@@ -1,4 +1,4 @@
-"""The command line: one file a command, which parses, calls the pipeline and prints. No logic lives here."""
+"""The command line. Each command has its own file, which only parses options, calls the pipeline and prints."""
 
 from __future__ import annotations
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from infoq_onnx.errors import InfeasibleBudgetError, InfoQError, SettingsError, VerificationError
 
 FAILED = 1
-"""Any other error, and a model that is larger or less accurate than it may be."""
+"""Any other error, and a failed `lint --strict`."""
 WRONG_USAGE = 2
-"""An option that does not exist, or a value that makes no sense; click uses this code as well."""
+"""An option does not exist, or a value is invalid. click also uses this code."""
 INFEASIBLE = 3
 """No allocation meets the bounds."""
 NOT_VERIFIED = 4
 """The written model did not compute what was simulated."""
 INTERRUPTED = 130
-"""Ctrl-C, as shells have it."""
+"""Ctrl-C, with the exit code that shells use."""
 
 _BY_ERROR: dict[type[InfoQError], int] = {
     SettingsError: WRONG_USAGE,

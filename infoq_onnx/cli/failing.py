@@ -1,4 +1,4 @@
-"""How commands fail: one line on stderr and an exit code, for our own errors, want of memory and wrong usage."""
+"""Failure of commands: one line on stderr and an exit code, for our own errors, lack of memory and wrong usage."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _LESS_MEMORY = {
     "--samples": "give fewer --samples",
     "--workers": "give fewer --workers",
 }
-"""Options that make a command take less."""
+"""Options that reduce the memory of a command, with the advice to the user."""
 
 
 class InfoQGroup(click.Group):
-    """A group of commands, listed in the order they were added, whose errors are shown as one line."""
+    """A group of commands that lists them in the order they were added, and prints errors in one line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        """Name the commands in the order of use."""
+        """List the commands in the order of use."""
         return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; turn an error into a line and an exit code."""
+        """Run a command, and turn an error into one line and an exit code."""
         try:
             return super().invoke(ctx)
         except InfoQError as error:
@@ -37,7 +37,7 @@ class InfoQGroup(click.Group):
             used = (error.ctx or ctx).command_path
             _fail(ctx, f"{error.format_message().rstrip('.')}; see {used} --help", error.exit_code)
         except (KeyboardInterrupt, SystemError) as error:
-            # a compiled kernel that is interrupted while it is called ends in a SystemError of that cause
+            # an interrupted call of a compiled kernel raises a SystemError whose cause is the KeyboardInterrupt
             if not _interrupted(error):
                 raise
             goes_on = "; the same command goes on where it was" if ctx.invoked_subcommand == "analyze" else ""
@@ -46,7 +46,7 @@ class InfoQGroup(click.Group):
 
 
 def _out_of_memory(error: MemoryError, command: click.Command) -> str:
-    """Say what was asked for, where that is known, and which options of the command make it less."""
+    """Return a message with the requested memory, if known, and the options of the command that reduce it."""
     known = {option for parameter in command.params for option in parameter.opts}
     ways = [way for option, way in _LESS_MEMORY.items() if option in known]
     advice = ", ".join([*ways, f"{'or ' * bool(ways)}use a machine that has more"])
@@ -60,7 +60,7 @@ def _fail(ctx: click.Context, message: str, code: int) -> None:
 
 
 def _interrupted(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is behind an error, through however many others."""
+    """Return whether Ctrl-C is in the chain of causes of an error."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error is not None

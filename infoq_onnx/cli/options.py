@@ -1,4 +1,4 @@
-"""Options that several commands share, and the types of their values."""
+"""Options shared by several commands, and the types of their values."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ PRESET_NAMES = ("imagenet", "tf", "cifar10", "none")
 
 
 class FilePath(click.Path):
-    """A path. An empty one is refused: it would mean the working folder, and comes of a variable that is not set."""
+    """A path. An empty path is rejected: it would mean the working folder, and usually comes from an unset variable."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Make it a Path."""
+        """Convert the value to a Path."""
         if value == "":
             self.fail("the path is empty (a variable that is not set, perhaps)", param, ctx)
         return super().convert(value, param, ctx)
 
 
 class BitList(click.ParamType[tuple[int, ...]]):
-    """Bit-widths, as in `2,3,4,8`."""
+    """Bit-widths such as `2,3,4,8`."""
 
     name = "bits"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """Read the list; each width is checked where it is used."""
+        """Parse the list. The bit-widths are checked later, where they are used."""
         if isinstance(value, tuple):
             return value
         try:
@@ -45,12 +45,12 @@ class BitList(click.ParamType[tuple[int, ...]]):
 
 
 class BitPair(click.ParamType[tuple[int, int]]):
-    """Weight and activation bits, as in `3/8`."""
+    """Weight and activation bits such as `3/8`."""
 
     name = "W/A"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        """Read the pair."""
+        """Parse the pair."""
         if isinstance(value, tuple):
             return value
         weight, slash, activation = str(value).partition("/")
@@ -60,12 +60,12 @@ class BitPair(click.ParamType[tuple[int, int]]):
 
 
 class Numbers(click.ParamType[tuple[float, ...]]):
-    """Numbers with commas between, as in `0.5,0.5,0.5`."""
+    """Comma-separated numbers such as `0.5,0.5,0.5`."""
 
     name = "numbers"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        """Read the list."""
+        """Parse the list."""
         if isinstance(value, tuple):
             return value
         try:
@@ -84,7 +84,7 @@ def logits_option(command: F) -> F:
 
 
 def data_options(command: F) -> F:
-    """Add what says how samples become tensors: --classes, --preprocess and its parts, --seed."""
+    """Add the options that define how samples become tensors: --classes, --preprocess and its parts, --seed."""
     for option in reversed(
         [
             click.option(
@@ -115,7 +115,22 @@ def data_options(command: F) -> F:
 
 
 def preprocessing_of(options: dict[str, Any]) -> str | Callable[[tuple[int, ...]], Preprocessing] | None:
-    """Take the preprocessing out of a command's options: a preset's name, a recipe for the model's shape, or None."""
+    """Remove the preprocessing from a command's options and return it.
+
+    Parameters
+    ----------
+    options : options of the command; modified in place
+
+    Returns
+    -------
+    str, callable or None
+        Name of a preset, a function that returns the preprocessing for the model's input shape, or None if not given.
+
+    Raises
+    ------
+    click.UsageError
+        Both a preset and parts of an own preprocessing are given.
+    """
     preset: str | None = options.pop("preprocess")
     names = ("resize", "scale", "mean", "std", "color", "layout")
     own = {name: value for name in names if (value := options.pop(name)) is not None}

@@ -1,4 +1,4 @@
-"""What the commands print: results on stdout, everything else on stderr."""
+"""Output of the commands: results on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from rich.progress import (
 from infoq_onnx.cli.wording import in_options
 
 PLAIN_INTERVAL = 30.0
-"""Seconds between lines of progress where there is no terminal."""
+"""Seconds between lines of progress without a terminal."""
 
 
 class ConsoleReporter:
-    """Shows progress on stderr: a live bar on a terminal, else a line now and then."""
+    """Shows progress on stderr: a live bar on a terminal, otherwise a line every PLAIN_INTERVAL seconds."""
 
     def __init__(self) -> None:
         self._live = sys.stderr.isatty()
@@ -53,7 +53,15 @@ class ConsoleReporter:
         self._bar.stop()
 
     def progress(self, stage: str, detail: str, done: int, total: int, share: float | None = None) -> None:
-        """Show how far a stage is."""
+        """Show the progress of a stage.
+
+        Parameters
+        ----------
+        stage : name of the stage
+        detail : the item processed last
+        done, total : number of finished items and of all items
+        share : share of the work done, from 0 to 1; None: done / total
+        """
         behind = done / max(total, 1) if share is None else share
         if stage not in self._tasks:
             self._tasks[stage] = self._bar.add_task(stage, total=1.0, detail=detail, count="")
@@ -69,11 +77,11 @@ class ConsoleReporter:
             click.echo(f"{stage} {done}/{total}" + (f" ({remark})" if remark else ""), err=True)
 
     def note(self, text: str) -> None:
-        """Say something, in one line."""
+        """Print a remark in one line."""
         self._print(text)
 
     def warn(self, text: str) -> None:
-        """Say something to be acted on, in one line."""
+        """Print a warning in one line."""
         self._print(f"warning: {text}", style="yellow")
 
     def _print(self, text: str, style: str | None = None) -> None:

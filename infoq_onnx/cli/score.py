@@ -11,15 +11,15 @@ from infoq_onnx.cli.options import FilePath
 
 
 class ScoreCommand(click.Command):
-    """A command with the options of every criterion that is installed: plug-ins are only loaded where it is used."""
+    """A command with the options of all installed criteria. Plug-ins are loaded only when the command is used."""
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """Add the criteria's own options to those that all have."""
+        """Return the common options and the options of all criteria."""
         return [*super().get_params(ctx), *_criteria_options()]
 
 
 def _criteria_options() -> list[click.Option]:
-    """Make one option for each name; criteria that share a name share the option."""
+    """Create one option for each name. Criteria with an option of the same name share it."""
     from infoq_onnx.pipeline.scoring import criteria
 
     found: dict[str, click.Option] = {}
@@ -31,7 +31,7 @@ def _criteria_options() -> list[click.Option]:
             told = f"{criterion.name}: {text} [{shown}]"
             if name in found:
                 told = f"{found[name].help} {told}"
-            # None is what was not given
+            # None: the option was not given
             kind = None if isinstance(default, bool) else type(default)
             found[name] = click.Option([declared, f"option_{name}"], default=None, type=kind, help=told)
     return list(found.values())

@@ -1,7 +1,7 @@
-"""The library's messages in the words of the command line.
+"""Translation of the library's messages to the options and commands of the command line.
 
-The library names settings and functions in backticks: `trial_rounding`, `analyze`. The command line shows its options
-and commands in their place: --trial-rounding, infoq-onnx analyze.
+The library names settings and functions in backticks: `trial_rounding`, `analyze`. The command line replaces them by
+its options and commands: --trial-rounding, infoq-onnx analyze.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import re
 import click
 
 _OTHER_NAMES = {"preprocessing": "--preprocess", "budget": "--budget"}
-"""Names of the library that are not those of an option's parameter."""
+"""Library names that differ from the parameter names of the options."""
 
 
 def in_options(message: str) -> str:
-    """Replace settings in backticks by options, and functions by commands; other backticks stay."""
+    """Replace settings in backticks by options, and functions in backticks by commands. Other backticks stay."""
     context = click.get_current_context(silent=True)
     group = None if context is None else context.find_root().command
     if not isinstance(group, click.Group):

@@ -1,4 +1,4 @@
-"""The verbs, each reading like the README; each but `demo` is in the public API, too."""
+"""The verbs of the tool, one module each. All except `demo` are also in the public API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bits for every layer within a budget, and the model that has them: resolve, decide, round, emit."""
+"""`allocate`: choose bits for every layer within a budget and write the model. Steps: resolve, decide, round, emit."""
 
 from __future__ import annotations
 
@@ -48,18 +48,19 @@ def allocate(
     reporter: Reporter | None = None,
     **changes: Any,
 ) -> Compressed:
-    """Give every layer its bits within a budget, and write the model.
+    """Choose bits for every layer within a budget, and write the model.
 
     Parameters
     ----------
-    analysis : the analysis folder; None takes the newest in the working folder
-    settings : what is wanted; None: the defaults
-    memory : bytes such as "2GiB" that this may take, about: images and activations that would take much of it are read
-        again or go to a file
-    model, calib, classes : where they are now, when they moved since the analysis
-    output : the ONNX to write; the allocation goes beside it as .json
+    analysis : the analysis folder; None: the newest one in the working folder
+    settings : the settings; None: the defaults
+    memory : approximate memory limit in bytes, such as "2GiB"; large sets of images are read again when needed, and
+        large activations go to a file; None: no limit
+    model, calib, classes : current paths, if the files moved since the analysis; None: the paths of the analysis
+    output : ONNX file to write; the allocation is written next to it as .json; None: `<model>.<budget>.onnx` in the
+        working folder
     reporter : receives progress
-    changes : fields of `AllocationSettings` that are other than in `settings`, such as `bounds={"bitops": "23.04G"}`
+    changes : fields of `AllocationSettings` that replace those of `settings`, such as `bounds={"bitops": "23.04G"}`
 
     Returns
     -------
@@ -68,16 +69,16 @@ def allocate(
     Raises
     ------
     InfeasibleBudgetError
-        The message says what is reachable.
+        No allocation meets the bounds. The message states what is reachable.
     VerificationError
-        The written model did not compute what was simulated; it is removed.
+        The written model did not compute what was simulated, and was removed.
     InfoQError
         See `infoq_onnx.errors`.
     """
     wanted = dataclasses.replace(settings or AllocationSettings(), **changes)
     request = resolve(analysis, wanted, Places(model, calib, classes), memory, output, reporter or Silent())
     allocation = decide_bits(request)
-    # what may be missing is missed before weights are rounded
+    # load the images now, so that missing files are reported before weights are rounded
     _ = request.check_images
     codes = round_weights(request, allocation)
     verification = emit(request, allocation, codes)
@@ -94,7 +95,15 @@ def allocate(
 
 
 def decide_bits(request: Request) -> Allocation:
-    """Choose the bits of every unit."""
+    """Choose the bits of every unit.
+
+    Raises
+    ------
+    InfeasibleBudgetError
+        No allocation meets the bounds.
+    SettingsError
+        A setting is invalid.
+    """
     found, settings, reporter = request.found, request.settings, request.reporter
     seen = (0, "")
     if request.method.reads_images:
@@ -143,7 +152,13 @@ def decide_bits(request: Request) -> Allocation:
 
 
 def round_weights(request: Request, allocation: Allocation) -> dict[str, LayerCodes]:
-    """Round every layer's weights at the bits of an allocation."""
+    """Round the weights of every layer to the bits of an allocation.
+
+    Returns
+    -------
+    dict of str to LayerCodes
+        Layer → codes.
+    """
     tried, rounding = request.found.settings.trial_rounding, request.settings.rounding
     if request.settings.uniform_bits is None and tried != rounding:
         told = request.reporter.note if request.method.reads_images else request.reporter.warn
@@ -159,7 +174,13 @@ def round_weights(request: Request, allocation: Allocation) -> dict[str, LayerCo
 
 
 def emit(request: Request, allocation: Allocation, codes: Mapping[str, LayerCodes]) -> Verification:
-    """Write the model and check it; say what keeps it from being as fast, or as small, as it could be."""
+    """Write and verify the model. Warn of layers in float that could be integer kernels, and of a file above its limit.
+
+    Raises
+    ------
+    VerificationError
+        The written model did not compute what was simulated, and was removed.
+    """
     prepared, path, reporter = request.prepared, request.path, request.reporter
     verification = _emission(request).write(allocation, codes, request.check_images, path)
     for kernel in left_in_float(prepared.graph, prepared.network, verification.kernels):
@@ -185,11 +206,11 @@ def _progress(request: Request) -> Any:
 
 
 def _rounded_layerwise(request: Request, allocation: Allocation) -> CodeTable:
-    """Every layer's codes by itself: those of the analysis, or made, and kept there for the next budget."""
+    """Round each layer independently of the others. Reuse the codes of the analysis, and store new codes there."""
     prepared, file = request.prepared, request.measurement.codes
     if request.method.layerwise is None:
         return {}
-    # the analysis' own images give the analysis' own codes
+    # codes can be shared with the analysis only if they come from the images of the analysis
     shared = request.settings.samples is None
     kept = load_codes(file) if shared and file.exists() else {}
     widths = sorted({*request.found.settings.bits, *allocation.weight_bits.values()})
@@ -200,7 +221,7 @@ def _rounded_layerwise(request: Request, allocation: Allocation) -> CodeTable:
     )
     if shared:
         with contextlib.suppress(OutputError):
-            # a folder that cannot be written only costs time
+            # if the folder cannot be written, the codes are computed again next time
             save_codes(table, file, request.found.fingerprint)
             request.measurement.seal()
     return table

@@ -1,4 +1,4 @@
-"""How sensitive is every layer, at every bit-width?"""
+"""`analyze`: measure how sensitive every layer is at every bit-width."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ from infoq_onnx.simulate.running.repeatability import require_repeatable
 from infoq_onnx.simulate.running.spill import Spill
 
 MIN_SAMPLES = 16
-"""Below this, neighbours and ranges mean nothing."""
+"""Minimum number of samples. With fewer, neighbours and ranges are meaningless."""
 MAX_PROJECTIONS = 10_000
-"""Far above what an estimate gains by, and what memory still holds."""
+"""Maximum number of projections. An estimate gains nothing from more, and they would exceed the memory."""
 
 
 def analyze(
@@ -95,29 +95,30 @@ def analyze(
     ----------
     model : path of the float ONNX classifier
     calib : class folders, a flat folder, a list file, .npy or .npz
-    settings : what to measure; None: the defaults
+    settings : the settings; None: the defaults
     classes : file with the class names in label order
-    preprocessing : preset name, a `Preprocessing`, or a function that makes one for the model's input shape; None takes
-        arrays as they are and refuses images
-    workers : processes that run trials: by default this one, and with `ray` as many as there are processors; "auto"
-        starts one a processor where the work is worth it. The result is the same for any number. With more than one,
-        and without `ray`, a script has to keep them from running it: `if __name__ == "__main__":`
-    memory : bytes such as "2GiB" that all processes together may take, about: images and activations that would take
-        much of it are read again or go to a file, and fewer processes run trials. The result is the same for any
-    ray : where a Ray cluster runs the trials: "local" starts one on this machine for the purpose; "auto", "host:port"
-        or "ray://host:port" is one that runs, and `workers` then bounds the trials at a time. A process that is
-        connected to one already uses that
-    output : folder for the analysis; by default `<model>.infoq` in the working folder
-    force : forget what the folder holds
+    preprocessing : name of a preset, a `Preprocessing`, or a function that returns one for the model's input shape;
+        None: use arrays unchanged and reject images
+    workers : number of processes that run trials; None: only this process, or with `ray` one trial per processor;
+        "auto": one per processor if the work is large enough. The number does not change the result. With several
+        processes and without `ray`, a script needs the guard `if __name__ == "__main__":`
+    memory : approximate memory limit of all processes together in bytes, such as "2GiB"; large sets of images are read
+        again when needed, large activations go to a file, and fewer processes run trials; None: no limit. The limit
+        does not change the result
+    ray : Ray cluster that runs the trials; "local" starts a cluster on this machine; "auto", "host:port" or
+        "ray://host:port" uses a running cluster, and `workers` limits the number of concurrent trials. If the process
+        is already connected to a cluster, that cluster is used
+    output : folder for the analysis; None: `<model>.infoq` in the working folder
+    force : remove the contents of the folder first
     reporter : receives progress
-    changes : fields of `MeasurementSettings` that are other than in `settings`, such as `samples=200`; `samples=None`
-        takes all there are
+    changes : fields of `MeasurementSettings` that replace those of `settings`, such as `samples=200`; `samples=None`
+        takes all images
 
     Returns
     -------
     Path
-        The analysis folder. What it holds of the same measurement is not measured again: an unfinished one is gone on
-        with, and further bit-widths, activations, observers or images are added.
+        The analysis folder. Work that the folder already holds is not repeated: an unfinished analysis is resumed, and
+        further bit-widths, activations, observers or images are added to a finished one.
 
     Raises
     ------
@@ -167,12 +168,21 @@ def analyze(
 
 
 def settings_of(settings: MeasurementSettings | None, changes: dict[str, Any]) -> MeasurementSettings:
-    """Apply changes to settings, 8 bits always among the widths.
+    """Apply changes to settings. The bit-widths of the result always include 8.
+
+    Parameters
+    ----------
+    settings : the settings; None: the defaults
+    changes : field → new value
+
+    Returns
+    -------
+    MeasurementSettings
 
     Raises
     ------
     TypeError
-        There is no such field.
+        A field does not exist.
     """
     found = dataclasses.replace(settings or MeasurementSettings(), **changes)
     bits = tuple(sorted({*found.bits, BASELINE_BITS}))
@@ -188,9 +198,24 @@ def set_up(
     reporter: Reporter,
     cache_bytes: int | None = None,
 ) -> tuple[PreparedModel, Dataset, MeasurementSettings]:
-    """Check the settings, load the model and the samples; the settings that come back hold the number of these."""
+    """Check the settings, and load the model and the samples. The parameters are those of `analyze`.
+
+    `cache_bytes` is the memory for samples in bytes; None: the default.
+
+    Returns
+    -------
+    prepared : PreparedModel
+    dataset : Dataset
+    settings : MeasurementSettings
+        The settings, with the actual number of samples.
+
+    Raises
+    ------
+    InfoQError
+        A setting, the model or the samples cannot be used.
+    """
     _check_settings(settings)
-    # another package's criterion that cannot be loaded is told of before any work
+    # report a criterion of another package that cannot be loaded before any work
     get_criteria()
     prepared = prepare(model, settings.logits)
     for remark in prepared.remarks:
@@ -227,7 +252,16 @@ def _identify(
     load: Load,
     reporter: Reporter,
 ) -> tuple[Seen, str, list[Dataset]]:
-    """Find out which measurement this is: that of just these images, or one that is extended by some of them."""
+    """Find the measurement to run: one of exactly these images, or a finished one to which some of them are added.
+
+    Returns
+    -------
+    seen : Seen
+        The model and the first block of images.
+    fingerprint : str
+    blocks : list of Dataset
+        The images of the measurement, then the images of each extension.
+    """
     whole = look(prepared, dataset, settings, reporter)
     own = fingerprint_of(whole, settings)
     if measurement_of(folder, own).path.is_dir():
@@ -260,7 +294,7 @@ def _sweep_added(
     resources: Resources,
     reporter: Reporter,
 ) -> tuple[Seen, SweepResult]:
-    """Make the trials on the images that were added, and take them together with the first."""
+    """Run the trials on the added images, and pool them with the first result."""
     results, right = [first], [seen.float_top1]
     plain = dataclasses.replace(problem.settings, equalize=False)
     for index, block in enumerate(blocks[1:], 1):
@@ -281,7 +315,7 @@ def _sweep_added(
 def _begin(
     folder: Path, fingerprint: str, prepared: PreparedModel, settings: MeasurementSettings, reporter: Reporter
 ) -> tuple[Measurement, Journal, MeasurementSettings]:
-    """Find the measurement, and what is done of it; the settings that come back ask for all that it has, too."""
+    """Open the measurement and its journal. The returned settings also include everything already measured."""
     measurement = measurement_of(folder, fingerprint)
     try:
         measurement.path.mkdir(exist_ok=True)
@@ -315,7 +349,7 @@ def _begin(
 def _find_grids(
     seen: Seen, dataset: Dataset, settings: MeasurementSettings, reporter: Reporter
 ) -> tuple[Seen, GridTable]:
-    """Find every grid, and give channels ranges more alike first, where that is wanted."""
+    """Equalize the channels if requested, then calibrate all grids."""
     done = 0
 
     def advance(images: int) -> None:
@@ -342,7 +376,7 @@ def _rounded_weights(
     spill: Spill | None,
     reporter: Reporter,
 ) -> CodeTable:
-    """Round every layer on its own, but for what an earlier run of this measurement has rounded."""
+    """Round each layer independently of the others. Reuse the codes of earlier runs of this measurement."""
     method = get_rounding(settings.trial_rounding)
     if method.layerwise is None:
         return {}
@@ -378,7 +412,7 @@ def _finish(
     grids: GridTable,
     result: SweepResult,
 ) -> Analysis:
-    """Write what was measured."""
+    """Write the analysis, the grids and the codes of the measurement."""
     prepared = seen.prepared
     analysis = Analysis(
         schema=ANALYSIS_VERSION,

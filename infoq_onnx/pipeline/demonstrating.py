@@ -1,4 +1,4 @@
-"""The whole path on the embedded model."""
+"""`demo`: all steps on the embedded model."""
 
 from __future__ import annotations
 
@@ -18,15 +18,20 @@ from infoq_onnx.schema import (
 
 
 def demo(output: Path | str | None = None, *, reporter: Reporter | None = None) -> list[DemoRow]:
-    """Run the whole path on the embedded model and images: analyze, then allocate uniform 4/4 and mixed bits that cost
-    the same, then evaluate on images that were not used before.
+    """Run all steps on the embedded model and images.
 
-    Weights are rounded to nearest, which takes no time, and shows what the choice of bits alone is worth.
+    The demo analyzes the model, allocates uniform 4/4 bits and mixed bits with the same BitOps, and evaluates both on
+    test images. Weights are rounded to nearest, which takes no time and shows the effect of the choice of bits alone.
 
     Parameters
     ----------
-    output : folder to keep the files in; None works in a temporary one
+    output : folder for the files; None: a temporary folder
     reporter : receives progress
+
+    Returns
+    -------
+    list of DemoRow
+        The float model, uniform bits and mixed bits.
     """
     reporter = reporter or Silent()
     with contextlib.ExitStack() as stack:

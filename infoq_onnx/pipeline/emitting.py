@@ -1,4 +1,4 @@
-"""The two files of an allocation: made, measured, checked and written."""
+"""Build, measure, check and write the two files of an allocation."""
 
 from __future__ import annotations
 
@@ -28,18 +28,19 @@ from infoq_onnx.simulate.rounding import get_rounding
 from infoq_onnx.simulate.simulation import LayerCodes, layer_codes, simulation
 
 CHECKED_IMAGES = {"qdq": 128, "qonnx": 8}
-"""Images that a file of each format is checked with; qonnx executes node by node, in seconds an image."""
+"""Format → number of images for the check of a file. qonnx executes node by node and takes seconds per image."""
 
 
 @dataclass(frozen=True)
 class Emission:
-    """Everything that a model's file depends on but the codes of its weights, and the allocation."""
+    """Everything that determines the file of a model, except the codes of its weights and the allocation."""
 
     of: Quantizable
+    """The network with its quantizers."""
     storage: str
-    """How weight codes lie in the file, a key of `emit.storage.STORAGES`."""
+    """Storage format of weight codes, a key of `emit.storage.STORAGES`."""
     label: str
-    """The budget in one word, for the model's metadata."""
+    """Label of the budget, for the model's metadata."""
     preprocessing: Preprocessing | None
     format: str = "qdq"
     """"qdq" for onnxruntime, "qonnx" for FINN and Brevitas."""
@@ -61,16 +62,19 @@ class Emission:
         return model
 
     def simulation(self, allocation: Allocation, codes: Mapping[str, LayerCodes]) -> onnx.ModelProto:
-        """Build what the file has to compute."""
+        """Build the simulation, which the file has to reproduce."""
         return simulation(self.of, allocation.bits, codes=codes)
 
     def overhead(self, allocation: Allocation) -> float:
-        """Bytes of an allocation's file that are not weights, at most. Of the codes only the origins take room."""
+        """Return an upper limit on the bytes of the file that are not weights.
+
+        Only one property of the codes matters: the origins of their levels take space.
+        """
         codes = layer_codes(self.of, allocation.bits)
         if get_rounding(allocation.rounding).reads_images:
             for name, held in codes.items():
                 if (width := allocation.weight_bits[name]) <= SHIFTED_BITS:
-                    # levels beyond the usual ones, as channels have where rounding places them
+                    # codes on placed levels that do not fit the bits unchanged, so that origins are stored
                     highest = np.full_like(held.weight, (1 << width) - 1)
                     origins = np.full(held.scales.shape, 1 - (1 << width), dtype=np.int8)
                     rounded = dataclasses.replace(held.rounded, codes=highest, origins=origins)
@@ -80,7 +84,26 @@ class Emission:
     def write(
         self, allocation: Allocation, codes: Mapping[str, LayerCodes], dataset: Dataset, path: Path
     ) -> Verification:
-        """Write the model and the allocation beside it, both or neither, after checking the model on some images."""
+        """Write the model, check it on some images, and write the allocation next to it. On failure, leave no file.
+
+        Parameters
+        ----------
+        allocation : the allocation
+        codes : codes of the layers
+        dataset : images for the check
+        path : ONNX file to write
+
+        Returns
+        -------
+        Verification
+
+        Raises
+        ------
+        VerificationError
+            The model does not compute what was simulated.
+        OutputError
+            A file cannot be written.
+        """
         reference = self.simulation(allocation, codes)
         model = self.model(allocation, codes)
         with replacing(path) as onnx_file:

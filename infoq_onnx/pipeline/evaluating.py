@@ -1,4 +1,4 @@
-"""How good is a model, on images that calibration has not seen?"""
+"""`evaluate`: measure a model on images that calibration did not use."""
 
 from __future__ import annotations
 
@@ -30,14 +30,15 @@ def evaluate(
     seed: int = 0,
     reporter: Reporter | None = None,
 ) -> Evaluation:
-    """Measure a model on images, alone or against another one.
+    """Measure a model on images, alone or compared with another model.
 
     Parameters
     ----------
     model, against : ONNX files, quantized or not
-    data, classes, preprocessing, samples, seed : as in `analyze`; a model that `allocate` wrote carries its
-        preprocessing
-    reporter : is told which images are left out
+    data : images with labels, in the formats of `calib` in `analyze`
+    classes, preprocessing, seed : as in `analyze`; a model written by `allocate` contains its preprocessing
+    samples : maximum number of images; None: all images
+    reporter : receives a warning for each image that is left out
 
     Returns
     -------

@@ -1,6 +1,6 @@
-"""Which images an analysis was made with, and which are added to it: trials on the former are not made again.
+"""Extension of an analysis by further images. Trials on the images of the analysis are not repeated.
 
-Ranges and rounded weights stay those of the first images, so that all trials are of one and the same network.
+Ranges and rounded weights stay those of the first images, so that all trials use the same network.
 """
 
 from __future__ import annotations
@@ -24,37 +24,38 @@ INDEPENDENT = ("samples", "bits", "weight_only", "observers", "logits")
 
 
 class Load(Protocol):
-    """Chooses and loads samples."""
+    """A function that chooses and loads samples."""
 
     def __call__(self, samples: int | None, without: npt.NDArray[np.int64] | None = None) -> Dataset:
-        """Return so many samples, none of those that are taken already."""
+        """Return `samples` samples (None: all), except those at the positions `without` of the source."""
 
 
 def decisive(settings: MeasurementSettings) -> dict[str, object]:
-    """Return the settings that decide what one trial measures."""
+    """Return the settings that determine what a trial measures."""
     return {name: value for name, value in dataclasses.asdict(settings).items() if name not in INDEPENDENT}
 
 
 def extensible(
     folder: Path, prepared: PreparedModel, dataset: Dataset, settings: MeasurementSettings, load: Load, least: int
 ) -> Iterator[tuple[Measurement, list[Dataset]]]:
-    """Yield the finished measurements that a set of samples may be an extension of.
+    """Yield the finished measurements that can be extended to a set of samples.
 
     Parameters
     ----------
-    folder : the analysis
-    prepared : its model
-    dataset : the samples that are asked for
-    settings : what is to be measured
-    load : loads samples of the same source
-    least : fewest samples that are worth being added
+    folder : the analysis folder
+    prepared : the model
+    dataset : the requested samples
+    settings : the requested settings
+    load : loads samples from the same source
+    least : minimum number of samples to add
 
     Yields
     ------
-    measurement : one of the same model, source and settings on fewer samples
+    measurement : Measurement
+        A measurement of the same model, source and settings with fewer samples.
     blocks : list of Dataset
-        The samples it was made with, those that it was extended by before, and what is missing of as many as `dataset`
-        has, unless that is too few.
+        The samples of the measurement, those of each earlier extension, and the samples missing to the size of
+        `dataset`, unless fewer than `least` are missing.
     """
     wanted = len(dataset) + len(dataset.skipped)
     reference = dataset.ref()
@@ -80,7 +81,7 @@ def extensible(
 
 
 def _again(found: Analysis, load: Load) -> list[Dataset] | None:
-    """Load the samples of an analysis; None where they are others now."""
+    """Load the samples of an analysis; None if they have changed."""
     blocks: list[Dataset] = []
     first = found.calibration
     had = [(first.requested, first.sha256), *((one.requested, one.sha256) for one in found.added)]

@@ -25,7 +25,7 @@ def compress(
     reporter: Reporter | None = None,
     **options: Any,
 ) -> Compressed:
-    """`analyze` and `allocate` in one call.
+    """Run `analyze` and `allocate` in one call.
 
     Parameters
     ----------
@@ -33,8 +33,17 @@ def compress(
     bounds, weight_only, pins, rounding, output : see `allocate`
     analysis : folder for the analysis
     reporter : receives progress
-    options : further arguments of `analyze`; unless they say otherwise, trials are rounded as the model is, and
-        activations are tried only where they may get fewer bits
+    options : further arguments of `analyze`; by default, `trial_rounding` equals `rounding`, and with `weight_only`
+        activations are not tried
+
+    Returns
+    -------
+    Compressed
+
+    Raises
+    ------
+    InfoQError
+        See `infoq_onnx.errors`.
     """
     options = {"trial_rounding": rounding, "weight_only": weight_only, **options}
     folder = analyze(model, calib, output=analysis, reporter=reporter, **options)

@@ -1,4 +1,4 @@
-"""What is there to quantize in a model?"""
+"""`inspect`: list the quantizable parts of a model."""
 
 from __future__ import annotations
 

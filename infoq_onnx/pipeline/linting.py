@@ -1,4 +1,4 @@
-"""Which layers of a quantized model run as integer kernels, and why not the others?"""
+"""`lint`: report which layers of a quantized model run as integer kernels, and why the others do not."""
 
 from __future__ import annotations
 
@@ -16,19 +16,24 @@ from infoq_onnx.schema import Lint
 
 
 def lint(model: Path | str, target: str = "any") -> Lint:
-    """Say of every layer of a model, whoever quantized it, what onnxruntime runs in its place.
+    """Report which kernel onnxruntime runs for each layer of a quantized model, from any quantization tool.
 
     Parameters
     ----------
-    model : an ONNX file
-    target : what it is to run on, a key of `emit.targets.TARGETS`; where its kernels do not saturate, none is said to
+    model : path of an ONNX file
+    target : target processor, a key of `emit.targets.TARGETS`; on targets without saturation, no kernel is reported as
+        saturating
+
+    Returns
+    -------
+    Lint
 
     Raises
     ------
     SettingsError
-        There is no such target.
+        The target does not exist.
     ModelError
-        No such file, or not a model that onnxruntime loads.
+        The file does not exist, or onnxruntime cannot load it.
     """
     require_target(target)
     path = Path(model)

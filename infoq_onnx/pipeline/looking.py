@@ -1,4 +1,4 @@
-"""One look at the model and the images before anything is measured: what stands for X and Y, and what they are."""
+"""First pass over the model and the images, before the measurement: find X_E and Y, and identify the measurement."""
 
 from __future__ import annotations
 
@@ -30,19 +30,20 @@ Labels = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Seen:
-    """The model and the images, as one look at the float network's predictions shows them."""
+    """The model and the images after the first pass of the float network."""
 
     prepared: PreparedModel
-    """With the channels that are read in parts …"""
+    """The model, with split channels."""
     splits: tuple[Split, ...]
-    """… and these."""
+    """The split channels."""
     float_top1: float | None
+    """Top-1 accuracy of the float model, as a share of 1; None without labels."""
     labels: Labels
-    """True ones, or the float network's predictions [N]."""
+    """True labels, or the float network's predictions [N]."""
     targets: Labels
-    """What SMI(L; Y) asks about [N]."""
+    """Y of SMI(L; Y) [N]."""
     encoded: npt.NDArray[np.float64]
-    """X_E [N, e]."""
+    """Encoded inputs X_E [N, e]."""
     calibration: CalibrationRef
 
 
@@ -54,9 +55,19 @@ def look(
     *,
     grouped: bool | None = None,
 ) -> Seen:
-    """Run the float network over the images: what stands for X and Y, and which channels are read in parts.
+    """Run the float network over the images, to find X_E, Y and the channels to split.
 
-    With `grouped`, groups of images stand for Y, or do not, whatever the labels are like.
+    Parameters
+    ----------
+    prepared : the model
+    dataset : the images
+    settings : the settings of the measurement
+    reporter : receives remarks
+    grouped : whether groups of images replace the labels as Y; None: only if too few images share a label
+
+    Returns
+    -------
+    Seen
 
     Raises
     ------
@@ -97,12 +108,23 @@ def look(
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what decides the numbers."""
+    """Return the versions of the packages that determine the results."""
     return {name: importlib.metadata.version(name) for name in ("infoq-onnx", "onnxruntime", "numpy")}
 
 
 def fingerprint_of(seen: Seen, settings: MeasurementSettings) -> str:
-    """Hash all that decides what one trial measures, and nothing that only decides which trials there are."""
+    """Hash everything that determines what a trial measures, but not the settings that only select trials.
+
+    Parameters
+    ----------
+    seen : the model and the images
+    settings : the settings of the measurement
+
+    Returns
+    -------
+    str
+        SHA-256, in hexadecimal.
+    """
     encoder = encoder_file(settings.encoder)
     parts = [
         seen.prepared.sha256,
@@ -111,7 +133,7 @@ def fingerprint_of(seen: Seen, settings: MeasurementSettings) -> str:
         str(sorted(decisive(settings).items())),
         "" if encoder is None else model_sha256(encoder),
         str(versions()),
-        # what is measured where follows from the model, but by rules that change with the code
+        # layers and candidates follow from the model, but by rules that can change with the code
         to_json(seen.prepared.network),
         str(candidates(seen.prepared.graph, seen.prepared.network)),
     ]

@@ -1,4 +1,4 @@
-"""What would `analyze` cost? Counted, and estimated from a probe."""
+"""`plan`: count the trials of `analyze`, and estimate its time and memory from a probe."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from infoq_onnx.simulate.running.batching import batch_size, padded
 from infoq_onnx.simulate.running.prefix import Prefix
 
 PROBE_SECONDS = 10.0
+"""Default duration of the probe, in seconds."""
 
 
 def plan(
@@ -45,13 +46,13 @@ def plan(
     reporter: Reporter | None = None,
     **changes: Any,
 ) -> Plan:
-    """Count the trials of an analysis, and estimate its time and memory without making it.
+    """Count the trials of an analysis, and estimate its time and memory, without running it.
 
     Parameters
     ----------
     model, calib, settings, classes, preprocessing, workers, memory, changes : see `analyze`
-    ray : as for `analyze`, which asks it for nothing here: time and memory are those without it
-    probe_seconds : how long the network is run to see how fast it is
+    ray : accepted as in `analyze` and ignored; time and memory are those without a cluster
+    probe_seconds : duration of the probe that measures the speed of the network, in seconds
     reporter : receives remarks
 
     Returns
@@ -61,7 +62,7 @@ def plan(
     Raises
     ------
     InfoQError
-        As `analyze` would before its first trial.
+        The errors that `analyze` would raise before its first trial.
     """
     given = settings_of(settings, changes)
     allowed = memory_bytes(memory)
@@ -70,7 +71,7 @@ def plan(
     low, rest = stages(settings)
     tried = units_of(network, weight_only=settings.weight_only)
     tasks = [Task(unit, tuple(widths)) for unit in tried for widths in (low, rest) if widths]
-    # estimates are timed by themselves
+    # the time of the estimates is measured separately
     prefix = Prefix(graph, network, dataset)
     work = sum(work_of(graph, network, prefix, tasks, estimates=False))
     whole = sum(layer.macs for layer in network.layers)
@@ -81,15 +82,15 @@ def plan(
     with using(Runtime(settings.provider)):
         rate = _images_a_second(observed, graph, dataset, probe_seconds)
     each = estimate_seconds(len(dataset), settings)
-    # the network and both estimates have run by now, as they do in a trial
+    # the network and both estimates have run by now, so the peak memory is that of a trial
     took = peak()
-    # with --memory it goes to files
+    # with a memory limit, the activations go to files
     carried = 0 if allowed is not None else prefix.most_bytes()
     if allowed is not None:
         count = min(count, max(1, allowed // took - 1))
     reached = {unit: graph.descendants([tensor_of(network, unit)]) for unit in tried}
     looks = len(low) * sum(tensor in reached[unit] for unit in tried for tensor in tensors)
-    # each process carries what lies in front of units along once a stage
+    # in each stage, every process runs the network upstream of the units once
     passes = (work + count * sum(map(bool, (low, rest))) * prefix.macs_to_carry()) / whole
     # layers are rounded one after the other, in one process, before any trial
     rounding = most_bytes(graph, network, len(dataset)) if get_rounding(settings.trial_rounding).reads_images else 0
@@ -106,7 +107,7 @@ def plan(
 
 
 def _images_a_second(observed: Graph, graph: Graph, dataset: Dataset, wanted: float) -> float:
-    """Run the network for some seconds, or four times over all images."""
+    """Return the images per second of the network, from a run of `wanted` seconds or four passes over all images."""
     session, size = open_session(observed.model), batch_size(graph)
     batches = itertools.chain.from_iterable(dataset.batches(size) for _ in range(4))
     images, passed, begun = 0, 0.0, time.monotonic()
@@ -119,12 +120,12 @@ def _images_a_second(observed: Graph, graph: Graph, dataset: Dataset, wanted: fl
 
 
 def estimate_seconds(count: int, settings: MeasurementSettings) -> float:
-    """Seconds that both estimates at one observer take, on noise."""
+    """Return the seconds that both estimates at one observer take, measured on `count` samples of noise."""
     random = np.random.default_rng(0)
     values = random.standard_normal((count, settings.projections))
     x, labels = prepare_projections(values), random.integers(0, 2, count)
     for _ in range(2):
-        # the first call may compile
+        # the first call may compile the kernels, so the second is timed
         begun = time.monotonic()
         smi_from_prepared(x, values, settings.neighbours)
         smi_discrete_from_projections(values, labels, settings.neighbours)

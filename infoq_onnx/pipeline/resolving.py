@@ -1,4 +1,4 @@
-"""What `allocate` starts from: its settings checked, and the analysis, the model and the grids loaded."""
+"""Preparation of `allocate`: check its settings, and load the analysis, the model and the grids."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from infoq_onnx.simulate.running.spill import Spill
 
 @dataclass(frozen=True)
 class Places:
-    """Where things are now, where they moved since the analysis; None: where they were."""
+    """Current paths of files that moved since the analysis; None: the path of the analysis."""
 
     model: Path | str | None = None
     calib: Path | str | None = None
@@ -51,7 +51,7 @@ class Places:
 
 @dataclass(frozen=True)
 class Request:
-    """Everything that an allocation is made from."""
+    """All inputs of an allocation."""
 
     settings: AllocationSettings
     places: Places
@@ -59,56 +59,56 @@ class Request:
     measurement: Measurement
     bounds: tuple[Budget, ...]
     label: str
-    """The budget in one word."""
+    """Label of the budget, for file names."""
     path: Path
-    """The ONNX to write."""
+    """ONNX file to write."""
     prepared: PreparedModel
     """The analysed model, equalized."""
     grids: GridTable
     saturating: frozenset[str]
-    """Layers whose sums may saturate with 8-bit weights on a processor that the target admits."""
+    """Layers whose sums may saturate with 8-bit weights on the target."""
     share: int | None
-    """Bytes that a large set of arrays may take in memory; None: what it needs."""
+    """Memory for a large set of arrays, in bytes; None: no limit."""
     reporter: Reporter
 
     @property
     def quantizable(self) -> Quantizable:
-        """The network with its quantizers' places and grids."""
+        """The network with the placement and the grids of its quantizers."""
         return Quantizable(self.prepared.graph, self.prepared.network, self.prepared.placement, self.grids)
 
     @property
     def fits_pairs(self) -> bool:
-        """Whether products of codes have to fit 16 bits in pairs."""
+        """Whether the sum of each pair of products must fit 16 bits."""
         return TARGETS[self.settings.target] and self.settings.file_format == "qdq"
 
     @property
     def storage(self) -> str:
-        """How weight codes lie in the file."""
+        """Storage format of the weight codes."""
         return self.settings.storage or "packed"
 
     @property
     def method(self) -> RoundingMethod:
-        """How weights are rounded."""
+        """Rounding method of the weights."""
         return get_rounding(self.settings.rounding)
 
     @property
     def repair(self) -> bool:
-        """Whether each layer makes up for the errors of the layers before it."""
+        """Whether each layer compensates for the errors of the layers before it."""
         return self.method.sequential is not None and self.settings.repair
 
     @property
     def spill(self) -> Spill | None:
-        """Where activations go that would take too much memory."""
+        """Files for activations that would take too much memory; None without a memory limit."""
         return None if self.share is None else Spill(self.path.parent, self.share)
 
     @functools.cached_property
     def images(self) -> Dataset:
-        """What weights are rounded with: read once, and only where it is needed."""
+        """Images for the rounding of weights, loaded at the first use."""
         return self._load(self.settings.samples)
 
     @functools.cached_property
     def check_images(self) -> Dataset:
-        """What the written model is checked with: any images will do, so those that cannot be read are left out."""
+        """Images for the check of the written model. Any images will do, so unreadable ones are left out."""
         few = min(CHECKED_IMAGES[self.settings.file_format], self.found.calibration.samples)
         return self._load(few, tolerated_percent=100)
 
@@ -127,12 +127,21 @@ def resolve(
     output: Path | str | None,
     reporter: Reporter,
 ) -> Request:
-    """Check what was asked for, and load what it takes; the arguments are those of `allocate`.
+    """Check the settings, and load the inputs of an allocation.
+
+    Parameters
+    ----------
+    analysis, settings, memory, output, reporter : see `allocate`
+    places : current paths of the model and the images
+
+    Returns
+    -------
+    Request
 
     Raises
     ------
     InfoQError
-        What is missing, contradicts itself or cannot be used is told before any work.
+        An input is missing or cannot be used, or settings contradict each other.
     """
     _check_settings(settings)
     share = Resources(memory=memory_bytes(memory)).share
@@ -158,13 +167,13 @@ def resolve(
     if request.fits_pairs:
         request = dataclasses.replace(request, saturating=saturating_layers(request.quantizable))
     if settings.samples is not None or places.calib is not None or places.classes is not None:
-        # where the user says they are now, there may be others than those of the analysis
+        # the new paths may hold other images than those of the analysis: check now
         _ = request.images
     return request
 
 
 def _check_settings(settings: AllocationSettings) -> None:
-    """Make sure that the settings make sense together."""
+    """Check that the settings are valid and consistent."""
     if settings.storage is not None and settings.storage not in STORAGES:
         raise SettingsError(f"`storage` {settings.storage}: choose {' or '.join(STORAGES)}")
     method = get_rounding(settings.rounding)
@@ -185,7 +194,7 @@ def _check_settings(settings: AllocationSettings) -> None:
         raise SettingsError(
             "give one or more bounds (such as `bitops` 23.04G or `compression` 10.66), or `uniform_bits` W/A"
         )
-    # uniform bits go by no scores, but a name that is none is a mistake all the same
+    # uniform bits need no scores, but an unknown criterion is an error anyway
     get_criterion(settings.criterion)
     choosing = [
         *(f"`{metric}`" for metric in settings.bounds),
@@ -198,7 +207,7 @@ def _check_settings(settings: AllocationSettings) -> None:
 
 
 def _load_grids(path: Path, prepared: PreparedModel, bits: Sequence[int]) -> GridTable:
-    """Load the grids of an analysis, and make sure that there is one wherever one may be needed."""
+    """Load the grids of an analysis, and check that all grids that may be needed are present."""
     table = load_table(path)
     layers = [layer.name for layer in prepared.network.layers if layer.weight is not None]
     complete = (
@@ -212,8 +221,8 @@ def _load_grids(path: Path, prepared: PreparedModel, bits: Sequence[int]) -> Gri
 
 
 def _check_output(path: Path, prepared: PreparedModel) -> None:
-    """Refuse to write over what allocate did not write."""
-    # os.path says no where a name is too long or a folder is closed: writing will tell
+    """Refuse to overwrite files that `allocate` did not write."""
+    # for a name that is too long or a folder without access, os.path returns False; writing then reports the error
     if os.path.realpath(path) == os.path.realpath(prepared.path) or (
         os.path.isfile(path) and _same_content(path, prepared.path)
     ):

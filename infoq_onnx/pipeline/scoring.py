@@ -1,4 +1,4 @@
-"""Scores by one criterion, computed of what an analysis measured."""
+"""`score` and `criteria`: compute scores by one criterion from the measurements of an analysis."""
 
 from __future__ import annotations
 
@@ -28,16 +28,20 @@ from infoq_onnx.simulate.equalization.equalize import equalized
 from infoq_onnx.simulate.running.batching import batch_size, logits_of, run_batches
 
 UNMADE = "gradients"
-"""What no criterion can have yet."""
+"""A need that cannot be computed yet."""
 
 
 def criteria() -> tuple[CriterionInfo, ...]:
-    """List the criteria there are, those of other installed packages included.
+    """List all criteria, including those of other installed packages.
+
+    Returns
+    -------
+    tuple of CriterionInfo
 
     Raises
     ------
     SettingsError
-        Another package's criterion cannot be loaded.
+        The criterion of another package cannot be loaded.
     """
     return tuple(
         CriterionInfo(
@@ -64,22 +68,22 @@ def score(
     memory: str | None = None,
     reporter: Reporter | None = None,
 ) -> ScoreTable:
-    """Score every unit by a criterion, and keep the scores with the analysis.
+    """Score every unit by a criterion, and store the scores with the analysis.
 
     Parameters
     ----------
-    analysis : the analysis folder; None takes the newest in the working folder
-    criterion : its name, see `sensitivity.criteria`
-    options : the criterion's own options; what is not given has its default
-    model, calib, classes : where they are now, when they moved since the analysis; the images only where the criterion
-        looks at them
-    memory : bytes such as "2GiB" that the images may take, about
+    analysis : the analysis folder; None: the newest one in the working folder
+    criterion : name of the criterion, see `sensitivity.criteria`
+    options : options of the criterion; options not given have their defaults
+    model, calib, classes : current paths, if the files moved since the analysis; images are read only if the criterion
+        needs them
+    memory : approximate memory limit of the images in bytes, such as "2GiB"; None: the default
     reporter : receives progress
 
     Returns
     -------
     ScoreTable
-        It replaces scores that were there by the same criterion.
+        Stored in place of earlier scores by the same criterion.
 
     Raises
     ------
@@ -91,7 +95,7 @@ def score(
     values = chosen.settings(options or {})
     folder = Path(analysis) if analysis is not None else find_analysis()
     found, measurement = read_analysis(folder), current(folder)
-    # read whatever the criterion needs no model for, so that one that is gone is no hindrance
+    # load the model, grids and images only if the criterion needs them, so that they may be missing otherwise
     grids = functools.cache(lambda: load_table(measurement.grids))
     allowed = memory_bytes(memory)
 
@@ -123,19 +127,23 @@ def scores_for(
     grids: GridTable,
     reporter: Reporter,
 ) -> ScoreTable:
-    """Return the scores of an analysis by a criterion; they are computed where that takes no pass over the images.
+    """Return the scores of an analysis by a criterion. Compute missing scores if they need no pass over the images.
 
     Parameters
     ----------
     measurement, found : the analysis
-    criterion : its name
+    criterion : name of the criterion
     prepared, grids : the analysed model, equalized, and its grids
-    reporter : is told what is computed
+    reporter : receives a note if scores are computed
+
+    Returns
+    -------
+    ScoreTable
 
     Raises
     ------
     SettingsError
-        There is no such criterion, there are no scores by it and they are not cheap, or it scores nothing.
+        The criterion does not exist, its scores are missing and need a pass over the images, or it gives no scores.
     """
     known = read_scores(measurement, criterion)
     if known is not None and is_of(known, measurement):
@@ -153,7 +161,7 @@ def scores_for(
         table = compute(measurement, found, chosen, options, made)
         reporter.note(f"computed the scores by {criterion}")
         with contextlib.suppress(OutputError):
-            # a folder that cannot be written only costs time
+            # if the folder cannot be written, the scores are computed again next time
             write_scores(measurement, table)
     if not table.scores:
         raise SettingsError(f"{criterion} scores nothing in this analysis; give another `criterion`")
@@ -165,7 +173,14 @@ def scores_for(
 def refresh_scores(
     measurement: Measurement, found: Analysis, prepared: PreparedModel, grids: GridTable, reporter: Reporter
 ) -> None:
-    """Compute the scores by all criteria that only look at trials, and again those that were there and are cheap."""
+    """Compute the scores by all criteria that need only trials, and update existing scores that need no images.
+
+    Parameters
+    ----------
+    measurement, found : the analysis
+    prepared, grids : the analysed model, equalized, and its grids
+    reporter : receives warnings
+    """
     for name, chosen in get_criteria().items():
         known: ScoreTable | None = None
         with contextlib.suppress(AnalysisError):
@@ -210,12 +225,23 @@ def compute(
     options: Mapping[str, OptionValue],
     made: Mapping[Need, Callable[[], Any]],
 ) -> ScoreTable:
-    """Let a criterion score, and say what of.
+    """Compute the scores by a criterion.
+
+    Parameters
+    ----------
+    measurement, found : the analysis
+    criterion : the criterion
+    options : values of all options of the criterion
+    made : function that computes each need
+
+    Returns
+    -------
+    ScoreTable
 
     Raises
     ------
     SettingsError
-        The criterion needs what there is not, or fails.
+        The criterion needs gradients, which cannot be computed yet, or fails.
     """
     if UNMADE in criterion.needs:
         raise SettingsError(f"criterion {criterion.name} needs {UNMADE}, which cannot be computed yet; choose another")
@@ -235,7 +261,7 @@ def compute(
 def _without_images(
     found: Analysis, prepared: Callable[[], PreparedModel], grids: Callable[[], GridTable]
 ) -> dict[Need, Callable[[], Any]]:
-    """Return what makes each thing that needs no pass over the images; the model is the equalized one."""
+    """Return the functions that compute each need without a pass over the images. The model must be equalized."""
     return {
         "trials": lambda: (found.trials, found.candidates),
         "grids": grids,
@@ -244,13 +270,13 @@ def _without_images(
 
 
 def weights_of(prepared: PreparedModel) -> dict[str, npt.NDArray[np.float32]]:
-    """Return the weights of a network by layer."""
+    """Return the float weights of a network by layer name."""
     layers = [layer for layer in prepared.network.layers if layer.weight is not None]
     return {layer.name: prepared.graph.constant(layer.weight) for layer in layers if layer.weight is not None}
 
 
 def _activations(prepared: PreparedModel, images: Dataset) -> Iterator[dict[str, npt.NDArray[np.float32]]]:
-    """Yield what each group's tensor holds, batch by batch."""
+    """Yield one batch at a time: the tensor of each activation group."""
     graph = prepared.graph
     names = [group.name for group in prepared.network.groups]
     inner = [name for name in names if name != graph.input]

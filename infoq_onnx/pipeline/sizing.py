@@ -1,4 +1,4 @@
-"""A bound on the size that holds for the file, and not for its weights alone."""
+"""Bounds on the size of the whole file, not only of its weights."""
 
 from __future__ import annotations
 
@@ -14,45 +14,50 @@ from infoq_onnx.schema import BASELINE_BITS, Allocation, Bound
 _SMALL_FILE = 2**18
 """Bytes below which fewer widths, and so fewer functions, are tried as well."""
 _DIGITS = 32
-"""Bytes that the text of another limit, and its digits, may take more in the file."""
+"""Additional bytes that the text and digits of another limit may take in the file."""
 
 
 class Decide(Protocol):
-    """Solves the program."""
+    """A function that solves the integer program."""
 
     def __call__(self, within: tuple[Budget, ...], widest_weight: int = BASELINE_BITS) -> Allocation:
-        """Return the best allocation within some bounds."""
+        """Return the best allocation within the bounds, with at most `widest_weight` bits per weight."""
 
 
 def within_file(emission: Emission, bounds: tuple[Budget, ...], bits: Sequence[int], decide: Decide) -> Allocation:
-    """Decide so that absolute bounds on the size hold for the file.
+    """Choose an allocation so that absolute bounds on the size hold for the whole file.
 
-    Names, scales and biases take the same room whatever the bits, but for the functions that unpack each width, the
-    origins of levels at few bits, and the allocation in the metadata. So the room is measured and the program solved
-    again until it was enough. Where it never is, fewer widths, and so fewer functions, may do.
+    Names, scales and biases take the same space at any bits. The functions that unpack each bit-width, the origins of
+    levels at few bits, and the allocation in the metadata depend on the bits. The function therefore measures this
+    overhead and solves the program again until the file fits. If the file never fits, the function tries fewer
+    bit-widths, which need fewer unpacking functions.
 
     Parameters
     ----------
-    emission : what the file will be made of
-    bounds : as the user gave them
-    bits : widths that were analysed
+    emission : builds the file
+    bounds : bounds given by the user
+    bits : analysed bit-widths
     decide : solves the program
+
+    Returns
+    -------
+    Allocation
 
     Raises
     ------
     InfeasibleBudgetError
-        Not even the smallest file that was found is small enough; the message says how large it is.
+        The smallest file found is too large. The message states its size.
     """
     others = tuple(budget for budget in bounds if not is_absolute(budget.bound))
     if len(others) == len(bounds):
         return decide(bounds)
 
     def with_room(overhead: float, limit: float | None = None) -> tuple[Budget, ...]:
-        """Bounds that leave room in the file, and are loosened to a limit where one is given."""
+        """Return the bounds with an overhead, and with another limit on the size if one is given."""
         return tuple(_loosened(budget, overhead, limit) if is_absolute(budget.bound) else budget for budget in bounds)
 
     def smallest(error: InfeasibleBudgetError, widest: int) -> float:
-        """Room that the smallest allocation needs, with what it takes to write down a limit."""
+        """Return the overhead of the smallest allocation, including the text of a limit."""
         allocation = decide(with_room(0, error.reachable["size"]), widest)
         return (
             emission.overhead(dataclasses.replace(allocation, bounds=tuple(budget.bound for budget in with_room(0))))
@@ -72,7 +77,7 @@ def within_file(emission: Emission, bounds: tuple[Budget, ...], bits: Sequence[i
             needed = emission.overhead(allocation)
             if needed <= overhead:
                 return allocation
-            # it only grows, so this ends
+            # the overhead only grows, so the loop ends
             overhead = max(needed, overhead + 8)
 
     # in a small file the functions of some widths take more room than they are worth
@@ -104,5 +109,5 @@ def _loosened(budget: Budget, overhead: float, limit: float | None) -> Budget:
 
 
 def is_absolute(bound: Bound) -> bool:
-    """Whether a bound is on bytes, and not on what weights of uniform bits would take."""
+    """Return whether a bound limits the size in bytes, and not by the size at uniform bits."""
     return bound.metric == "size" and not bound.text.strip().lower().startswith("uniform")

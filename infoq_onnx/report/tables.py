@@ -60,7 +60,7 @@ def duration(seconds: float) -> str:
 
 
 def plan(found: Plan) -> str:
-    """Say what an analysis would cost."""
+    """Describe the estimated cost of an analysis."""
     return (
         f"{found.trials:,} trials on {found.images:,} images: as much as {found.passes:,.0f} whole passes, "
         f"{found.images_a_second:,.0f} images/s in a probe\n"
@@ -70,7 +70,7 @@ def plan(found: Plan) -> str:
 
 
 def network(found: Network) -> list[Table]:
-    """Tables of a network: its layers with totals, and what was skipped."""
+    """Build the tables of a network: its layers with totals, and the skipped nodes if there are any."""
     table = Table(title=f"{len(found.layers)} layers, {len(found.groups)} activation groups, opset {found.opset}")
     for name, justify in (
         ("layer", "left"),
@@ -106,14 +106,14 @@ def network(found: Network) -> list[Table]:
 
 
 def analysis(found: Analyzed) -> list[Table]:
-    """Tables of an analysis: the candidate observers, where a criterion selects some, and the scores."""
+    """Build the tables of an analysis: the candidate observers of criteria that select observers, and the scores."""
     scores = [found.scores[name] for name in sorted(found.scores)]
     selections = [observers(table) for table in scores if table.observers]
     return [*selections, *(score_table(found.analysis, table) for table in scores)]
 
 
 def observers(table: ScoreTable) -> Table:
-    """Table of the candidate observers of a criterion."""
+    """Build the table of the candidate observers of a criterion."""
     shown = Table(title="candidate observers: correlation of |ΔSMI| with the top-1 drop of low-bit trials")
     shown.add_column("tensor", overflow="fold")
     for name in ("r of (X;L)", "r of (L;Y)", "trials"):
@@ -134,7 +134,7 @@ def observers(table: ScoreTable) -> Table:
 
 
 def criterion_line(found: Analyzed) -> str:
-    """Say whose scores `allocate` goes by, and why."""
+    """Explain which criterion `allocate` uses by default, and why."""
     text = (
         f"allocate goes by {DEFAULT_CRITERION}, how far predictions diverge: bits that it chose kept more than InfoQ's "
         "on the networks we measured"
@@ -147,7 +147,7 @@ def criterion_line(found: Analyzed) -> str:
 
 
 def score_table(found: Analysis, scores: ScoreTable) -> Table:
-    """Table of the scores by one criterion."""
+    """Build the table of the scores by one criterion."""
     bits = [b for b in found.settings.bits if b != max(found.settings.bits)]
     options = ", ".join(f"{name} {value}" for name, value in sorted(scores.options.items()))
     told = f" ({options})" if options else ""
@@ -165,7 +165,7 @@ def score_table(found: Analysis, scores: ScoreTable) -> Table:
 
 
 def criteria(found: Iterable[CriterionInfo]) -> Table:
-    """Table of the criteria there are."""
+    """Build the table of all criteria."""
     table = Table(title="criteria")
     for name in ("name", "scores", "needs", "passes over the images", "options", "source"):
         table.add_column(name, overflow="fold")
@@ -180,7 +180,7 @@ def _correlation(value: float | None) -> str:
 
 
 def allocation(result: Compressed) -> Table:
-    """Table of the layers with their bits."""
+    """Build the table of the layers with their bits."""
     given = result.allocation
     table = Table(title="bits")
     table.add_column("layer", overflow="fold")
@@ -199,7 +199,7 @@ def allocation(result: Compressed) -> Table:
 
 
 def totals(result: Compressed) -> Table:
-    """Table of the costs before and after."""
+    """Build the table of the costs before and after quantization."""
     before, after = result.before, result.allocation.costs
     bits = f"bits by criterion {result.allocation.criterion}" if result.allocation.bounds else "uniform bits"
     table = Table(title=f"totals ({bits})")
@@ -216,7 +216,7 @@ def totals(result: Compressed) -> Table:
 
 
 def kernels(found: Sequence[Kernel]) -> Table:
-    """Table of the layers of a model with what runs in their place."""
+    """Build the table of the kernels that run for the layers of a model."""
     table = Table(title="what onnxruntime runs")
     for name in ("layer", "operator", "runs as", "saturates on", "why in float"):
         table.add_column(name, overflow="fold")
@@ -227,7 +227,7 @@ def kernels(found: Sequence[Kernel]) -> Table:
 
 
 def kernels_line(found: Sequence[Kernel]) -> str:
-    """Say in one line how many layers run as integer kernels, and which is the first that does not."""
+    """State in one line how many layers run as integer kernels, and name the first layer that does not."""
     if not found:
         return "the model has no convolution and no matrix product"
     left = [kernel for kernel in found if not kernel.integer]
@@ -242,7 +242,7 @@ def kernels_line(found: Sequence[Kernel]) -> str:
 
 
 def verification_line(checked: Verification) -> str:
-    """Say in one line how well a file matches its simulation."""
+    """State in one line how well a file matches its simulation."""
     kernels = ", with emulated kernels (this processor's saturate)" if checked.emulated else ""
     return (
         f"checked on {checked.images} calibration images against the simulation: largest logit difference "
@@ -252,7 +252,14 @@ def verification_line(checked: Verification) -> str:
 
 
 def evaluation(found: Evaluation, model: str, against: object) -> Table:
-    """Table of an evaluation, beside the reference where there is one."""
+    """Build the table of an evaluation, with a column for the reference if there is one.
+
+    Parameters
+    ----------
+    found : the evaluation
+    model : title of the model's column
+    against : title of the reference's column; None without a reference
+    """
     table = Table(title=f"{found.images} images")
     table.add_column("")
     table.add_column(model, justify="right", overflow="fold")
@@ -288,7 +295,7 @@ def evaluation(found: Evaluation, model: str, against: object) -> Table:
 
 
 def demo(rows: Sequence[DemoRow]) -> Table:
-    """Table that ends the demo: float, uniform and mixed."""
+    """Build the final table of the demo: float, uniform and mixed bits."""
     table = Table(title="handwritten digits, test images that calibration has not seen")
     for name in ("model", "weight / activation bits", "top-1", "95 % interval", "BitOps an image", "weights", "file"):
         table.add_column(name, justify="left" if name == "model" else "right")

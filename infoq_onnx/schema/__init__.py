@@ -1,7 +1,7 @@
-"""The vocabulary: frozen dataclasses that every stage shares, and their JSON form.
+"""The vocabulary: frozen dataclasses that all stages share, and their JSON form.
 
-Nothing here computes. Tensors are named as in the normalised graph; shapes are those of one image (no batch axis);
-sizes are in elements, MACs are multiply-accumulates for one image.
+The package contains data only, no computation. Tensor names are those of the normalised graph. Shapes are for one
+image, without a batch axis. Sizes are in elements. MACs are multiply-accumulates for one image.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What `allocate` decides."""
+"""The result of `allocate`: bit-widths, bounds and costs."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from infoq_onnx.schema.bits import Bits
 
 @dataclass(frozen=True)
 class Bound:
-    """One upper (compression: lower) limit on an allocation."""
+    """An upper limit (for compression, a lower limit) on a cost of an allocation."""
 
     metric: str
     """A key of `allocation.metrics.METRICS`, or "budget" for a table of costs."""
     limit: float
     text: str
-    """As the user wrote it, e.g. "uniform:3/3"."""
+    """The bound as written by the user, e.g. "uniform:3/3"."""
     overhead: float = 0.0
-    """What counts besides, whatever the bits: of a size, the bytes of the file that are not weights."""
+    """Cost that does not depend on the bits. For a size: the bytes of the file that are not weights."""
     table_sha256: str = ""
-    """Of the file that lists the costs, for a table."""
+    """Hash of the file with the costs, for a table; otherwise empty."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What an allocation costs, counted exactly."""
+    """The exact costs of an allocation."""
 
     bitops: int
     """Σ MACs · b_w · b_a for one image (b_a · b_a' for a MatMul of two activations)."""
@@ -33,21 +33,21 @@ class Costs:
     compression: float
     """32 · Σ parameters / Σ parameters · b_w."""
     avg_weight_bits: float
-    """Mean of b_w weighted by parameters."""
+    """Mean of b_w, weighted by parameters."""
     avg_act_bits: float
-    """Mean of b_a weighted by the elements of each group's tensor."""
+    """Mean of b_a, weighted by the elements of each group's tensor."""
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """b_w for every layer with weights and b_a for every group: the lock file of a compression."""
+    """b_w for every layer with weights and b_a for every activation group, with everything needed to reproduce them."""
 
     schema: int
     model_sha256: str
     analysis_sha256: str
-    """Of the `analysis.json` that it rests on …"""
+    """Hash of the `analysis.json` that the allocation is based on."""
     scores_sha256: str
-    """… and of the file of scores; empty for uniform bits."""
+    """Hash of the file of scores; empty for uniform bits."""
     criterion: str
     alpha: float
     bounds: tuple[Bound, ...]
@@ -55,19 +55,19 @@ class Allocation:
     weight_bits: dict[str, int]
     activation_bits: dict[str, int]
     rounding: str
-    """How weights became codes: "nearest", or "gptq" (see `simulate.rounding.sequential`)."""
+    """How weights were rounded: "nearest", or "gptq" (see `simulate.rounding.sequential`)."""
     repair: bool
-    """Whether each layer made up for the errors of the layers before it."""
+    """Whether each layer compensated for the errors of the layers before it."""
     costs: Costs
     score: float
     optimal: bool
-    """The solver proved that no allocation scores lower within the bounds; False for a uniform one."""
+    """The solver proved that no allocation within the bounds has a lower score. False for uniform bits."""
     target: str = "any"
-    """The processor it is meant for, a key of `emit.targets.TARGETS`."""
+    """Target processor, a key of `emit.targets.TARGETS`."""
     samples: int = 0
-    """Images that gptq rounded with …"""
+    """Number of images that gptq rounded with; 0 for nearest, which uses none."""
     samples_sha256: str = ""
-    """… and the hash of their contents; nearest looks at none."""
+    """Hash of the contents of these images."""
 
     @property
     def bits(self) -> Bits:

@@ -1,4 +1,4 @@
-"""What `analyze` measures, and the scores that are computed of it."""
+"""The measurements of `analyze`, and the scores computed from them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from infoq_onnx.schema.settings import MeasurementSettings
 
 @dataclass(frozen=True)
 class Delta:
-    """How one observer's mutual information differs between a trial and the baseline, in nats.
+    """Difference of mutual information between the baseline and a trial at one tensor, in nats.
 
-    None where it was not asked for: of the widths that only observers see, those of one kind tell one difference.
+    A difference is None if it was not measured. At bit-widths that only selected observers see, an observer that is
+    selected for one kind of information measures only that kind.
     """
 
     xl: float | None
@@ -24,6 +25,7 @@ class Delta:
     ly: float | None
     """SMI(L; Y) of the baseline minus that of the trial."""
     ly_se: float | None
+    """Standard error of `ly` over the projections (paired)."""
 
 
 @dataclass(frozen=True)
@@ -31,22 +33,22 @@ class Trial:
     """The baseline with some units at fewer bits."""
 
     changes: tuple[Change, ...]
-    """What differs from the baseline; one unit in the trials of a sweep."""
+    """Differences from the baseline; a single unit in the trials of a sweep."""
     top1_drop: float
-    """Share of images classified right by the baseline minus that of the trial."""
+    """Top-1 accuracy of the baseline minus that of the trial, as a share of 1."""
     kl: float
-    """Mean over images of KL(softmax of the baseline's logits ‖ softmax of the trial's), in nats."""
+    """Mean over images of KL(softmax of the baseline's logits ‖ softmax of the trial's logits), in nats."""
     deltas: dict[str, Delta]
-    """By observed tensor; only candidates that the units can reach."""
+    """Observed tensor → difference, only for candidates that the units can reach."""
 
     @property
     def unit(self) -> Unit:
-        """The one unit that is changed."""
+        """The changed unit, in a trial with one change."""
         return self._only.unit
 
     @property
     def bits(self) -> int:
-        """Bits of the one unit that is changed."""
+        """Bits of the changed unit, in a trial with one change."""
         return self._only.bits
 
     @property
@@ -57,35 +59,37 @@ class Trial:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A tensor at which trials are compared with the baseline, and what the baseline tells there, in nats."""
+    """A tensor at which trials are compared with the baseline, with the baseline's mutual information, in nats."""
 
     tensor: str
     baseline_xl: float
-    """SMI(X_E; L)."""
+    """SMI(X_E; L) of the baseline."""
     baseline_ly: float
-    """SMI(L; Y)."""
+    """SMI(L; Y) of the baseline."""
 
 
 @dataclass(frozen=True)
 class Observer:
-    """A candidate, with its standing as a measure of harm."""
+    """A candidate with the result of the observer selection."""
 
     tensor: str
     baseline_xl: float
     baseline_ly: float
     correlation_xl: float | None
-    """Pearson r of |ΔSMI(X;L)| against the top-1 drop of low-bit trials; None with too few trials to tell."""
+    """Pearson r of |ΔSMI(X;L)| and the top-1 drop over low-bit trials; None with too few trials or no variation."""
     correlation_ly: float | None
+    """The same for |ΔSMI(L;Y)|."""
     trials: int
-    """Trials the correlations rest on."""
+    """Number of low-bit trials that observe the tensor."""
     selected_xl: bool
     selected_ly: bool
     reason: str
+    """Reason for the selection, as text."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """How much worse the network is with one unit at `bits` bits; 0 at 8 bits."""
+    """Score of one unit at `bits` bits: how much worse the network gets. The score at 8 bits is 0."""
 
     unit: Unit
     bits: int
@@ -96,72 +100,77 @@ class Score:
 
 @dataclass(frozen=True)
 class ModelRef:
-    """The model an analysis was made of."""
+    """The analysed model."""
 
     path: str
     sha256: str
     float_top1: float | None
-    """Accuracy of the float model on the calibration images; None without labels."""
+    """Top-1 accuracy of the float model on the calibration images, as a share of 1; None without labels."""
     baseline_top1: float | None
-    """The same for the baseline: 8-bit weights, exact activations."""
+    """The same for the baseline, which has 8-bit weights and exact activations."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image file becomes a tensor. Resizing is skipped when the image has the model's size already."""
+    """Conversion of an image file to a tensor: (value / scale − mean) / std.
+
+    Images that already have the model's size are not resized.
+    """
 
     name: str
-    """The preset it came from, or "custom"."""
+    """Name of the preset, or "custom"."""
     resize: int | None
     """Short side in pixels before the crop; None: no resizing."""
     crop: bool
     """Take the centre crop of the model's size."""
     scale: float
-    """Divide the 0…255 values by this …"""
+    """Divisor of the values 0…255."""
     mean: tuple[float, ...]
-    """… subtract this per channel …"""
+    """Per channel."""
     std: tuple[float, ...]
-    """… and divide by this per channel."""
+    """Per channel."""
     color: Literal["RGB", "BGR", "L"]
     layout: Literal["NCHW", "NHWC"]
 
 
 @dataclass(frozen=True)
 class CalibrationRef:
-    """The images an analysis was made with."""
+    """The images of an analysis."""
 
     path: str
     classes_path: str | None
     sha256: str
-    """Of the chosen samples' bytes and labels, in order."""
+    """Hash of the chosen samples' bytes and labels, in order."""
     samples: int
+    """Number of usable samples."""
     requested: int
-    """How many were chosen, the unreadable ones among them."""
+    """Number of chosen samples, including unreadable ones."""
     labels: Literal["true", "predicted"]
-    """"predicted": no labels were given, the float model's argmax stands in for Y."""
+    """"predicted": no labels were given, so the float model's predictions replace them."""
     targets: Literal["true", "predicted", "groups"]
-    """What Y is in SMI(L; Y): those labels, or groups of images where too few share a label."""
+    """Y of SMI(L; Y): the labels, or groups of images if too few images share a label."""
     preprocessing: Preprocessing
 
 
 @dataclass(frozen=True)
 class AddedSamples:
-    """Further images that an analysis was extended by."""
+    """Images that were added to an analysis later."""
 
     samples: int
+    """Number of usable samples."""
     requested: int
-    """How many were chosen, the unreadable ones among them."""
+    """Number of chosen samples, including unreadable ones."""
     sha256: str
-    """Of the samples' bytes and labels, in order."""
+    """Hash of the samples' bytes and labels, in order."""
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """What `analyze` measured. `allocate` needs besides it scores, the model, grids, and images for its check."""
+    """The measurements of `analyze`. `allocate` also needs scores, the model, the grids, and images for its check."""
 
     schema: int
     fingerprint: str
-    """Hash of all that decides a trial; trials of two analyses with the same one are the same."""
+    """Hash of everything that determines a trial. Analyses with the same fingerprint have the same trials."""
     versions: dict[str, str]
     model: ModelRef
     calibration: CalibrationRef
@@ -170,32 +179,32 @@ class Analysis:
     candidates: tuple[Candidate, ...]
     trials: tuple[Trial, ...]
     splits: tuple[Split, ...] = ()
-    """What `network` has that the normalised model has not."""
+    """Channels that `network` reads in parts, unlike the normalised model."""
     added: tuple[AddedSamples, ...] = ()
-    """Images that trials were made on besides those of `calibration`, which ranges and rounding rest on."""
+    """Images used only for further trials. Ranges and rounding use the images of `calibration` alone."""
 
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Scores by one criterion, with what they were computed of and how."""
+    """Scores by one criterion, with their origin."""
 
     schema: int
     criterion: str
     options: dict[str, Any]
-    """The criterion's own options, all of them."""
+    """Values of all options of the criterion."""
     package: str
-    """Distribution and version that the criterion comes from, such as "infoq-onnx 0.1.0"."""
+    """Name and version of the distribution that provides the criterion, such as "infoq-onnx 0.1.0"."""
     measured_sha256: str
-    """Of the `analysis.json` it was computed of."""
+    """Hash of the `analysis.json` that the scores were computed from."""
     scores: tuple[Score, ...]
     observers: tuple[Observer, ...] = ()
-    """Candidates with their selection; empty for a criterion that has none."""
+    """All candidates with their selection; empty for a criterion without observers."""
 
 
 @dataclass(frozen=True)
 class Analyzed:
-    """An analysis with its scores, as `analyze --json` prints them."""
+    """An analysis with its scores, as printed by `analyze --json`."""
 
     analysis: Analysis
     scores: dict[str, ScoreTable]
-    """By criterion."""
+    """Criterion → scores."""

@@ -1,4 +1,4 @@
-"""Bit-widths, and what gets one of its own."""
+"""Bit-widths, and the units that have a bit-width of their own."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 BITS: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8)
-"""The bit-widths the method knows. 8 is the baseline."""
+"""The supported bit-widths. 8 is the baseline."""
 
 BASELINE_BITS = 8
 
 EXACT_BITS = 7
-"""The most bits of a weight whose products always fit 16 bits in pairs (see `quantize.saturation`)."""
+"""Most bits of a weight for which the sum of a pair of products always fits 16 bits (see `quantize.saturation`)."""
 
 Kind = Literal["weight", "activation"]
 
 
 @dataclass(frozen=True)
 class Unit:
-    """What gets a bit-width of its own: the weights of a layer, or the activations of a group."""
+    """A part of the network with its own bit-width: the weights of a layer, or the activations of a group."""
 
     kind: Kind
     name: str
-    """Of the layer, or of the group's tensor."""
+    """Name of the layer, or of the group's tensor."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """A unit at a bit-width other than the baseline's."""
+    """A unit with a bit-width that differs from the baseline."""
 
     unit: Unit
     bits: int
@@ -38,9 +38,9 @@ class Bits(NamedTuple):
     """Bits of every unit."""
 
     weights: Mapping[str, int]
-    """Of every layer that has weights, by its name."""
+    """Name of the layer → bits, for every layer that has weights."""
     activations: Mapping[str, int]
-    """Of every activation group, by its tensor."""
+    """Tensor of the group → bits, for every activation group."""
 
 
 @dataclass(frozen=True)
@@ -49,5 +49,5 @@ class Quantizer:
 
     bits: int
     scale: float
-    """Exactly representable in float32: the emitted graph stores it so."""
+    """Exactly representable in float32, the type in the emitted graph."""
     zero_point: int

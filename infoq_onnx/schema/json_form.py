@@ -1,4 +1,4 @@
-"""Dataclasses as JSON, and back."""
+"""Conversion of dataclasses to JSON and back."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ T = TypeVar("T")
 
 
 def to_json(value: Any, *, compact: bool = False) -> str:
-    """Serialise a dataclass as JSON with sorted keys: the same value, the same bytes.
+    """Serialise a dataclass as JSON with sorted keys. Equal values give the same bytes.
 
     Parameters
     ----------
     value : an instance of a dataclass
-    compact : no white space, instead of one-space indent and a final newline
+    compact : write no white space; otherwise, indent by one space and add a final newline
+
+    Returns
+    -------
+    str
     """
     if compact:
         return json.dumps(dataclasses.asdict(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -25,24 +29,34 @@ def to_json(value: Any, *, compact: bool = False) -> str:
 
 
 class UnknownField(ValueError):  # noqa: N818 - a kind of ValueError, told apart where files are read
-    """A field that the class does not have."""
+    """The JSON has a field that the class does not have."""
 
 
 def from_json(cls: type[T], text: str) -> T:
-    """Rebuild a dataclass from `to_json`'s text.
+    """Rebuild a dataclass from the text of `to_json`.
+
+    Parameters
+    ----------
+    cls : the dataclass
+    text : the JSON text
+
+    Returns
+    -------
+    T
+        An instance of `cls`.
 
     Raises
     ------
     UnknownField
-        A field that the class does not have: the message names it.
+        A field does not exist in the class. The message names the field.
     ValueError
-        Not JSON, or not of this class otherwise: the message names the field.
+        The text is not JSON, or a value does not match the class. The message names the field.
     """
     return from_object(cls, json.loads(text))
 
 
 def from_object(cls: type[T], value: Any) -> T:
-    """Rebuild a dataclass from parsed JSON; raises as `from_json` does."""
+    """Rebuild a dataclass from parsed JSON. Raises the errors of `from_json`."""
     return typing.cast(T, _build(cls, value, cls.__name__))
 
 

@@ -1,4 +1,4 @@
-"""What there is to quantize in a model."""
+"""The quantizable parts of a model."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ class Layer:
     name: str
     op_type: str
     groups: tuple[str, ...]
-    """The activation groups (tensor names) that feed it: one, or two for a MatMul of two activations."""
+    """The activation groups (tensor names) that feed the layer: one, or two for a MatMul of two activations."""
     weight: str | None
-    """Its weight initializer; None for a MatMul of two activations."""
+    """The weight initializer; None for a MatMul of two activations."""
     weight_shape: tuple[int, ...]
     channel_axis: int | None
-    """Axis of the weight that counts output channels: one scale for each index along it."""
+    """Output-channel axis of the weight. Each index along it has its own scale."""
     bias: str | None
     output: str
-    """The tensor the node writes."""
+    """The output tensor of the node."""
     observed: str
-    """Where the layer's effect is observed: its output after the activation function (and residual Add) behind it."""
+    """The tensor at which the layer is observed: its output after activation function and residual Add."""
     output_shape: tuple[int, ...]
     parameters: int
-    """Weight elements; biases are not counted (they stay in float or int32)."""
+    """Number of weight elements, without biases (which stay in float or int32)."""
     macs: int
 
 
 @dataclass(frozen=True)
 class ActivationGroup:
-    """The layers fed by one tensor. They share one activation quantizer, hence one bit-width."""
+    """The layers fed by one tensor. They share one activation quantizer and therefore one bit-width."""
 
     name: str
-    """The tensor."""
+    """Name of the tensor."""
     layers: tuple[str, ...]
     shape: tuple[int, ...]
     elements: int
@@ -44,7 +44,7 @@ class ActivationGroup:
 
 @dataclass(frozen=True)
 class SkippedNode:
-    """A node that has weights or multiplies, and that is left in float, with the reason."""
+    """A node with weights or a multiplication that stays in float, with the reason."""
 
     name: str
     op_type: str
@@ -53,30 +53,33 @@ class SkippedNode:
 
 @dataclass(frozen=True)
 class Network:
-    """What there is to quantize in a normalised graph, in topological order."""
+    """The quantizable parts of a normalised graph, in topological order."""
 
     input: str
     input_shape: tuple[int, ...]
     output: str
     classes: int
     batch: int | None
-    """The batch size the graph is fixed to; None when it is free."""
+    """Fixed batch size of the graph; None if the batch size is free."""
     opset: int
     layers: tuple[Layer, ...]
     groups: tuple[ActivationGroup, ...]
     skipped: tuple[SkippedNode, ...]
     repeated: int = 0
-    """Weight elements that the model as it was given does not have: those of channels read in parts (`Split`)."""
+    """Weight elements that splitting channels into parts added to the given model (`Split`)."""
 
 
 def units_of(network: Network, *, weight_only: bool = False) -> tuple[Unit, ...]:
-    """List the weights of every layer that has some, then every activation group, in topological order."""
+    """Return all units: the weights of every layer that has weights, then every activation group, in topological order.
+
+    With `weight_only`, activation groups are omitted.
+    """
     weights = tuple(Unit("weight", layer.name) for layer in network.layers if layer.weight is not None)
     return weights if weight_only else (*weights, *(Unit("activation", group.name) for group in network.groups))
 
 
 def tensor_of(network: Network, unit: Unit) -> str:
-    """Return the tensor that a unit's bits decide: a layer's weight initializer, or the tensor of a group."""
+    """Return the tensor that a unit quantizes: the weight initializer of a layer, or the tensor of a group."""
     if unit.kind == "activation":
         return unit.name
     weight = next(layer.weight for layer in network.layers if layer.name == unit.name)
@@ -87,7 +90,7 @@ def tensor_of(network: Network, unit: Unit) -> str:
 
 @dataclass(frozen=True)
 class Split:
-    """A channel that dwarfs the others of its tensor, and is read in parts.
+    """A channel that is much larger than the others of its tensor and is therefore read in parts.
 
     See `simulate.equalization.channel_splitting`.
     """

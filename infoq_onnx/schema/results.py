@@ -1,4 +1,4 @@
-"""What the verbs return."""
+"""The results of the verbs."""
 
 from __future__ import annotations
 
@@ -12,77 +12,80 @@ from infoq_onnx.schema.network import Network
 
 @dataclass(frozen=True)
 class CriterionInfo:
-    """A criterion, as `infoq-onnx criteria` lists it."""
+    """A criterion, as listed by `infoq-onnx criteria`."""
 
     name: str
     summary: str
     source: str
-    """Where it is published."""
+    """Publication."""
     needs: tuple[str, ...]
     passes: str
-    """How often the images go through the network for it."""
+    """Passes of the images through the network that the criterion requires, as text."""
     options: dict[str, tuple[Any, str]]
-    """Default and help of each of its own options."""
+    """Option → default and help text."""
     package: str
+    """Name and version of the distribution that provides the criterion."""
 
 
 @dataclass(frozen=True)
 class CriteriaList:
-    """All criteria there are."""
+    """All available criteria."""
 
     criteria: tuple[CriterionInfo, ...]
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """What onnxruntime runs in place of one layer of a model."""
+    """The kernel that onnxruntime runs for one layer of a model."""
 
     layer: str
     op_type: str
     runs: str
-    """Operator that is run."""
+    """Operator that onnxruntime runs."""
     integer: bool
+    """Whether the operator is an integer kernel."""
     reason: str
-    """What keeps it in float; empty for an integer kernel."""
+    """Reason why the layer runs in float; empty for an integer kernel."""
     saturates: bool = False
     """Whether sums may saturate on x86 processors without VNNI."""
 
 
 @dataclass(frozen=True)
 class Lint:
-    """What `lint` found."""
+    """The result of `lint`."""
 
     onnxruntime: str
-    """Version."""
+    """Version of onnxruntime."""
     kernels: tuple[Kernel, ...]
 
 
 @dataclass(frozen=True)
 class Verification:
-    """How far an emitted model is from its simulation, on some images."""
+    """Differences between an emitted model and its simulation, on some images."""
 
     images: int
+    """Number of images."""
     max_difference: float
-    """Largest absolute difference of a logit, integer kernels against the simulation."""
+    """Largest absolute difference of a logit between integer kernels and the simulation."""
     relative_rms: float
-    """Root mean square of the differences over the standard deviation of the simulation's logits."""
+    """Root mean square of the differences, divided by the standard deviation of the simulation's logits."""
     agreement: float
     """Share of images with the same top-1 class."""
     relative_rms_unfused: float
-    """The same as `relative_rms` with every node computed as written."""
+    """`relative_rms` of the model run node by node, without fused kernels."""
     noise_rms: float
-    """`relative_rms` of the simulation itself, run in another way (see `emit.verify`) …"""
+    """`relative_rms` between two runs of the simulation (see `emit.verify`)."""
     noise_agreement: float
-    """… and its share of images with the same top-1 class."""
+    """Share of images with the same top-1 class in two runs of the simulation."""
     kernels: tuple[Kernel, ...] = ()
-    """What onnxruntime runs in place of each layer."""
+    """The kernel that onnxruntime runs for each layer."""
     emulated: bool = False
-    """Whether this processor's integer kernels saturate with the model's weights, and those of others were emulated."""
+    """Whether integer kernels that do not saturate were emulated, because those of this processor saturate."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found. Accuracies are shares of 1."""
+    """The result of `evaluate`. Accuracies are shares of 1."""
 
     images: int
     top1: float | None
@@ -91,44 +94,47 @@ class Evaluation:
     """95 % confidence interval of top-1 (Wilson)."""
     top5: float | None
     agreement: float | None
-    """Share of images on which the model predicts what the reference predicts; None without a reference."""
+    """Share of images on which the model and the reference predict the same class; None without a reference."""
     reference_top1: float | None
     top1_difference: float | None
-    """Top-1 minus the reference's, on the same images …"""
+    """Top-1 of the model minus that of the reference, on the same images."""
     top1_difference_interval: tuple[float, float] | None
-    """… with its 95 % confidence interval from the pairs that differ (Tango)."""
+    """95 % confidence interval of `top1_difference`, from the images on which the two differ (Tango)."""
     file_bytes: int
-    """With external data."""
+    """Size of the model, including external data."""
     reference_bytes: int | None
     latency_ms: float
-    """Median over runs of one batch: the smallest that the model, and the reference where there is one, takes."""
+    """Median latency of one batch, of the smallest size that the model (and the reference, if any) accepts."""
     reference_latency_ms: float | None
     latency_batch: int
+    """Batch size of `latency_ms`."""
     reference_latency_batch: int | None
-    """Other than `latency_batch` where both are fixed to a batch size of their own."""
+    """Batch size of the reference. Differs from `latency_batch` if both models have different fixed batch sizes."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What an analysis would cost."""
+    """The estimated cost of an analysis."""
 
     images: int
+    """Number of images."""
     trials: int
+    """Number of trials."""
     passes: float
-    """Whole passes over the images that all trials together amount to."""
+    """Work of all trials, in complete passes of the images through the network."""
     workers: int
-    """Processes that would run them."""
+    """Number of processes that would run the trials."""
     images_a_second: float
-    """Through the whole network, observers included, in the probe."""
+    """Images per second through the whole network, including observers, in the probe."""
     seconds: float
-    """Of all trials, estimated; ranges and rounding come before them."""
+    """Estimated time of all trials, without ranges and rounding."""
     bytes: float
-    """Resident memory of all processes at once, estimated."""
+    """Estimated resident memory of all processes together."""
 
 
 @dataclass(frozen=True)
 class Compressed:
-    """A finished allocation: what was decided, what was written, and how well the file matches the simulation."""
+    """A finished allocation: the decision, the written files, and the verification against the simulation."""
 
     allocation: Allocation
     network: Network
@@ -143,7 +149,7 @@ class Compressed:
 
 @dataclass(frozen=True)
 class DemoRow:
-    """One model of the demo's table."""
+    """One row of the demo's table: a model with its costs and evaluation."""
 
     name: str
     costs: Costs

@@ -1,4 +1,4 @@
-"""The settings of `analyze` and `allocate`, with their defaults; the command line takes its options from them."""
+"""The settings of `analyze` and `allocate`, with their defaults. The command line uses the same defaults."""
 
 from __future__ import annotations
 
@@ -10,73 +10,73 @@ from infoq_onnx.schema.bits import BITS
 
 Observing = Literal["selected", "all"]
 DEFAULT_CRITERION = "kl"
-"""Whose scores bits are chosen by: it kept more than InfoQ's (docs/benchmarks/default_criterion.md)."""
+"""Default criterion of `allocate`. It kept more accuracy than InfoQ's (docs/benchmarks/default_criterion.md)."""
 
 
 @dataclass(frozen=True)
 class MeasurementSettings:
-    """What decides what is measured, besides the model and the images. The defaults are those of `analyze`."""
+    """The settings of `analyze`, with its defaults."""
 
     samples: int | None = 1000
-    """Images, at most; None: all there are. What an analysis holds is how many it were."""
+    """Maximum number of images; None: all images. In a finished analysis, the number of images used."""
     seed: int = 0
-    """Decides the choice of images, the directions and the jitter."""
+    """Seed of the choice of images, the directions and the jitter."""
     bits: tuple[int, ...] = BITS
-    """Widths that were tried, the baseline's among them."""
+    """Bit-widths to try, including the baseline's."""
     encoder: str = "pca"
-    """What stands for X: "pca", "self", "dinov2", or the path of an ONNX file."""
+    """Encoder of X: "pca", "self", "dinov2", or the path of an ONNX file."""
     projections: int = 128
-    """Directions that a sliced mutual information is averaged over."""
+    """Number of directions of a sliced mutual information."""
     neighbours: int = 3
-    """k of the estimators."""
+    """Number of neighbours of the estimators, k."""
     observers: Observing = "selected"
-    """Who sees the widths above those that tell candidates apart: the candidates that tell harm, or all."""
+    """Observers of the bit-widths that do not select observers: the selected ones, or all candidates."""
     equalize: bool = True
-    """First give the channels of a tensor ranges more alike, by factors and by splitting."""
+    """Make the ranges of a tensor's channels more equal first, by factors and by splitting channels."""
     act_range: str = "mse"
-    """How the ranges of activations are chosen, a key of `quantize.ranges.RANGES`."""
+    """Method that chooses the ranges of activations, a key of `quantize.ranges.RANGES`."""
     trial_rounding: str = "gptq"
-    """How the weights of a trial are rounded, a key of `simulate.rounding.ROUNDINGS`."""
+    """Method that rounds the weights of trials, a key of `simulate.rounding.ROUNDINGS`."""
     weight_only: bool = False
     """Only weights were tried; activations have no scores."""
     logits: str | None = None
     """The output with the class scores; None: the first one, or the only one that can be."""
     provider: str = "cpu"
-    """What onnxruntime ran the networks on."""
+    """onnxruntime execution provider that runs the networks."""
 
 
 @dataclass(frozen=True)
 class AllocationSettings:
-    """What `allocate` is asked for. The defaults are those of `allocate`."""
+    """The settings of `allocate`, with its defaults."""
 
     bounds: Mapping[str, str] = field(default_factory=dict)
-    """Metric (of `allocation.metrics`) → limit as the user writes it, e.g. {"bitops": "23.04G", "compression": "8"}."""
+    """Metric (of `allocation.metrics`) → limit as text, e.g. {"bitops": "23.04G", "compression": "8"}."""
     tables: Sequence[str] = ()
-    """Limits on costs that a file lists, e.g. "latency.csv:12ms"; see `allocation.metrics.table`."""
+    """Limits on costs listed in files, e.g. "latency.csv:12ms"; see `allocation.metrics.table`."""
     uniform_bits: tuple[int, int] | None = None
-    """(weights, activations): the same bits everywhere, instead of solving anything."""
+    """(weights, activations): give all units the same bits instead of solving the integer program."""
     weight_only: bool = False
-    """Leave activations at 8 bits."""
+    """Keep activations at 8 bits."""
     alpha: float = 1.0
     """Factor on activation scores."""
     criterion: str = DEFAULT_CRITERION
-    """Whose scores to use: "kl", how far predictions diverge; "infoq", the information that is lost, as published; or
-    any other of `sensitivity.criteria`."""
+    """Criterion of the scores: "kl", the divergence of predictions; "infoq", the information lost, as published; or any
+    other of `sensitivity.criteria`."""
     bits: Sequence[int] | None = None
-    """Widths to choose among; None: all that were analysed."""
+    """Bit-widths to choose among; None: all analysed ones."""
     pins: Sequence[str] = ()
-    """E.g. "first=8/8", "conv1=4", "last=/8"."""
+    """Fixed bits of layers, e.g. "first=8/8", "conv1=4", "last=/8"."""
     rounding: str = "gptq"
-    """"nearest", or "gptq", where later weights of a layer make up for the errors of earlier ones."""
+    """"nearest", or "gptq", in which later weights of a layer compensate for the errors of earlier weights."""
     repair: bool = True
-    """With gptq, also let each layer make up for the errors of the layers before it."""
+    """With gptq, each layer also compensates for the errors of the layers before it."""
     samples: int | None = None
-    """How many images gptq rounds with, any of the calibration set; None: those of the analysis."""
+    """Number of images of the calibration set that gptq rounds with; None: the images of the analysis."""
     storage: str | None = None
-    """"packed" (None): every weight in exactly its bits, and an absolute bound on the size holds for the whole file;
-    "native": ONNX's narrow integers; "int8": one byte a weight."""
+    """"packed" (None): every weight takes exactly its bits, and an absolute bound on the size holds for the whole file;
+    "native": ONNX's narrow integers; "int8": one byte per weight."""
     file_format: str = "qdq"
-    """"qdq" for onnxruntime; "qonnx" for FINN and Brevitas, with float weights and no storage to choose."""
+    """"qdq" for onnxruntime; "qonnx" for FINN and Brevitas, with float weights and no choice of storage."""
     target: str = "any"
-    """"any", or "x86-avx2": layers that would saturate on x86 processors without VNNI get weights of 7 bits in place of
-    8; "x86-vnni" and "arm64" have no such limit."""
+    """"any" and "x86-avx2": layers that would saturate on x86 processors without VNNI get 7-bit instead of 8-bit
+    weights; "x86-vnni" and "arm64": no such limit."""

@@ -1,7 +1,7 @@
-"""Versions of the files that outlive a run, and how older ones become today's.
+"""Versions of the stored files, and upgrades from older versions.
 
-Each kind of file has a version of its own. A file of an older version is upgraded step by step, by one function a
-version; a file of a newer one, or with a field that nobody here knows, is told as what it is.
+Each kind of file has its own version. A file of an older version is upgraded step by step, with one function per
+version. A file of a newer version, or with an unknown field, is rejected with an error that names the cause.
 """
 
 from __future__ import annotations
@@ -24,20 +24,30 @@ T = TypeVar("T", Analysis, Allocation, ScoreTable)
 
 
 class OtherVersion(Exception):  # noqa: N818 - not an error of this package's tree: readers turn it into one
-    """A file of a version that cannot be read here; the message is a clause such as "has schema 9, …"."""
+    """The file has a version that cannot be read. The message is a clause such as "has schema 9, …"."""
 
 
 def read(cls: type[T], text: str) -> T:
-    """Rebuild what a versioned file holds.
+    """Rebuild the contents of a versioned file.
+
+    Parameters
+    ----------
+    cls : the class of the contents
+    text : the JSON text of the file
+
+    Returns
+    -------
+    T
+        An instance of `cls`.
 
     Raises
     ------
     OtherVersion
-        Newer than this version of the tool, or older than any it can upgrade.
+        The file is newer than this version of the tool, or too old to be upgraded.
     UnknownField
-        A field that this version of the tool does not know.
+        The file has a field that this version of the tool does not know.
     ValueError
-        Damaged otherwise.
+        The file is damaged in another way.
     """
     value = json.loads(text)
     known, upgrades = _KINDS[cls]
@@ -57,7 +67,7 @@ def read(cls: type[T], text: str) -> T:
 
 
 def _analysis_2(old: Fields) -> Fields:
-    """Scores became files of their own; a trial became a set of changes; observers are selected by their criterion."""
+    """Upgrade from version 2: scores move to separate files, trials have sets of changes, criteria select observers."""
     settings = {k: v for k, v in old["settings"].items() if k not in ("threshold", "one_over_b", "debias")}
     trials = [
         {
@@ -78,7 +88,7 @@ def _analysis_2(old: Fields) -> Fields:
 
 
 def _allocation_2(old: Fields) -> Fields:
-    """Scores became files of their own, with a hash of their own."""
+    """Upgrade from version 2: scores move to separate files, which have a hash."""
     return {**old, "scores_sha256": ""}
 
 
