@@ -3,8 +3,8 @@
     python benchmarks/architectures.py WORK [NAME ...]
 
 Needs the extra `zoo`. Sizes are small and weights random (seed 0). The TorchScript exporter writes operator sets 11, 13
-and 17, the one of torch.export 18, 20 and 23; at the middle one of each the batch is fixed to 2. Models that an exporter
-cannot write are printed and left out. Files that exist are kept.
+and 17, the one of torch.export 18, 20 and 23; at the middle one of each the batch is fixed to 2. Models that cannot be
+exported are printed and left out. Files that exist are kept.
 """
 
 from __future__ import annotations
