@@ -212,3 +212,32 @@ def test_what_could_be_an_integer_kernel_and_is_none_is_found() -> None:
     of = small("batchnorm")
     kernels = [Kernel(layer.name, layer.op_type, layer.op_type, False, "why") for layer in of.network.layers]
     assert {kernel.op_type for kernel in left_in_float(of.graph, of.network, kernels)} == {"Conv", "Gemm"}
+
+
+def tampered(cause: str, model: onnx.ModelProto) -> None:
+    """Break what an integer kernel needs, in a model that was emitted."""
+    if cause == "output of the graph":
+        conv = next(node for node in model.graph.node if node.op_type == "Conv")
+        model.graph.output.add(name=conv.output[0])
+    elif cause == "read in float":
+        conv = next(node for node in model.graph.node if node.op_type == "Conv")
+        model.graph.node.append(helper.make_node("Tanh", [conv.output[0]], ["beside"]))
+        model.graph.output.add(name="beside")
+    elif cause == "input in float":
+        first = next(node for node in model.graph.node if node.op_type in ("Conv", "Gemm"))
+        first.input[0] = model.graph.input[0].name
+
+
+@pytest.mark.parametrize("bits", [3, 8])
+@pytest.mark.parametrize("cause", ["left constant", "output of the graph", "read in float", "input in float"])
+def test_reasons_are_the_same_however_weights_are_stored(cause: str, bits: int) -> None:
+    """A packed weight is a constant, too."""
+    of = made(left_constant(), 32, (bits,)) if cause == "left constant" else small("residual")
+    widths = of.uniform(bits, 8)
+    verdicts = []
+    for storage in STORAGES.values():
+        model = qdq_model(of.quantizable, widths, layer_codes(of.quantizable, widths), storage, {})
+        tampered(cause, model)
+        verdicts.append({kernel.layer: kernel.reason for kernel in find_kernels(model) if not kernel.integer})
+    assert verdicts[0]
+    assert verdicts[0] == verdicts[1] == verdicts[2]
