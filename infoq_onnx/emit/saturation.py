@@ -14,14 +14,13 @@ import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
 
 from infoq_onnx.graph.editing import (
-    add_initializer,
     attribute,
     initializers_of,
     input_at,
     producers_of,
-    replace_nodes,
     to_array,
 )
+from infoq_onnx.graph.editor import Editor
 from infoq_onnx.graph.operators import CONVOLUTIONS
 from infoq_onnx.quantize.saturation import any_saturated, kernel_rows
 
@@ -115,8 +114,8 @@ def with_unsigned_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     weights = {
         name for node in graph.node if node.op_type in (*CONVOLUTIONS, "Gemm", "MatMul") for name in node.input[1:2]
     }
-    nodes = []
-    for node in list(graph.node):
+    editor = Editor(graph)
+    for node in editor.nodes:
         codes = initializers.get(input_at(node, 0))
         if (
             node.op_type == "DequantizeLinear"
@@ -127,9 +126,6 @@ def with_unsigned_weights(model: onnx.ModelProto) -> onnx.ModelProto:
             moved = (to_array(codes).astype(np.int16) + 128).astype(np.uint8)
             codes.CopyFrom(numpy_helper.from_array(moved, codes.name))
             scales = to_array(initializers[node.input[1]])
-            zeros = add_initializer(graph, f"{node.output[0]}/zeros", np.full(scales.shape, 128, dtype=np.uint8))
             del node.input[2:]
-            node.input.append(zeros)
-        nodes.append(node)
-    replace_nodes(graph, nodes)
+            editor.set_constant(node, 2, np.full(scales.shape, 128, dtype=np.uint8), f"{node.output[0]}/zeros")
     return changed

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
@@ -164,13 +163,7 @@ def infer(model: ModelProto) -> Inferred:
 
 def _without_large_values(model: ModelProto) -> ModelProto:
     """Copy a model with its large constants as inputs: shape inference needs their shapes only, and copies the rest."""
-    copy = ModelProto()
-    for field, value in model.ListFields():
-        if field.name != "graph":
-            _put(copy, field.name, value)
-    for field, value in model.graph.ListFields():
-        if field.name != "initializer":
-            _put(copy.graph, field.name, value)
+    copy = _without_initializers(model)
     inputs = {value.name for value in model.graph.input}
     for one in model.graph.initializer:
         if math.prod(one.dims) <= _LONGEST_VALUE:
@@ -190,14 +183,6 @@ def _dimension(dim: onnx.TensorShapeProto.Dimension) -> Dimension:
 # ------------------------------------------------------------------------------------------------------------ changing
 
 
-def fresh_name(graph: GraphProto, base: str) -> str:
-    """Return `base`, or `base_2`, `base_3`, … if a tensor of the graph or its subgraphs already has that name."""
-    taken = {value.name for value in (*graph.input, *graph.output)} | {tensor.name for tensor in graph.initializer}
-    for node in walk(graph.node):
-        taken.update(node.input, node.output)
-    return unused_name(base, taken)
-
-
 def unused_name(base: str, taken: set[str]) -> str:
     """Return the first of `base`, `base_2`, `base_3`, … that is not in `taken`."""
     name, count = base, 2
@@ -206,37 +191,23 @@ def unused_name(base: str, taken: set[str]) -> str:
     return name
 
 
-def add_initializer(graph: GraphProto, base: str, array: NDArray[Any]) -> str:
-    """Add an initializer, stored as raw data.
-
-    Parameters
-    ----------
-    graph : the graph, changed in place
-    base : preferred name; a number is appended if the name is taken
-    array : the values
-
-    Returns
-    -------
-    str
-        The name of the new initializer.
-    """
-    name = fresh_name(graph, base)
-    graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
-    return name
-
-
 def rename_uses(graph: GraphProto, old: str, new: str) -> None:
     """Replace `old` with `new` in the inputs of all nodes, including subgraphs. Graph outputs keep their names."""
     for node in graph.node:
-        for index, name in enumerate(node.input):
-            if name == old:
-                node.input[index] = new
-        for subgraph in subgraphs(node):
-            if old in set(free_names(subgraph)):
-                rename_uses(subgraph, old, new)
-                for value in subgraph.output:
-                    if value.name == old:
-                        value.name = new
+        rename_reads(node, old, new)
+
+
+def rename_reads(node: NodeProto, old: str, new: str) -> None:
+    """Replace `old` with `new` among the tensors that a node reads, itself or in its subgraphs."""
+    for index, name in enumerate(node.input):
+        if name == old:
+            node.input[index] = new
+    for subgraph in subgraphs(node):
+        if old in set(free_names(subgraph)):
+            rename_uses(subgraph, old, new)
+            for value in subgraph.output:
+                if value.name == old:
+                    value.name = new
 
 
 def replace_nodes(graph: GraphProto, nodes: Iterable[NodeProto]) -> None:
@@ -270,6 +241,16 @@ def with_initializers(model: ModelProto, values: Mapping[str, NDArray[Any]]) -> 
     -------
     ModelProto
     """
+    copy = _without_initializers(model)
+    for one in model.graph.initializer:
+        copy.graph.initializer.append(
+            numpy_helper.from_array(values[one.name], one.name) if one.name in values else one
+        )
+    return copy
+
+
+def _without_initializers(model: ModelProto) -> ModelProto:
+    """Copy everything of a model but its initializers."""
     copy = ModelProto()
     for field, value in model.ListFields():
         if field.name != "graph":
@@ -277,10 +258,6 @@ def with_initializers(model: ModelProto, values: Mapping[str, NDArray[Any]]) -> 
     for field, value in model.graph.ListFields():
         if field.name != "initializer":
             _put(copy.graph, field.name, value)
-    for one in model.graph.initializer:
-        copy.graph.initializer.append(
-            numpy_helper.from_array(values[one.name], one.name) if one.name in values else one
-        )
     return copy
 
 

@@ -10,14 +10,12 @@ from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
 
 from infoq_onnx.graph.editing import (
-    free_names,
     initializers_of,
     output_names,
     producers_of,
     reads,
-    rename_uses,
+    rename_reads,
     replace_nodes,
-    subgraphs,
     unused_name,
     walk,
 )
@@ -130,15 +128,7 @@ class Editor:
         """Let every node that reads `old`, in subgraphs too, read `new` instead. Graph outputs keep their names."""
         moved = self._readers.pop(old, {})
         for node in moved.values():
-            for index, name in enumerate(node.input):
-                if name == old:
-                    node.input[index] = new
-            for subgraph in subgraphs(node):
-                if old in set(free_names(subgraph)):
-                    rename_uses(subgraph, old, new)
-                    for value in subgraph.output:
-                        if value.name == old:
-                            value.name = new
+            rename_reads(node, old, new)
         self._readers.setdefault(new, {}).update(moved)
 
     def remove(self, nodes: Iterable[NodeProto]) -> None:

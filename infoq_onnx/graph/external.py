@@ -70,7 +70,8 @@ def tensors_of(model: ModelProto) -> Iterator[TensorProto]:
     for nodes in (model.graph.node, *(function.node for function in model.functions)):
         for node in walk(nodes):
             for attribute in node.attribute:
-                yield attribute.t
+                if attribute.HasField("t"):
+                    yield attribute.t
                 yield from attribute.tensors
             for subgraph in subgraphs(node):
                 yield from subgraph.initializer

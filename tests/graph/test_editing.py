@@ -7,11 +7,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from infoq_onnx.graph.editing import (
-    add_initializer,
     add_metadata,
     consumers_of,
-    fresh_name,
-    initializers_of,
     reads,
     rename_uses,
     set_initializers,
@@ -66,21 +63,6 @@ def test_rename_reaches_nested_subgraphs() -> None:
     rename_uses(model.graph, "deep", "deeper")
     assert "deeper" in reads(model.graph.node[1])
     assert "deep" not in reads(model.graph.node[1])
-
-
-def test_fresh_names_avoid_every_tensor() -> None:
-    model = with_loop()
-    assert fresh_name(model.graph, "new") == "new"
-    assert fresh_name(model.graph, "x") == "x_2"
-    assert fresh_name(model.graph, "scaled") == "scaled_2"
-    assert add_initializer(model.graph, "deep", np.ones(1, np.float32)) == "deep_2"
-    assert add_initializer(model.graph, "deep", np.ones(1, np.float32)) == "deep_3"
-
-
-def test_initializers_are_stored_raw() -> None:
-    model = mlp()
-    name = add_initializer(model.graph, "codes", np.full(1000, 127, np.int8))
-    assert initializers_of(model.graph)[name].ByteSize() < 1050
 
 
 def test_metadata_is_added_to_what_there_is() -> None:

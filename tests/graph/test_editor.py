@@ -58,6 +58,12 @@ def test_names_are_taken_once() -> None:
     assert editor.add_constant("deep", np.ones(1, np.float32)) == "deep_3"
 
 
+def test_initializers_are_stored_raw() -> None:
+    model = mlp()
+    name = Editor(model.graph).add_constant("codes", np.full(1000, 127, np.int8))
+    assert initializers_of(model.graph)[name].ByteSize() < 1050
+
+
 def test_readers_in_subgraphs_follow() -> None:
     model = with_loop()
     editor = Editor(model.graph)

@@ -20,7 +20,8 @@ import onnx
 from onnx import helper
 
 from infoq_onnx.data.dataset import Dataset
-from infoq_onnx.graph.editing import add_initializer, fresh_name, unused_name, with_initializers
+from infoq_onnx.graph.editing import unused_name, with_initializers
+from infoq_onnx.graph.editor import Editor
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.schema import Network, Split
 from infoq_onnx.simulate.equalization.channel_absmax import reach
@@ -148,14 +149,18 @@ def split(graph: Graph, network: Network, splits: Iterable[Split]) -> Graph:
 
 def _read_in_parts(graph: onnx.GraphProto, tensor: str, columns: npt.NDArray[np.int64], shares: Float32) -> None:
     """Make all readers of `tensor` read the given columns of it, multiplied by `shares`; in place."""
-    repeated, parts = fresh_name(graph, f"{tensor}_repeated"), fresh_name(graph, f"{tensor}_parts")
-    readers = [node for node in graph.node if tensor in node.input]
-    first = list(graph.node).index(readers[0])
+    editor = Editor(graph)
+    repeated, parts = editor.fresh_name(f"{tensor}_repeated"), editor.fresh_name(f"{tensor}_parts")
+    readers = [node for node in editor.nodes if tensor in node.input]
     for node in readers:
-        node.input[list(node.input).index(tensor)] = parts
-    indices = add_initializer(graph, f"{tensor}_columns", columns)
-    factors = add_initializer(graph, f"{tensor}_shares", shares)
-    taken = {node.name for node in graph.node}
+        editor.set_input(node, list(node.input).index(tensor), parts)
+    indices = editor.add_constant(f"{tensor}_columns", columns)
+    factors = editor.add_constant(f"{tensor}_shares", shares)
+    taken = {node.name for node in editor.nodes}
     gather, multiply = unused_name(repeated, taken), unused_name(parts, taken)
-    graph.node.insert(first, helper.make_node("Mul", [repeated, factors], [parts], name=multiply))
-    graph.node.insert(first, helper.make_node("Gather", [tensor, indices], [repeated], name=gather, axis=-1))
+    nodes = [
+        helper.make_node("Gather", [tensor, indices], [repeated], name=gather, axis=-1),
+        helper.make_node("Mul", [repeated, factors], [parts], name=multiply),
+    ]
+    editor.replace(readers[0], [], nodes)
+    editor.apply()
