@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from infoq_onnx.errors import AnalysisError, OutputError
+from infoq_onnx.errors import AnalysisError, OutputError, setting
 from infoq_onnx.files import first_changed, sha256_of, write_checksums, write_text
 from infoq_onnx.schema import Analysis, Analyzed, OtherVersion, ScoreTable, UnknownField, read, to_json
 
@@ -107,7 +107,9 @@ def created(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot create {folder}: {error.strerror}; choose another folder with -o") from error
+        raise OutputError(
+            f"cannot create {folder}: {error.strerror}; choose another folder with {setting('output')}"
+        ) from error
     try:
         yield
     finally:
@@ -169,7 +171,11 @@ def current(folder: Path | str) -> Measurement:
             raise AnalysisError(f"{pointer} is damaged; run analyze again")
     if os.path.isdir(folder) and (measurements(folder) or os.path.exists(folder / "journal.jsonl")):
         raise AnalysisError(f"{folder} is not finished; run analyze again, it goes on where it stopped")
-    raise AnalysisError(f"{folder} holds no analysis; make one with `analyze`")
+    if not folder.exists():
+        raise AnalysisError(f"no such analysis: {folder}; make one with {setting('analyze')}")
+    if not folder.is_dir():
+        raise AnalysisError(f"{folder} is a file, and an analysis is a folder, such as model.infoq")
+    raise AnalysisError(f"{folder} holds no analysis; make one with {setting('analyze')}")
 
 
 def read_analysis(folder: Path | str) -> Analysis:
@@ -212,7 +218,8 @@ def read_scores(measurement: Measurement, criterion: str) -> ScoreTable | None:
     path = measurement.scores_by(criterion)
     if not os.path.exists(path):
         return None
-    return _read(ScoreTable, path, f"make it again with: `score` `criterion` {criterion}")
+    command = f"{setting('score')} {measurement.path} {setting('criterion')} {criterion}"
+    return _read(ScoreTable, path, f"make it again with: {command}")
 
 
 def write_scores(measurement: Measurement, table: ScoreTable) -> None:
@@ -257,7 +264,11 @@ def _read(cls: type[T], path: Path, remedy: str) -> T:
             f"{path} has a field that this infoq-onnx does not know ({error}): another version wrote it, or a hand; "
             f"{remedy}"
         ) from error
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise AnalysisError(f"{path} cannot be read ({error.strerror or error}); {remedy}") from error
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise AnalysisError(f"{path} is damaged (not JSON text); {remedy}") from error
+    except ValueError as error:
         raise AnalysisError(f"{path} is damaged ({' '.join(str(error).split())}); {remedy}") from error
 
 
@@ -281,4 +292,6 @@ def find_analysis(folder: Path | str = ".") -> Path:
         return max(found, key=found.__getitem__)
     if refused is not None:
         raise refused
-    raise AnalysisError(f"no finished analysis (*.infoq) in {Path(folder).resolve()}; make one with `analyze`")
+    raise AnalysisError(
+        f"no finished analysis (*.infoq) in {Path(folder).resolve()}; make one with {setting('analyze')}"
+    )

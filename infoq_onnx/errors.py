@@ -13,16 +13,35 @@
     ├── WorkerError               processes or machines that run trials die or are not available
     └── MissingDependencyError    an optional package or download is missing
 
-The message is one line that states the problem, its location and the remedy. It names settings in backticks, such as
-`samples`, and does not refer to the command line. The command line replaces the settings by its options (`cli.wording`)
-and chooses the exit code (`cli.exit_codes`). Any other exception that escapes is a defect of infoq-onnx.
+The message is one line that states the problem, its location and the remedy. It names settings by `setting` and does
+not refer to the command line. The command line replaces the settings by its options (`cli.wording`) and chooses the
+exit code (`cli.exit_codes`). Any other exception that escapes is a defect of infoq-onnx.
 """
 
 from collections.abc import Mapping
 
+MARK = "\u2060"
+"""Word joiner, an invisible character: it stands in front of the settings that a message names."""
+
+
+def setting(name: str) -> str:
+    """Name a setting, or a function of the library, in a message: in backticks, behind `MARK`.
+
+    The mark tells the name apart from text of the user's that looks the same, such as a file called `samples`.
+    """
+    return f"{MARK}`{name}`"
+
 
 class InfoQError(Exception):
     """Base class of all errors that this package raises on purpose."""
+
+    @property
+    def marked(self) -> str:
+        """The message with `MARK` in front of settings, for the command line and for messages that contain it."""
+        return super().__str__()
+
+    def __str__(self) -> str:
+        return self.marked.replace(MARK, "")
 
 
 class ModelError(InfoQError):

@@ -90,8 +90,13 @@ class Classifier:
         return logits
 
 
-def open_classifier(path: Path) -> Classifier:
+def open_classifier(path: Path, logits: str = "") -> Classifier:
     """Open a model file for evaluation.
+
+    Parameters
+    ----------
+    path : an ONNX file
+    logits : the output with the class scores, if it has one of this name and does not name another itself
 
     Raises
     ------
@@ -120,7 +125,7 @@ def open_classifier(path: Path) -> Classifier:
     if not outputs:
         raise ModelError(f"{path} {NO_OUTPUTS}")
     metadata = session.get_modelmeta().custom_metadata_map
-    output = _with_logits(outputs, metadata.get(LOGITS_KEY, ""))
+    output = _scores_among(outputs, metadata.get(LOGITS_KEY, logits))
     if len(inputs) != 1:
         names = ", ".join(value.name for value in inputs)
         raise ModelError(f"{path} has {len(inputs)} inputs ({names}): only classifiers with one input can be evaluated")
@@ -150,7 +155,7 @@ def open_classifier(path: Path) -> Classifier:
     )
 
 
-def _with_logits(outputs: Sequence[Any], named: str) -> Any:
+def _scores_among(outputs: Sequence[Any], named: str) -> Any:
     """Return the output that the file names, or else the first that may hold class scores, or else the first."""
     for output in outputs:
         if output.name == named:

@@ -68,11 +68,11 @@ def require_writable(path: Path) -> None:
 def _beside(path: Path) -> Path:
     """Create an empty temporary file in the folder of `path`."""
     if os.path.isdir(path):
-        raise OutputError(f"cannot write {path}: it is a folder; choose another name with -o")
+        raise OutputError(f"cannot write {path}: it is a folder; choose another name")
     try:
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}; choose another place with -o") from error
+        raise OutputError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
     os.close(descriptor)
     return Path(name)
 

@@ -16,7 +16,7 @@ from infoq_onnx.data import preprocess
 from infoq_onnx.data.dataset import CACHE_BYTES, TOLERATED_PERCENT, Dataset, load_dataset
 from infoq_onnx.data.encoders import get_encoder
 from infoq_onnx.data.encoders.onnx_file import encode
-from infoq_onnx.errors import AnalysisError, DataError, ModelError, SettingsError
+from infoq_onnx.errors import AnalysisError, DataError, ModelError, SettingsError, setting
 from infoq_onnx.graph.editing import expose
 from infoq_onnx.graph.external import model_sha256
 from infoq_onnx.graph.graph import Graph
@@ -49,17 +49,16 @@ class PreparedModel:
     graph: Graph
     network: Network
     placement: Placement
-    remarks: tuple[str, ...] = ()
-    """What the user should know about how the file was read."""
 
 
-def prepare(model: Path | str, logits: str | None = None) -> PreparedModel:
+def prepare(model: Path | str, logits: str | None = None, reporter: Reporter | None = None) -> PreparedModel:
     """Load, check and normalise a model, and find its quantizable layers.
 
     Parameters
     ----------
     model : path of the ONNX file
     logits : the output with the class scores; None: the first output, or the only one that can be
+    reporter : receives a note where the file is not taken as it is
 
     Raises
     ------
@@ -67,8 +66,7 @@ def prepare(model: Path | str, logits: str | None = None) -> PreparedModel:
         The file cannot be used.
     """
     path = Path(model)
-    remarks: list[str] = []
-    loaded = load_model(path, remarks)
+    loaded = load_model(path, reporter)
     try:
         normal = normalize(loaded)
         # check after constant folding: everything computed from constants is a constant now
@@ -79,10 +77,10 @@ def prepare(model: Path | str, logits: str | None = None) -> PreparedModel:
         placement = place(graph, network)
     except ModelError as error:
         # errors found in the graph do not name the file
-        raise ModelError(f"{path}: {error}") from error
-    if logits is None and graph.output != graph.outputs[0]:
-        remarks.append(f"{path}: the class scores are its output {graph.output!r}, not the first one")
-    return PreparedModel(path, model_sha256(path), graph, network, placement, tuple(remarks))
+        raise ModelError(f"{path}: {error.marked}") from error
+    if reporter is not None and logits is None and graph.output != graph.outputs[0]:
+        reporter.note(f"{path}: the class scores are its output {graph.output!r}, not the first one")
+    return PreparedModel(path, model_sha256(path), graph, network, placement)
 
 
 def with_splits(prepared: PreparedModel, splits: tuple[Split, ...]) -> PreparedModel:
@@ -101,6 +99,9 @@ def preprocessing_for(
     choice: str | Recipe | Preprocessing | None, input_shape: tuple[int, ...]
 ) -> Preprocessing | None:
     """Return the preprocessing given by the name of a preset, by a recipe, or directly."""
+    if choice == preprocess.UNCHANGED and not preprocess.is_image(input_shape):
+        # what is no image is never preprocessed, and this asks for just that
+        return None
     if isinstance(choice, str):
         return preprocess.preset(choice, input_shape)
     return choice(input_shape) if callable(choice) else choice
@@ -162,14 +163,19 @@ def memory_bytes(memory: str | None) -> int | None:
     try:
         found = int(parse_quantity(memory, BYTES))
     except SettingsError as error:
-        raise SettingsError(f"`memory`: {error}") from error
+        raise SettingsError(f"{setting('memory')}: {error.marked}") from error
     if found < SMALLEST:
-        raise SettingsError(f"`memory` {memory}: give at least {SMALLEST // 2**20}MiB")
+        raise SettingsError(f"{setting('memory')} {memory}: give at least {SMALLEST // 2**20}MiB")
     return found
 
 
-def report_skipped(dataset: Dataset, reporter: Reporter) -> None:
-    """Name the images that are left out."""
+def report_samples(dataset: Dataset, preprocessing: object | None, reporter: Reporter) -> None:
+    """Name the images that are left out, and the requested preprocessing if it is not applied."""
+    if preprocessing not in (None, preprocess.UNCHANGED) and dataset.preprocessing is None:
+        reporter.note(
+            f"{dataset.source.path} holds the model's input already: {setting('preprocessing')} applies to images and "
+            "to arrays of integers, not to these arrays"
+        )
     if ignored := dataset.source.ignored:
         named = ", ".join(ignored[:3]) + (" …" if len(ignored) > 3 else "")
         reporter.note(f"{dataset.source.path}: folders without images are no classes ({named})")
@@ -210,14 +216,13 @@ def prepare_again(found: Analysis, model: Path | str | None) -> PreparedModel:
     """
     path = Path(model) if model is not None else Path(found.model.path)
     if not os.path.exists(path):
-        told = "is gone; say where it is with `model`" if model is None else "is not there; check `model`"
-        raise ModelError(f"the analysed model {path} {told}")
+        raise ModelError(f"the analysed model {path} {_gone('model', given=model is not None)}")
     prepared = prepare(path, found.network.output)
     if prepared.sha256 != found.model.sha256:
         raise AnalysisError(
             f"the analysis is of another model than {path} (SHA-256 {found.model.sha256[:12]}… then, "
             f"{prepared.sha256[:12]}… now); run analyze on it, or "
-            + ("say where the analysed one is with `model`" if model is None else "give another `model`")
+            f"{'say where the analysed one is with' if model is None else 'give another'} {setting('model')}"
         )
     if {one.tensor for one in found.splits} <= set(splittable(prepared.graph, prepared.network, prepared.placement)):
         prepared = with_splits(prepared, found.splits)
@@ -226,6 +231,11 @@ def prepare_again(found: Analysis, model: Path | str | None) -> PreparedModel:
             f"the analysis was made by another version, which saw other layers in {path}; run analyze again"
         )
     return prepared
+
+
+def _gone(name: str, *, given: bool) -> str:
+    """Describe a missing file: where it was at the time of the analysis, or where the setting `name` says it is."""
+    return f"is not there; check {setting(name)}" if given else f"is gone; say where it is with {setting(name)}"
 
 
 def calibration_again(
@@ -262,11 +272,9 @@ def calibration_again(
     path = Path(calib) if calib is not None else Path(reference.path)
     names = classes if classes is not None else reference.classes_path
     if not os.path.exists(path):
-        told = "is gone; say where it is with `calib`" if calib is None else "is not there; check `calib`"
-        raise DataError(f"the calibration data {path} {told}")
+        raise DataError(f"the calibration data {path} {_gone('calib', given=calib is not None)}")
     if names is not None and not os.path.exists(names):
-        told = "is gone; say where it is with `classes`" if classes is None else "is not there; check `classes`"
-        raise DataError(f"the file of class names {names} {told}")
+        raise DataError(f"the file of class names {names} {_gone('classes', given=classes is not None)}")
     dataset = load_dataset(
         path,
         classes=None if names is None else Path(names),

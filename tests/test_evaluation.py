@@ -208,6 +208,17 @@ def test_only_the_first_output_counts(tmp_path: Path) -> None:
     assert open_classifier(saved(model, tmp_path / "model.onnx")).logits(dataset_of(images((12,), 3))).shape == (3, 4)
 
 
+def test_models_are_compared_by_the_same_output(tmp_path: Path) -> None:
+    """The quantized file names its scores; the float model, which does not, gives them under the same name."""
+    model = mlp()
+    model.graph.output.insert(0, helper.make_tensor_value_info("relu1_out", TensorProto.FLOAT, ["batch", 16]))
+    path = saved(model, tmp_path / "model.onnx")
+    assert open_classifier(path).logits(dataset_of(images((12,), 3))).shape == (3, 16)
+    assert open_classifier(path, model.graph.output[1].name).logits(dataset_of(images((12,), 3))).shape == (3, 4)
+    # an output of another name: the first that may hold scores
+    assert open_classifier(path, "scores").output == "relu1_out"
+
+
 COLOURED = Preprocessing("custom", None, False, 255.0, (0.5,), (0.25,), "L", "NCHW")
 
 

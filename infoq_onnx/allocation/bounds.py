@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from infoq_onnx.allocation.costs import Budget, by_unit, total_of, uniform
 from infoq_onnx.allocation.metrics import METRICS, Metric, read_table
 from infoq_onnx.allocation.units import parse_quantity
-from infoq_onnx.errors import SettingsError
+from infoq_onnx.errors import SettingsError, setting
 from infoq_onnx.schema import BASELINE_BITS, BITS, Bound, Layer, Network, Unit
 
 
@@ -49,14 +49,14 @@ def parse_budget(name: str, text: str, network: Network) -> Budget:
         raise SettingsError(f"there is no metric {name!r} to bound: choose among {', '.join(METRICS)}")
     metric = METRICS[name]
     if not metric.terms(network):
-        raise SettingsError(f"`{name}` {text}: the model has nothing that this counts; drop this bound")
+        raise SettingsError(f"{setting(name)} {text}: the model has nothing that this counts; drop this bound")
     try:
         head, colon, tail = text.partition(":")
         if colon and head.strip().lower() == "uniform":
             return Budget(metric, Bound(name, _uniform_value(metric, tail, network), text))
         return Budget(metric, Bound(name, float(parse_quantity(text, metric.suffixes)), text))
     except SettingsError as error:
-        raise SettingsError(f"`{name}`: {error}") from error
+        raise SettingsError(f"{setting(name)}: {error.marked}") from error
 
 
 def parse_table(text: str, network: Network) -> Budget:
@@ -122,12 +122,12 @@ def parse_pins(texts: Iterable[str], network: Network, bits: Sequence[int] = BIT
     for text in texts:
         name, equals, widths = text.rpartition("=")
         if not equals:
-            raise SettingsError(f"`pins` {text}: write NAME=W/A such as first=8/8, NAME=W or NAME=/A")
+            raise SettingsError(f"{setting('pins')} {text}: write NAME=W/A such as first=8/8, NAME=W or NAME=/A")
         try:
             weight_bits, activation_bits = _parse_bits(widths, sorted({*bits, BASELINE_BITS}))
             layers = _find_layers(name, network)
         except SettingsError as error:
-            raise SettingsError(f"`pins` {text}: {error}") from error
+            raise SettingsError(f"{setting('pins')} {text}: {error.marked}") from error
         wanted: dict[Unit, int] = {}
         for layer in layers:
             if weight_bits is not None and layer.weight is not None:
@@ -135,11 +135,16 @@ def parse_pins(texts: Iterable[str], network: Network, bits: Sequence[int] = BIT
             if activation_bits is not None:
                 wanted |= {Unit("activation", group): activation_bits for group in layer.groups}
         if not wanted:
-            raise SettingsError(f"`pins` {text}: {layers[0].name} has no weights; write {name}=/A for its inputs")
+            raise SettingsError(
+                f"{setting('pins')} {text}: {layers[0].name} has no weights; write {name}=/A for its inputs"
+            )
         for unit, width in wanted.items():
             if pinned.get(unit, width) != width:
                 what = "weights" if unit.kind == "weight" else "activation"
-                raise SettingsError(f"`pins` {text} contradicts `pins` {source[unit]} on {what} {unit.name}; drop one")
+                raise SettingsError(
+                    f"{setting('pins')} {text} contradicts {setting('pins')} {source[unit]} on {what} {unit.name}; "
+                    "drop one"
+                )
             pinned[unit] = width
             source[unit] = text
     return Pins(pinned, texts)

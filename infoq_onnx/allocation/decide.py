@@ -11,7 +11,7 @@ from infoq_onnx.allocation.costs import Budget, costs, uniform
 from infoq_onnx.allocation.monotone import monotone
 from infoq_onnx.allocation.program import Rules, Scores
 from infoq_onnx.allocation.solve import solve
-from infoq_onnx.errors import SettingsError
+from infoq_onnx.errors import SettingsError, setting
 from infoq_onnx.schema import (
     ALLOCATION_VERSION,
     BASELINE_BITS,
@@ -71,7 +71,7 @@ def decide_uniform(
     for width in (weights, activations):
         if width not in found.settings.bits:
             raise SettingsError(
-                f"`uniform_bits` {weights}/{activations}: {width} is not among the analysed bits "
+                f"{setting('uniform_bits')} {weights}/{activations}: {width} is not among the analysed bits "
                 f"{', '.join(map(str, found.settings.bits))}"
             )
     bits = uniform(found.network, weights, activations)
@@ -131,7 +131,8 @@ def decide(
     widths = sorted(set(settings.bits)) if settings.bits is not None else list(found.settings.bits)
     if unknown := sorted(set(widths) - set(found.settings.bits)):
         raise SettingsError(
-            f"`bits`: {unknown[0]} was not analysed; the analysis has {', '.join(map(str, found.settings.bits))}"
+            f"{setting('bits')}: {unknown[0]} was not analysed; the analysis has "
+            f"{', '.join(map(str, found.settings.bits))}"
         )
     by_kind: dict[str, dict[str, dict[int, float]]] = {"weight": {}, "activation": {}}
     for score in scores:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from infoq_onnx.allocation.bounds import Pins
 from infoq_onnx.allocation.costs import Budget
-from infoq_onnx.errors import AnalysisError, SettingsError
+from infoq_onnx.errors import AnalysisError, SettingsError, setting
 from infoq_onnx.schema import BASELINE_BITS, BITS, EXACT_BITS, Network, Unit, units_of
 
 ByBits = Mapping[str, Mapping[int, float]]
@@ -105,7 +105,9 @@ def build_program(network: Network, scores: Scores, bounds: Sequence[Budget], ru
         A score is not finite.
     """
     if not 0 <= rules.alpha < math.inf:
-        raise SettingsError(f"`alpha` {rules.alpha}: the factor on activation scores must be zero or more, and finite")
+        raise SettingsError(
+            f"{setting('alpha')} {rules.alpha}: the factor on activation scores must be zero or more, and finite"
+        )
     choices, columns = [], []
     pinned = rules.pins.bits.items()
     below = {unit.name for unit, width in pinned if unit.kind == "activation" and width < BASELINE_BITS}

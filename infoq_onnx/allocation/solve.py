@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from infoq_onnx.allocation.bounds import Pins
 from infoq_onnx.allocation.costs import Budget
+from infoq_onnx.allocation.metrics.base import Metric
 from infoq_onnx.allocation.program import Program, Rules, Scores, bits_of, build_program, is_feasible, score_of
 from infoq_onnx.allocation.solvers import SOLVERS
 from infoq_onnx.allocation.units import format_quantity
-from infoq_onnx.errors import InfeasibleBudgetError, SettingsError
+from infoq_onnx.errors import InfeasibleBudgetError, SettingsError, setting
 from infoq_onnx.schema import BASELINE_BITS, Network, Unit, units_of
 
 TIME_LIMIT = 60.0
@@ -76,7 +77,7 @@ def solve(
     program = build_program(network, scores, bounds, rules)
     variables = units_of(network)
     narrowest = dict(zip(variables, bits_of(program, [0] * len(variables)), strict=True))
-    _require_reachable(network, narrowest, bounds, rules.pins, _without_scores(network, scores))
+    _require_reachable(network, narrowest, bounds, rules, _without_scores(network, scores, rules))
     outcome = SOLVERS[solver](program, time_limit)
     picks = _widen(program, outcome.picks)
     chosen = dict(zip(variables, bits_of(program, picks), strict=True))
@@ -101,18 +102,22 @@ def _widen(program: Program, picks: Sequence[int]) -> tuple[int, ...]:
     return tuple(widened)
 
 
-def _without_scores(network: Network, scores: Scores) -> frozenset[Unit]:
-    """Find the units that have no score at any width, and so stay at 8 bits."""
+def _without_scores(network: Network, scores: Scores, rules: Rules) -> list[Unit]:
+    """List the units that would get fewer bits but for want of a score."""
     known = {"weight": scores.weights, "activation": scores.activations}
-    return frozenset(unit for unit in units_of(network) if not known[unit.kind].get(unit.name))
+    return [
+        unit
+        for unit in units_of(network, weight_only=rules.weight_only)
+        if unit not in rules.pins.bits and not known[unit.kind].get(unit.name)
+    ]
 
 
 def _require_reachable(
     network: Network,
     narrowest: Mapping[Unit, int],
     bounds: Sequence[Budget],
-    pins: Pins,
-    unscored: frozenset[Unit],
+    rules: Rules,
+    unscored: Sequence[Unit],
 ) -> None:
     """Raise unless the narrowest choices meet every bound.
 
@@ -133,24 +138,31 @@ def _require_reachable(
             extreme = "smallest" if metric.at_most else "largest"
             hint = format_quantity(reachable + bound.overhead, metric.suffixes, up=metric.at_most)
             best[metric.name] = reachable
-            complaints.append(f"`{metric.name}` {bound.text} cannot be met: the {extreme} reachable is {hint}")
+            complaints.append(f"{setting(metric.name)} {bound.text} cannot be met: the {extreme} reachable is {hint}")
     if complaints:
-        ways = ["loosen the budget", *(["drop a pin"] if pins.texts else [])]
-        if unscored - pins.bits.keys():
-            ways += ["analyze more images", "take another `criterion`"]
-        told = f"{'; '.join(complaints)} ({_describe(narrowest, pins, unscored)}); {' or '.join(ways)}"
+        ways = ["loosen the budget", *(["drop a pin"] if rules.pins.texts else [])]
+        missed = [budget.metric for budget in bounds if budget.metric.name in best]
+        if rules.weight_only and any(_counts_activations(metric, network) for metric in missed):
+            ways.append(f"drop {setting('weight_only')}")
+        if unscored:
+            ways += ["analyze more images", f"take another {setting('criterion')}"]
+        told = f"{'; '.join(complaints)} ({_describe(narrowest, rules.pins, unscored)}); {' or '.join(ways)}"
         raise InfeasibleBudgetError(told, best)
 
 
-def _describe(narrowest: Mapping[Unit, int], pins: Pins, unscored: frozenset[Unit]) -> str:
+def _counts_activations(metric: Metric, network: Network) -> bool:
+    return any(unit.kind == "activation" for term in metric.terms(network) for unit in term.units)
+
+
+def _describe(narrowest: Mapping[Unit, int], pins: Pins, unscored: Sequence[Unit]) -> str:
     """Say in words what the narrowest choices are."""
     weight = min((width for unit, width in narrowest.items() if unit.kind == "weight"), default=BASELINE_BITS)
     activation = min((width for unit, width in narrowest.items() if unit.kind == "activation"), default=BASELINE_BITS)
     least = {"weight": weight, "activation": activation}
     exceptions = [f"the pins {' '.join(pins.texts)}"] if pins.texts else []
-    wider = [unit for unit, width in narrowest.items() if width > least[unit.kind] and unit not in pins.bits]
-    if silent := sum(unit in unscored for unit in wider):
-        exceptions.append(f"{silent} without scores, which stay at 8 bits")
-    if len(wider) > silent:
-        exceptions.append(f"{len(wider) - silent} not measured at so few bits")
+    if unscored:
+        exceptions.append(f"{len(unscored)} units without scores, which keep 7 or 8 bits")
+    scored = narrowest.keys() - pins.bits.keys() - set(unscored)
+    if wider := sum(narrowest[unit] > least[unit.kind] for unit in scored):
+        exceptions.append(f"{wider} units that were not measured at so few bits")
     return f"all layers at {weight}/{activation}" + (f" but for {' and '.join(exceptions)}" if exceptions else "")

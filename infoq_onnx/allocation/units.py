@@ -46,10 +46,11 @@ def parse_quantity(text: str, suffixes: Mapping[str, int] = COUNTS) -> Decimal:
         factor = factors[suffix.lower()] if suffix else 1
         value = Decimal(number.strip())
     except (KeyError, InvalidOperation):
-        allowed = f", alone or with one of {' '.join(suffixes)}" if suffixes else ""
+        among = "one of " if len(suffixes) > 1 else ""
+        allowed = f", optionally followed by {among}{' '.join(suffixes)}" if suffixes else ""
         raise SettingsError(f"{text!r} is not a quantity: write a number such as 4.5{allowed}") from None
     if not 1 / LARGEST <= value <= LARGEST:
-        raise SettingsError(f"{text!r} is not a usable quantity: write a number above zero")
+        raise SettingsError(f"{text!r} is not a usable quantity: write a number above zero, up to 1e30")
     return value * factor
 
 

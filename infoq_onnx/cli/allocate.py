@@ -22,40 +22,38 @@ Examples: infoq-onnx allocate --bitops uniform:4/4
           infoq-onnx allocate --compression 10.66 --weight-only --pin first=8 -o small.onnx""",
 )
 @click.argument("analysis", type=FilePath(), required=False)
-@click.option(
-    "--bitops", help="At most this many BitOps an image: 23.04G, or uniform:3/3 for those of all layers at 3/3."
-)
+@click.option("--bitops", help="Maximum BitOps per image: 23.04G, or uniform:3/3 for those of all layers at 3/3.")
 @click.option(
     "--size",
-    help="At most this large a file: 1.5MiB, 900KB. (uniform:3, and other storages and formats, count weights alone.)",
+    help="Maximum file size: 1.5MiB, 900KB. (uniform:3, and other storages and formats, count only the weights.)",
 )
-@click.option("--compression", help="Weights at least this many times smaller than in float: 10.66.")
-@click.option("--avg-weight-bits", help="At most this mean of weight bits over all weights: 3.5.")
-@click.option("--avg-act-bits", help="At most this mean of activation bits over all activations: 5.")
+@click.option("--compression", help="Minimum factor by which weights are smaller than in float: 10.66.")
+@click.option("--avg-weight-bits", help="Maximum mean of weight bits over all weights: 3.5.")
+@click.option("--avg-act-bits", help="Maximum mean of activation bits over all activations: 5.")
 @click.option(
     "--budget",
     "tables",
     multiple=True,
     metavar="CSV:LIMIT",
-    help="At most this cost by a table of the columns layer, w_bits, a_bits, cost: latency.csv:12ms.",
+    help="Maximum cost by a table with the columns layer, w_bits, a_bits, cost: latency.csv:12ms.",
 )
-@click.option("--uniform", "uniform_bits", type=BitPair(), help="The same bits everywhere, as a yardstick: 3/8.")
-@click.option("--weight-only", is_flag=True, help="Leave all activations at 8 bits.")
+@click.option("--uniform", "uniform_bits", type=BitPair(), help="The same bits everywhere, for comparison: 3/8.")
+@click.option("--weight-only", is_flag=True, help="Keep all activations at 8 bits.")
 @click.option(
     "--alpha",
     type=float,
     default=_DEFAULTS.alpha,
     show_default=True,
-    help="Weight of activation scores against weights'.",
+    help="Factor on the scores of activations.",
 )
 @click.option(
     "--criterion",
     default=_DEFAULTS.criterion,
     show_default=True,
-    help="Whose scores to use. kl: how far predictions diverge, which kept more on all networks we measured; infoq: "
-    "the information that is lost, as published; infoq-onnx criteria lists all.",
+    help="Criterion that scores the layers. kl: how far predictions diverge, which kept more accuracy on all networks "
+    "that we measured; infoq: lost information, as published; infoq-onnx criteria lists all.",
 )
-@click.option("--bits", type=BitList(), help="Widths to choose among, as 2,4,8 [all that were analysed].")
+@click.option("--bits", type=BitList(), help="Bit-widths to choose among, such as 2,4,8 [all that were analysed].")
 @click.option(
     "--pin",
     "pins",
@@ -68,25 +66,25 @@ Examples: infoq-onnx allocate --bitops uniform:4/4
     type=click.Choice(["nearest", "gptq"]),
     default=_DEFAULTS.rounding,
     show_default=True,
-    help="gptq: later weights of a layer make up for the errors of earlier ones; nearest: at once, much less accurate.",
+    help="gptq: later weights of a layer compensate for the errors of earlier ones; nearest: fast, much less accurate.",
 )
 @click.option(
     "--repair/--no-repair",
     default=_DEFAULTS.repair,
     show_default=True,
-    help="With gptq, each layer also makes up for the errors of the layers before it: for every budget anew.",
+    help="With gptq, each layer also compensates for the errors of the layers before it; this runs again per budget.",
 )
 @click.option(
     "--samples",
     type=click.IntRange(min=1),
-    help="Images that gptq rounds with, at most, any of the set [those of the analysis]. More are better, and cost "
-    "far less here than in analyze.",
+    help="Maximum number of images that gptq rounds with [those of the analysis]. More images improve the rounding and "
+    "cost far less here than in analyze.",
 )
 @click.option(
     "--storage",
     type=click.Choice(["packed", "native", "int8"]),
-    help="packed [the default]: each weight in exactly its bits, unpacked when the model is loaded; native: ONNX's "
-    "INT2 and INT4 (operator sets 25 and 21), above 4 bits a byte; int8: one byte a weight.",
+    help="packed [the default]: each weight takes exactly its bits and is unpacked when the model is loaded; native: "
+    "ONNX's INT2 and INT4 (operator sets 25 and 21), a byte above 4 bits; int8: one byte per weight.",
 )
 @click.option(
     "--format",
@@ -94,25 +92,25 @@ Examples: infoq-onnx allocate --bitops uniform:4/4
     type=click.Choice(["qdq", "qonnx"]),
     default=_DEFAULTS.file_format,
     show_default=True,
-    help="qdq: runs in onnxruntime; qonnx: Quant nodes for FINN and Brevitas (needs the extra qonnx).",
+    help="qdq: for onnxruntime; qonnx: Quant nodes, for FINN and Brevitas (needs the extra qonnx).",
 )
 @click.option(
     "--target",
     type=click.Choice(["any", "x86-avx2", "x86-vnni", "arm64"]),
     default=_DEFAULTS.target,
     show_default=True,
-    help="What the model is to run on. On x86 without VNNI sums of 8-bit products may saturate: any and x86-avx2 give "
-    "layers where they could 7-bit weights in place of 8-bit ones; x86-vnni and arm64 do not.",
+    help="Processor that the model will run on. On x86 without VNNI, sums of 8-bit products may saturate: any and "
+    "x86-avx2 give layers in which they could 7-bit weights instead of 8-bit ones; x86-vnni and arm64 do not.",
 )
 @click.option(
     "--memory",
     metavar="SIZE",
-    help="What this may take, about, such as 2GiB: large sets of images and activations are kept on disk.",
+    help="Approximate memory, such as 2GiB: large sets of images and activations go to disk.",
 )
 @click.option("--model", type=FilePath(), help="Where the float model is now, if it moved.")
 @click.option("--calib", type=FilePath(), help="Where the calibration data is now, if it moved.")
 @click.option("--classes", type=FilePath(), help="Where the file of class names is now, if it moved.")
-@click.option("-o", "--output", type=FilePath(), help="The ONNX to write [MODEL.BUDGET.onnx].")
+@click.option("-o", "--output", type=FilePath(), help="ONNX file to write [MODEL.BUDGET.onnx].")
 @click.option("--json", "as_json", is_flag=True, help="Print the allocation as JSON instead of a table.")
 def allocate(analysis: Path | None, as_json: bool, **options: Any) -> None:
     """Give every layer its bits within a budget and write the mixed-precision model.

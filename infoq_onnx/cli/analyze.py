@@ -31,7 +31,7 @@ _DEFAULTS = MeasurementSettings()
     type=click.IntRange(min=1),
     default=_DEFAULTS.samples,
     show_default=True,
-    help="Images to use, at most.",
+    help="Maximum number of images.",
 )
 @click.option(
     "--bits", type=BitList(), default=",".join(map(str, _DEFAULTS.bits)), show_default=True, help="Bit-widths to try."
@@ -40,82 +40,91 @@ _DEFAULTS = MeasurementSettings()
     "--encoder",
     default=_DEFAULTS.encoder,
     show_default=True,
-    help="What stands for X: pca, self (the model's own features), dinov2, or an ONNX file.",
+    help="How InfoQ encodes the images (X): pca, self (the model's own features), dinov2, or an ONNX file.",
 )
 @click.option(
     "--projections",
     type=int,
     default=_DEFAULTS.projections,
     show_default=True,
-    help="Directions of the sliced estimates.",
+    help="Number of random directions of sliced mutual information.",
 )
-@click.option("--neighbours", type=int, default=_DEFAULTS.neighbours, show_default=True, help="k of the estimators.")
+@click.option(
+    "--neighbours",
+    type=int,
+    default=_DEFAULTS.neighbours,
+    show_default=True,
+    help="Number of neighbours of the estimators (k).",
+)
 @click.option(
     "--observers",
     type=click.Choice(get_args(Observing)),
     default=_DEFAULTS.observers,
     show_default=True,
-    help="Who sees the widths above those that select observers: only the tensors that tell harm, or all candidates, "
-    "which lets score --criterion infoq take any --threshold.",
+    help="At which tensors InfoQ measures mutual information: at those selected as observers, or at all candidates. "
+    "all takes longer, and lets score --criterion infoq use any --threshold.",
 )
 @click.option(
     "--equalize/--no-equalize",
     default=_DEFAULTS.equalize,
     show_default=True,
-    help="First give the channels of a tensor ranges more alike: by factors in front of depthwise convolutions, by "
-    "splitting those that dwarf all others in front of matrix products.",
+    help="First make the ranges of a tensor's channels more equal: scale channels in front of depthwise convolutions, "
+    "and split outlier channels in front of matrix products.",
 )
 @click.option(
     "--act-range",
     type=click.Choice(["mse", "percentile", "minmax", "entropy"]),
     default=_DEFAULTS.act_range,
     show_default=True,
-    help="How the ranges of activations are chosen: least squared error, all but 0.01 % of the values, all of them, or "
-    "least KL divergence of their distribution.",
+    help="How the ranges of activations are chosen. mse: least squared error; percentile: all but 0.01 % of the "
+    "values; minmax: all values; entropy: least KL divergence of the distribution.",
 )
 @click.option(
     "--trial-rounding",
     type=click.Choice(["nearest", "gptq"]),
     default=_DEFAULTS.trial_rounding,
     show_default=True,
-    help="How the weights of a trial are rounded: by gptq, as allocate rounds them by default, or to nearest.",
+    help="How trials round weights: by gptq, as allocate does by default, or to nearest.",
 )
 @click.option(
     "--weight-only",
     is_flag=True,
-    help="Try weights only, in half the time. Activations can then have 8 bits only, or those of a pin or --uniform.",
+    help="Try weights only, in half the time. Activations then stay at 8 bits, unless allocate --pin or --uniform "
+    "changes them.",
 )
 @click.option(
     "--provider",
     default=_DEFAULTS.provider,
     show_default=True,
-    help="What onnxruntime runs the networks on: cuda, coreml, … where the onnxruntime that is installed has it.",
+    help="Execution provider of onnxruntime: cuda, coreml, … if the installed onnxruntime has it.",
 )
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
-    help="Processes that run trials [one a processor, where there is work for more than some seconds]. The result is "
-    "the same for any number.",
+    help="Number of processes that run trials [one per processor, if there is work for more than a few seconds]. It "
+    "does not change the result.",
 )
 @click.option(
     "--memory",
     metavar="SIZE",
-    help="What all processes together may take, about, such as 2GiB: fewer run trials, and large sets of images and "
-    "activations are kept on disk. The result is the same for any.",
+    help="Approximate memory of all processes together, such as 2GiB: fewer processes run, and large sets of images "
+    "and activations go to disk. It does not change the result.",
 )
 @click.option(
     "--ray",
     metavar="local|ADDRESS",
-    help="Run trials on a Ray cluster: on one started on this machine (local), or on that at auto, host:port or "
-    "ray://host:port. It takes one trial a processor, at most --workers at a time.",
+    help="Run trials on a Ray cluster: start one on this machine (local), or join a running one (auto, host:port or "
+    "ray://host:port). It runs one trial per processor, at most --workers at a time.",
 )
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Only say how many trials there are, and estimate time and memory from ten seconds' probe.",
+    help="Only print the number of trials, and an estimate of time and memory from a ten-second probe.",
 )
 @logits_option
-@click.option("--force", is_flag=True, help="First remove what the folder holds; otherwise it is kept beside.")
+@click.option(
+    "--force", is_flag=True, help="First remove what the folder holds. Without it, an earlier analysis is kept."
+)
 @click.option("-o", "--output", type=FilePath(), help="Folder for the analysis [MODEL.infoq].")
 @click.option("--json", "as_json", is_flag=True, help="Print the analysis as JSON instead of a table.")
 def analyze(model: Path, as_json: bool, dry_run: bool, **options: Any) -> None:

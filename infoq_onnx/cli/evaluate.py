@@ -15,10 +15,15 @@ from infoq_onnx.cli.options import FilePath, data_options, preprocessing_of
     epilog="Example: infoq-onnx evaluate small.onnx --data test/ --against model.onnx",
 )
 @click.argument("model", type=FilePath())
-@click.option("--data", required=True, type=FilePath(), help="As --calib of analyze; with labels.")
+@click.option(
+    "--data",
+    required=True,
+    type=FilePath(),
+    help="Test images, as --calib of analyze; top-1 and top-5 need labels.",
+)
 @click.option("--against", type=FilePath(), help="Another model to compare with, image by image.")
 @data_options
-@click.option("--samples", type=click.IntRange(min=1), help="Images to use, at most [all].")
+@click.option("--samples", type=click.IntRange(min=1), help="Maximum number of images [all].")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def evaluate(model: Path, as_json: bool, **options: Any) -> None:
     """Measure MODEL, quantized or not: top-1, top-5, agreement, file size and median latency.

@@ -30,7 +30,7 @@ class InfoQGroup(click.Group):
         try:
             return super().invoke(ctx)
         except InfoQError as error:
-            _fail(ctx, str(error), exit_code(error))
+            _fail(ctx, error.marked, exit_code(error))
         except MemoryError as error:
             _fail(ctx, _out_of_memory(error, self.commands[str(ctx.invoked_subcommand)]), FAILED)
         except click.UsageError as error:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from infoq_onnx.cli.options import FilePath
+
+if TYPE_CHECKING:
+    from infoq_onnx.schema import Kernel
 
 
 @click.command(
@@ -24,7 +29,7 @@ from infoq_onnx.cli.options import FilePath
     type=click.Choice(["any", "x86-avx2", "x86-vnni", "arm64"]),
     default="any",
     show_default=True,
-    help="What the model is to run on; on x86-vnni and arm64 nothing saturates.",
+    help="Processor that the model will run on; on x86-vnni and arm64 nothing saturates.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def lint(model: Path, strict: bool, target: str, as_json: bool) -> None:
@@ -44,5 +49,16 @@ def lint(model: Path, strict: bool, target: str, as_json: bool) -> None:
     else:
         show(tables.kernels(found.kernels))
         show(tables.kernels_line(found.kernels))
-    if strict and not (found.kernels and all(kernel.integer and not kernel.saturates for kernel in found.kernels)):
+    if strict and (broken := _broken(found.kernels)):
+        click.echo(f"--strict: {broken}", err=True)
         raise SystemExit(1)
+
+
+def _broken(kernels: Sequence[Kernel]) -> str:
+    """Describe what --strict does not accept; empty if nothing."""
+    if not kernels:
+        return "the model has no layers"
+    floats = sum(not kernel.integer for kernel in kernels)
+    saturating = sum(kernel.saturates for kernel in kernels)
+    counts = [f"{floats} left in float"] * (floats > 0) + [f"{saturating} may saturate"] * (saturating > 0)
+    return f"of {len(kernels)} layers, {' and '.join(counts)}" if counts else ""

@@ -90,24 +90,29 @@ def data_options(command: F) -> F:
             click.option(
                 "--classes",
                 type=FilePath(),
-                help="File with one class name a line, in label order. Default: class folders sorted by name.",
+                help="File with one class name per line, in label order. Default: the class folders, sorted by name.",
             ),
             click.option(
                 "--preprocess",
                 type=click.Choice(PRESET_NAMES),
-                help="imagenet: short side to 256/224 of the model's size, centre crop, x/255, ImageNet mean and std; "
-                "tf: the same crop, x/127.5-1; cifar10: x/255, CIFAR-10 mean and std; none: 0…255 as they are. Images "
-                "that have the model's size are not resized. Arrays (.npy, .npz) of integers from 0 to 255 are images, "
-                "too; arrays of floats are never preprocessed.",
+                help="How images become the model's input. imagenet: resize the short side to 256/224 of the model's "
+                "size, crop the centre, divide by 255, apply ImageNet's mean and std. tf: the same crop, then "
+                "x/127.5-1. cifar10: x/255, CIFAR-10's mean and std. none: keep 0…255. Images that have the model's "
+                "size are not resized. Arrays (.npy, .npz) of integers from 0 to 255 count as images; arrays of floats "
+                "are the model's input already.",
             ),
-            click.option("--resize", type=int, help="Own preprocessing: short side in pixels before the crop."),
-            click.option("--crop/--no-crop", default=True, help="… take the centre, or squeeze the whole image."),
-            click.option("--scale", type=float, help="… divide 0…255 by this (255)."),
-            click.option("--mean", type=Numbers(), help="… then subtract this, one value or one a channel."),
-            click.option("--std", type=Numbers(), help="… then divide by this."),
+            click.option(
+                "--resize", type=int, help="Preprocessing of your own: resize the short side to this many pixels."
+            ),
+            click.option("--crop/--no-crop", default=True, help="… then crop the centre, or squeeze the whole image."),
+            click.option("--scale", type=float, help="… then divide 0…255 by this [255]."),
+            click.option("--mean", type=Numbers(), help="… then subtract this: one value, or one per channel."),
+            click.option("--std", type=Numbers(), help="… then divide by this: one value, or one per channel."),
             click.option("--color", type=click.Choice(["RGB", "BGR", "L"]), help="… order of the colour channels."),
             click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="… order of the axes."),
-            click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of every choice."),
+            click.option(
+                "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of every random choice."
+            ),
         ]
     ):
         command = option(command)

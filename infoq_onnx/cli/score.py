@@ -43,11 +43,11 @@ def _criteria_options() -> list[click.Option]:
     epilog="Example: infoq-onnx score --criterion infoq --debias",
 )
 @click.argument("analysis", type=FilePath(), required=False)
-@click.option("--criterion", required=True, help="Whose scores; infoq-onnx criteria lists them.")
+@click.option("--criterion", required=True, help="Criterion that scores the layers; infoq-onnx criteria lists them.")
 @click.option("--model", type=FilePath(), help="Where the float model is now, if it moved.")
 @click.option("--calib", type=FilePath(), help="Where the calibration data is now, if it moved.")
 @click.option("--classes", type=FilePath(), help="Where the file of class names is now, if it moved.")
-@click.option("--memory", metavar="SIZE", help="What images may take in memory, about, such as 2GiB.")
+@click.option("--memory", metavar="SIZE", help="Approximate memory for images, such as 2GiB.")
 @click.option("--json", "as_json", is_flag=True, help="Print the scores as JSON instead of a table.")
 def score(analysis: Path | None, as_json: bool, **options: Any) -> None:
     """Score every layer of ANALYSIS by a criterion, and keep the scores there for allocate.

@@ -24,7 +24,7 @@ from infoq_onnx.data import preprocess
 from infoq_onnx.data.choose import choose
 from infoq_onnx.data.image_decoding import Skipped, crop, decode
 from infoq_onnx.data.sources import Source, open_source, with_classes
-from infoq_onnx.errors import DataError, SettingsError
+from infoq_onnx.errors import DataError, SettingsError, setting
 from infoq_onnx.schema import CalibrationRef, Preprocessing
 
 CACHE_BYTES = 1 << 30
@@ -163,7 +163,9 @@ def load_dataset(
         )
     if preprocessing is None:
         presets = ", ".join(preprocess.PRESETS)
-        raise SettingsError(f"{path} holds images: choose their preprocessing ({presets}) with `preprocessing`")
+        raise SettingsError(
+            f"{path} holds images: choose their preprocessing ({presets}) with {setting('preprocessing')}"
+        )
     preprocess.check_fits(preprocessing, input_shape)
     return _of_images(source, chosen, preprocessing, input_shape, tolerated_percent, cache_bytes)
 

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from infoq_onnx.errors import SettingsError
+from infoq_onnx.errors import SettingsError, setting
 from infoq_onnx.schema import Preprocessing
 
 Color = Literal["RGB", "BGR", "L"]
@@ -23,6 +23,9 @@ CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 AS_IS = Preprocessing("array", None, False, 1.0, (0.0,), (1.0,), "RGB", "NCHW")
 """Represents no preprocessing: the samples are arrays that the model takes unchanged."""
+
+UNCHANGED = "none"
+"""Name of the preset that keeps pixels as they are."""
 
 # the usual evaluation resizes images to 256 pixels for a model of 224 pixels
 _MARGIN = 256 / 224
@@ -120,18 +123,24 @@ def custom(
     height, width, channels = image_size(input_shape, layout)
     color = color or ("L" if channels == 1 else "RGB")
     if channels != (1 if color == "L" else 3):
-        raise SettingsError(f"{color} in {layout} does not fit the model's input {input_shape}")
+        raise SettingsError(
+            f"{setting('color')} {color} with {setting('layout')} {layout} does not fit the model's input "
+            f"{'×'.join(map(str, input_shape))}"
+        )
     if resize is not None and resize < 1:
-        raise SettingsError(f"cannot resize images to {resize} pixels: give 1 or more")
+        raise SettingsError(f"{setting('resize')} {resize}: give 1 pixel or more")
     if resize is not None and crop and resize < min(height, width):
-        raise SettingsError(f"images resized to {resize} are too small for a crop of {height}×{width}: resize to more")
+        raise SettingsError(f"{setting('resize')} {resize} is too small for a crop of {height}×{width}: give more")
     if not (math.isfinite(scale) and scale > 0):
-        raise SettingsError(f"the scale {scale} cannot divide pixels: give a positive number")
+        raise SettingsError(f"{setting('scale')} {scale}: give a finite number above 0")
     for what, values in (("mean", mean), ("std", std)):
         if len(values) not in (1, channels):
-            raise SettingsError(f"the {what} has {len(values)} values but the model's input has {channels} channels")
+            raise SettingsError(
+                f"{setting(what)} has {len(values)} values: give 1, or {channels} for the model's channels"
+            )
         if not all(map(math.isfinite, values)) or (what == "std" and min(values) <= 0):
-            raise SettingsError(f"the {what} {tuple(values)} cannot normalise pixels: give finite numbers, std above 0")
+            told = "finite numbers above 0" if what == "std" else "finite numbers"
+            raise SettingsError(f"{setting(what)} {','.join(map(str, values))}: give {told}")
     return Preprocessing(
         name=name,
         resize=resize,
@@ -194,7 +203,10 @@ def normalise(pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> np
 
 def _require_image(input_shape: tuple[int, ...]) -> None:
     if not is_image(input_shape):
-        raise SettingsError(f"the model's input {input_shape} is not an image: give arrays (.npy, .npz) of that shape")
+        raise SettingsError(
+            f"the model's input has the shape {input_shape} and is not an image: give arrays (.npy, .npz) of that "
+            f"shape, and drop {setting('preprocessing')}"
+        )
 
 
 def _each(values: Sequence[float], channels: int) -> tuple[float, ...]:
@@ -227,13 +239,13 @@ def _cifar10(input_shape: tuple[int, ...]) -> Preprocessing:
 
 
 def _none(input_shape: tuple[int, ...]) -> Preprocessing:
-    return _preset("none", input_shape, 1.0, 1.0, (0.0,), (1.0,))
+    return _preset(UNCHANGED, input_shape, 1.0, 1.0, (0.0,), (1.0,))
 
 
 PRESETS: dict[str, Callable[[tuple[int, ...]], Preprocessing]] = {
     "imagenet": _imagenet,
     "tf": _tf,
     "cifar10": _cifar10,
-    "none": _none,
+    UNCHANGED: _none,
 }
 """imagenet: ImageNet mean and std; tf: x/127.5 − 1; cifar10: CIFAR-10 mean and std; none: raw 0 … 255."""

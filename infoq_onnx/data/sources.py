@@ -21,6 +21,8 @@ import dataclasses
 import itertools
 import os
 import re
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -31,12 +33,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from infoq_onnx.errors import DataError
+from infoq_onnx.errors import DataError, setting
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".ppm", ".tif", ".tiff"})
 LIST_SUFFIXES = frozenset({".txt", ".csv"})
 
 _SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found"})
+
+# what numpy raises for files that are damaged, headers that do not parse among them
+_NOT_ARRAYS = (
+    *(OSError, ValueError, EOFError, RuntimeError, MemoryError, SyntaxError, TypeError, KeyError, OverflowError),
+    *(struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
 
 _CHUNK_BYTES = 1 << 26
 _NAMED = 3  # how many names an error message lists
@@ -134,8 +142,8 @@ def with_classes(source: Source, count: int) -> Source:
         if source.classes_path is None:
             stray = f" ({_some(source.class_names)})" if named > count else ""
             raise DataError(
-                f"{source.path} has {named} class folders{stray} but the model has {count} classes: "
-                "name all of them in label order with `classes`, or name the folders by their numbers, 0 and up"
+                f"{source.path} has {named} class folders{stray} but the model has {count} classes: name all of them "
+                f"in label order with {setting('classes')}, or name the folders by their numbers, 0 and up"
             )
         raise DataError(
             f"{source.classes_path} names {named} classes but the model has {count}: give one a line, in label order"
@@ -276,7 +284,8 @@ def _label(text: str, index: dict[str, int], where: str, classes_path: Path | No
     if text in index:
         return index[text]
     if not re.fullmatch(r"[0-9]{1,9}", text):
-        known = f"a name in {classes_path}, nor an index" if classes_path else "an index (names need `classes`)"
+        unnamed = f"an index (names need {setting('classes')})"
+        known = f"a name in {classes_path}, nor an index" if classes_path else unnamed
         raise DataError(f"{where}: the label {text!r} is not {known}")
     if index and int(text) >= len(index):
         raise DataError(f"{where}: the label {text} is out of range: {classes_path} names {len(index)} classes")
@@ -285,7 +294,8 @@ def _label(text: str, index: dict[str, int], where: str, classes_path: Path | No
 
 def _read_classes(path: Path) -> tuple[str, ...]:
     if not os.path.isfile(path):
-        raise DataError(f"no such classes file: {path}")
+        what = "not a text file" if os.path.exists(path) else "not there"
+        raise DataError(f"{setting('classes')} {path} is {what}: give a file with one class name a line")
     names = [line.strip() for line in _lines(path)]
     while names and not names[-1]:
         names.pop()
@@ -318,8 +328,10 @@ def _lines(path: Path) -> list[str]:
 def _from_npy(path: Path, classes_path: Path | None, names: tuple[str, ...] | None) -> Source:
     try:
         array = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} is not a numeric .npy array: {_one_line(error)}") from error
+    except _NOT_ARRAYS as error:
+        raise DataError(
+            f"{path} is not a numeric .npy array ({_reason(error)}); save it again with numpy.save"
+        ) from error
     return Source(path, classes_path, (), _checked(array, str(path)), None, names)
 
 
@@ -340,8 +352,10 @@ def _from_npz(path: Path, classes_path: Path | None, names: tuple[str, ...] | No
             # asarray, because numpy returns a member that is not .npy as bytes
             array = _checked(np.asarray(archive[key]), f"{key!r} of {path}")
             labels = np.asarray(archive[label_key]) if label_key is not None else None
-    except (OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is not an archive of numeric arrays: {_one_line(error)}") from error
+    except _NOT_ARRAYS as error:
+        raise DataError(
+            f"{path} is not an archive of numeric arrays ({_reason(error)}); save it again with numpy.savez"
+        ) from error
     if labels is not None:
         labels = _checked_labels(labels, len(array), names, f"{label_key!r} of {path}")
     return Source(path, classes_path, (), array, labels, names)
@@ -395,5 +409,9 @@ def _some(names: Iterable[str]) -> str:
     return (", ".join(map(repr, names[:_NAMED])) + more) or "nothing"
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+def _reason(error: BaseException) -> str:
+    """Say why numpy cannot read a file; what numpy says of bytes that are not its own is about pickle and magic."""
+    text = " ".join(str(error).split())
+    if re.search("pickle|magic", text):
+        return "it holds Python objects, or is not in numpy's format"
+    return text or type(error).__name__

@@ -21,7 +21,7 @@ from onnx import NodeProto, helper, numpy_helper
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.emit.storage.narrow import narrow
 from infoq_onnx.emit.verify import compare
-from infoq_onnx.errors import MissingDependencyError, VerificationError
+from infoq_onnx.errors import MissingDependencyError, VerificationError, setting
 from infoq_onnx.graph.compact import strip_documentation
 from infoq_onnx.graph.editing import add_metadata, initializers_of, input_at, replace_nodes, to_array
 from infoq_onnx.graph.graph import Graph
@@ -144,8 +144,8 @@ def require_qonnx() -> None:
         import qonnx.core.modelwrapper  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError(
-            "`file_format` qonnx is checked by executing it with the package qonnx, which is not installed; "
-            "pip install 'infoq-onnx[qonnx]'"
+            f"{setting('file_format')} qonnx is checked by executing it with the package qonnx, which is not "
+            "installed; pip install 'infoq-onnx[qonnx]'"
         ) from error
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from infoq_onnx.errors import SettingsError
+from infoq_onnx.errors import SettingsError, setting
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.operators import is_depthwise
 from infoq_onnx.quantize.grid import quantize_weight
@@ -40,7 +40,7 @@ def require_target(name: str) -> None:
         The target does not exist.
     """
     if name not in TARGETS:
-        raise SettingsError(f"`target` {name}: choose {' or '.join(TARGETS)}")
+        raise SettingsError(f"{setting('target')} {name}: choose {' or '.join(TARGETS)}")
 
 
 def saturating_layers(of: Quantizable) -> frozenset[str]:

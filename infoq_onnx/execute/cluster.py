@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from infoq_onnx.errors import MissingDependencyError, SettingsError, WorkerError
+from infoq_onnx.errors import MissingDependencyError, SettingsError, WorkerError, setting
 from infoq_onnx.execute.shared import from_parts, parts_of
 
 S = TypeVar("S")
@@ -82,7 +82,7 @@ def connected(address: str, workers: int | None, processors: int) -> Iterator[Cl
     """
     parts = _ADDRESS.fullmatch(address)
     if parts is None:
-        raise SettingsError(f"`ray` {address}: give local, auto, host:port or ray://host:port")
+        raise SettingsError(f"{setting('ray')} {address}: give local, auto, host:port or ray://host:port")
     ray = _import_ray()
     if ray.is_initialized():
         yield Cluster(1, workers)
@@ -106,7 +106,10 @@ def connected(address: str, workers: int | None, processors: int) -> Iterator[Cl
             verb, advice = (
                 ("start", "")
                 if address == LOCAL
-                else ("join", "; check `ray`, and RAY_AUTH_MODE where it wants a token, or give `ray` local")
+                else (
+                    "join",
+                    f"; check {setting('ray')}, and RAY_AUTH_MODE if it needs a token, or give {setting('ray')} local",
+                )
             )
             raise WorkerError(f"cannot {verb} a Ray cluster at {address}: {_one_line(error)}{advice}") from error
         yield cluster
@@ -141,7 +144,7 @@ def _import_ray() -> ModuleType:
     try:
         import ray
     except ImportError as error:
-        raise MissingDependencyError('`ray` needs Ray: pip install "infoq-onnx[ray]"') from error
+        raise MissingDependencyError(f'{setting("ray")} needs Ray: pip install "infoq-onnx[ray]"') from error
     return ray
 
 
@@ -151,7 +154,8 @@ def _check_answers(address: str, host: str, port: int) -> None:
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise WorkerError(
-            f"no Ray cluster answers at {address}: {reason}; start one there with ray start --head, or give `ray` local"
+            f"no Ray cluster answers at {address}: {reason}; start one there with ray start --head, or give "
+            f"{setting('ray')} local"
         ) from error
 
 
@@ -237,7 +241,7 @@ class Distributed(Generic[T, R]):
                     if lost[index] == _LOSSES:
                         raise WorkerError(
                             f"the Ray cluster lost a task {_LOSSES} times, perhaps for want of memory ({reason}); "
-                            "give fewer `workers`"
+                            f"give fewer {setting('workers')}"
                         )
                     waiting.append(index)
         except (ConnectionError, self._ray.exceptions.RaySystemError) as error:

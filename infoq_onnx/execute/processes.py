@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from infoq_onnx.errors import OutputError, WorkerError
+from infoq_onnx.errors import OutputError, WorkerError, setting
 from infoq_onnx.execute.shared import load_shared, save_shared
 from infoq_onnx.memory import peak_of_children, resident
 
@@ -112,7 +112,7 @@ class Processes(Generic[T, R]):
                 if losses == _LOSSES:
                     raise WorkerError(
                         f"worker processes died {losses} times in a row, perhaps for want of memory; give fewer "
-                        "`workers`"
+                        f"{setting('workers')}"
                     ) from error
 
     def _measure(self) -> None:
@@ -153,7 +153,8 @@ def _shared_folder(shared: object, place: Path) -> Path:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
         raise OutputError(
-            f"cannot write in {place} what worker processes need: {error.strerror}; make room there, or use `workers` 1"
+            f"cannot write in {place} what worker processes need: {error.strerror}; make room there, or use "
+            f"{setting('workers')} 1"
         ) from error
     return folder
 

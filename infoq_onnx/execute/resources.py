@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from infoq_onnx.errors import SettingsError, setting
 from infoq_onnx.execute.cluster import Cluster
 
 _SHARE = 8
@@ -21,6 +22,11 @@ class Resources:
     """Approximate limit in bytes for all processes, including this one; None is unlimited."""
     cluster: Cluster | None = None
     """Cluster that runs the trials instead of local processes; None uses local processes."""
+
+    def __post_init__(self) -> None:
+        """Refuse a number of processes that makes no sense."""
+        if self.workers is not None and self.workers < 1:
+            raise SettingsError(f"{setting('workers')} {self.workers}: give 1 or more")
 
     @property
     def share(self) -> int | None:

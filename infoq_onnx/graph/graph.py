@@ -189,10 +189,6 @@ class Graph:
         try:
             session = open_session(expose(self.model, names), optimize=False)
             first = self._observe(session, names, fixed or 1)
-        except TimeoutError as error:
-            raise ModelError(
-                f"one image takes more than {_LOOP_SECONDS:g} seconds; export the model without endless loops"
-            ) from error
         except ORT_ERRORS as error:
             raise ModelError(f"onnxruntime cannot run the model: {first_line(error)}; export it again") from error
         shapes = {name: value.shape for name, value in first.items()}
@@ -214,7 +210,13 @@ class Graph:
     def _observe(self, session: Any, names: list[str], batch: int) -> dict[str, NDArray[Any]]:
         images = np.random.default_rng(0).standard_normal((batch, *self._input_shape[1:]), dtype=np.float32)
         loops = any(node.op_type in ("Loop", "Scan") for node in walk(self.nodes))
-        values = run_session(session, {self.input: images}, names, seconds=_LOOP_SECONDS if loops else None)
+        try:
+            values = run_session(session, {self.input: images}, names, seconds=_LOOP_SECONDS if loops else None)
+        except TimeoutError as error:
+            raise ModelError(
+                f"{batch} image{'s take' if batch > 1 else ' takes'} it more than {_LOOP_SECONDS:g} seconds; export "
+                "the model without endless loops"
+            ) from error
         return {name: value for name, value in zip(names, values, strict=True) if isinstance(value, np.ndarray)}
 
 

@@ -11,13 +11,14 @@ import onnxruntime
 from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
-from infoq_onnx.errors import ModelError
-from infoq_onnx.graph.editing import opset_of, stamp_ir_version, subgraphs, to_array, walk
+from infoq_onnx.errors import ModelError, setting
+from infoq_onnx.graph.editing import opset_of, stamp_ir_version, to_array, walk
 from infoq_onnx.graph.external import tensors_of
 from infoq_onnx.graph.half_precision import to_float32
 from infoq_onnx.graph.inference import require_inference
 from infoq_onnx.graph.ort import ORT_ERRORS, first_line
 from infoq_onnx.graph.session import open_session
+from infoq_onnx.reporter import Reporter
 
 OLDEST_OPSET = 7
 
@@ -50,12 +51,12 @@ _LFS_POINTER = b"version https://git-lfs"
 _LFS_ADVICE = "run git lfs pull"
 
 QONNX_DOMAIN = "qonnx.custom_op.general"
-QONNX = "is a QONNX model, which onnxruntime does not run; give one made with `file_format` qdq"
+QONNX = f"is a QONNX model, which onnxruntime does not run; give one made with {setting('file_format')} qdq"
 NO_TEXT = "is damaged: a name in it is no text; download or export the model again"
 NO_OUTPUTS = "has no outputs; export the model so that it returns its class scores"
 
 
-def load_model(path: Path, remarks: list[str] | None = None) -> ModelProto:
+def load_model(path: Path, reporter: Reporter | None = None) -> ModelProto:
     """Load and check a float model, including its external data.
 
     A model in half precision becomes float32. The IR version is lowered to the oldest one that supports the operator
@@ -65,8 +66,8 @@ def load_model(path: Path, remarks: list[str] | None = None) -> ModelProto:
     ----------
     path : Path
         The .onnx file. External data is read from the same folder.
-    remarks : list of str or None
-        Receives what the user should know about changes to the model.
+    reporter : Reporter or None
+        Receives a note if the model is converted.
 
     Returns
     -------
@@ -85,14 +86,14 @@ def load_model(path: Path, remarks: list[str] | None = None) -> ModelProto:
     _check_functions(path, model)
     _load_external_data(path, model)
     # data that does not fit its type is found before it is converted
-    _check_data(path, model.graph)
-    if to_float32(model) and remarks is not None:
-        remarks.append(f"{path} is in half precision: it is converted to float32, inputs and outputs included")
+    _check_data(path, model)
+    if to_float32(model) and reporter is not None:
+        reporter.note(f"{path} is in half precision: it is converted to float32, inputs and outputs included")
     _check_ends(path, model.graph)
     try:
         require_inference(model)
     except ModelError as error:
-        raise ModelError(f"{path}: {error}") from error
+        raise ModelError(f"{path}: {error.marked}") from error
     stamp_ir_version(model)
     _check_valid(path, model)
     return model
@@ -319,9 +320,9 @@ def _check_external(path: Path, tensor: TensorProto) -> None:
         )
 
 
-def _check_data(path: Path, graph: GraphProto) -> None:
+def _check_data(path: Path, model: ModelProto) -> None:
     """Make sure that every constant has the data that its type and shape need."""
-    for tensor in graph.initializer:
+    for tensor in tensors_of(model):
         try:
             to_array(tensor)
         except (ValueError, TypeError, KeyError) as error:
@@ -329,9 +330,6 @@ def _check_data(path: Path, graph: GraphProto) -> None:
                 f"{path}: tensor {tensor.name!r} does not have the data its type and shape need ({first_line(error)}); "
                 "export the model again"
             ) from error
-    for node in graph.node:
-        for subgraph in subgraphs(node):
-            _check_data(path, subgraph)
 
 
 def _check_valid(path: Path, model: ModelProto) -> None:

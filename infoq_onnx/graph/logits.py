@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from infoq_onnx.errors import ModelError
+from infoq_onnx.errors import ModelError, setting
 from infoq_onnx.graph.editing import add_metadata, producers_of
 from infoq_onnx.graph.graph import LOGITS_KEY, Graph
 
@@ -31,13 +31,13 @@ def with_logits(graph: Graph, wanted: str | None = None) -> Graph:
         No output holds class scores, several may, or there is no output of that name.
     """
     if wanted is not None and wanted not in graph.outputs:
-        raise ModelError(f"there is no output {wanted!r}: choose `logits` among {', '.join(graph.outputs)}")
+        raise ModelError(f"there is no output {wanted!r}: choose {setting('logits')} among {', '.join(graph.outputs)}")
     if wanted is None:
         possible = [name for name in graph.outputs if classes_of(graph, name)]
         if len(possible) > 1 and graph.outputs[0] not in possible:
             raise ModelError(
                 f"the first output {_described(graph, graph.outputs[0])}, and several others may hold the class "
-                f"scores ({', '.join(possible)}): choose one with `logits`"
+                f"scores ({', '.join(possible)}): choose one with {setting('logits')}"
             )
         wanted = graph.outputs[0] if graph.outputs[0] in possible or not possible else possible[0]
     if not classes_of(graph, wanted):

@@ -17,7 +17,7 @@ from typing import Any
 import onnx
 import onnxruntime as ort
 
-from infoq_onnx.errors import SettingsError
+from infoq_onnx.errors import SettingsError, setting
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _CPU = "CPUExecutionProvider"
@@ -86,7 +86,8 @@ def open_session(
     # onnxruntime falls back to the CPU silently
     if provider not in session.get_providers():
         raise SettingsError(
-            f"`provider` {provider.removesuffix(_SUFFIX)}: onnxruntime cannot start it; check its driver and libraries"
+            f"{setting('provider')} {provider.removesuffix(_SUFFIX)}: onnxruntime cannot start it; check its driver "
+            "and libraries"
         )
     return session
 
@@ -167,8 +168,8 @@ def provider_called(name: str) -> str:
     found = known.get(name.lower().removesuffix(_SUFFIX.lower()))
     if found is None:
         raise SettingsError(
-            f"`provider` {name}: this onnxruntime has {', '.join(sorted(known))}; install one that has it, such as "
-            "onnxruntime-gpu for cuda"
+            f"{setting('provider')} {name or repr(name)}: this onnxruntime has {', '.join(sorted(known))}; install one "
+            "that has it, such as onnxruntime-gpu for cuda"
         )
     return found
 

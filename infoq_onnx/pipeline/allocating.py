@@ -13,14 +13,14 @@ from infoq_onnx.allocation.decide import decide, decide_uniform
 from infoq_onnx.allocation.metrics import Table
 from infoq_onnx.emit.kernels import left_in_float
 from infoq_onnx.emit.targets import meeting_at_8_bits
-from infoq_onnx.errors import OutputError
+from infoq_onnx.errors import OutputError, setting
 from infoq_onnx.files import sha256_of, sha256_of_text
 from infoq_onnx.graph.external import model_bytes
 from infoq_onnx.pipeline.emitting import Emission
 from infoq_onnx.pipeline.resolving import Places, Request, resolve
 from infoq_onnx.pipeline.scoring import scores_for
 from infoq_onnx.pipeline.sizing import is_absolute, within_file
-from infoq_onnx.preparation import report_skipped
+from infoq_onnx.preparation import report_samples
 from infoq_onnx.quantize.codes import CodeTable, load_codes, save_codes
 from infoq_onnx.reporter import Reporter, Silent
 from infoq_onnx.schema import (
@@ -110,7 +110,7 @@ def decide_bits(request: Request) -> Allocation:
         seen = (found.calibration.samples, found.calibration.sha256)
     if settings.samples is not None:
         seen = (len(request.images), request.images.sha256)
-        report_skipped(request.images, reporter)
+        report_samples(request.images, None, reporter)
     common: dict[str, Any] = {
         "analysis_sha256": sha256_of(request.measurement.analysis),
         "rounding": settings.rounding,
@@ -120,6 +120,8 @@ def decide_bits(request: Request) -> Allocation:
         "samples_sha256": seen[1],
     }
     if settings.uniform_bits is not None:
+        if settings.weight_only and settings.uniform_bits[1] != BASELINE_BITS:
+            reporter.note(f"{setting('weight_only')}: activations get 8 bits, not {settings.uniform_bits[1]}")
         allocation = decide_uniform(found, settings.uniform_bits, settings.weight_only, request.saturating)
         allocation = dataclasses.replace(allocation, **common)
     else:
@@ -132,7 +134,8 @@ def decide_bits(request: Request) -> Allocation:
 
         if found.settings.weight_only and not settings.weight_only:
             reporter.note(
-                "the analysis tried weights only (`weight_only`): activations that no pin names stay at 8 bits"
+                f"the analysis tried weights only ({setting('weight_only')}): activations that no pin names stay at 8 "
+                "bits"
             )
         if request.storage == "packed" and settings.file_format == "qdq":
             allocation = within_file(_emission(request), request.bounds, found.settings.bits, within_bounds)
@@ -146,7 +149,7 @@ def decide_bits(request: Request) -> Allocation:
     if narrowed := sum(allocation.weight_bits[layer] == EXACT_BITS for layer in request.saturating):
         reporter.note(
             f"weights of {narrowed} of {len(allocation.weight_bits)} layers get 7 bits: with 8 their sums may saturate "
-            "on x86 processors without VNNI; `target` x86-vnni or arm64 lifts this limit"
+            f"on x86 processors without VNNI; {setting('target')} x86-vnni or arm64 lifts this limit"
         )
     return allocation
 
@@ -163,8 +166,8 @@ def round_weights(request: Request, allocation: Allocation) -> dict[str, LayerCo
     if request.settings.uniform_bits is None and tried != rounding:
         told = request.reporter.note if request.method.reads_images else request.reporter.warn
         told(
-            f"the analysis measured weights rounded by {tried}, and `rounding` is {rounding}: analyze with "
-            f"`trial_rounding` {rounding} for bits that suit it better"
+            f"the analysis measured weights rounded by {tried}, and {setting('rounding')} is {rounding}: analyze with "
+            f"{setting('trial_rounding')} {rounding} for bits that suit it better"
         )
     of, bits = request.quantizable, allocation.bits
     exact = meeting_at_8_bits(of, bits) if request.fits_pairs else frozenset()
@@ -190,8 +193,8 @@ def emit(request: Request, allocation: Allocation, codes: Mapping[str, LayerCode
     for bound in allocation.bounds:
         if is_absolute(bound) and path.stat().st_size > bound.limit:
             reporter.warn(
-                f"{path} has {path.stat().st_size:,} bytes: `size` {bound.text} bounds the weights alone where they "
-                "are not packed"
+                f"{path} has {path.stat().st_size:,} bytes: {setting('size')} {bound.text} bounds the weights alone "
+                "where they are not packed"
             )
     return verification
 

@@ -23,7 +23,7 @@ from infoq_onnx.analyses import (
 )
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.data.encoders import get_encoder
-from infoq_onnx.errors import AnalysisError, DataError, ModelError, OutputError, SettingsError
+from infoq_onnx.errors import AnalysisError, DataError, ModelError, OutputError, SettingsError, setting
 from infoq_onnx.execute.cluster import connected
 from infoq_onnx.execute.resources import Resources
 from infoq_onnx.files import clear_leftovers, write_text
@@ -38,7 +38,7 @@ from infoq_onnx.preparation import (
     load_samples,
     memory_bytes,
     prepare,
-    report_skipped,
+    report_samples,
 )
 from infoq_onnx.quantize.codes import CodeTable, Keeper, load_codes, save_codes
 from infoq_onnx.quantize.ranges import get_range
@@ -54,6 +54,7 @@ from infoq_onnx.schema import (
     ModelRef,
     Observing,
     Preprocessing,
+    require_types,
     to_json,
 )
 from infoq_onnx.sensitivity.criteria import get_criteria
@@ -126,7 +127,7 @@ def analyze(
         See `infoq_onnx.errors`.
     """
     reporter = reporter or Silent()
-    resources = Resources(None if workers == "auto" else workers or 1, memory_bytes(memory))
+    resources = Resources(None if workers == "auto" else 1 if workers is None else workers, memory_bytes(memory))
     given = settings_of(settings, changes)
     prepared, dataset, chosen = set_up(model, calib, classes, preprocessing, given, reporter, resources.share)
     folder = Path(output) if output is not None else Path(f"{prepared.path.stem}.infoq")
@@ -138,7 +139,7 @@ def analyze(
         stack.enter_context(locked(folder))
         stack.enter_context(using(Runtime(chosen.provider)))
         if force:
-            reporter.warn(f"{folder}: what it held is removed (`force`)")
+            reporter.warn(f"{folder}: what it held is removed ({setting('force')})")
             forget(folder)
         load = functools.partial(_load, prepared, calib, classes, preprocessing, chosen.seed, resources.share)
         seen, fingerprint, blocks = _identify(folder, prepared, dataset, chosen, load, reporter)
@@ -185,6 +186,7 @@ def settings_of(settings: MeasurementSettings | None, changes: dict[str, Any]) -
         A field does not exist.
     """
     found = dataclasses.replace(settings or MeasurementSettings(), **changes)
+    require_types(found)
     bits = tuple(sorted({*found.bits, BASELINE_BITS}))
     return dataclasses.replace(found, bits=bits, provider=found.provider.lower())
 
@@ -217,17 +219,15 @@ def set_up(
     _check_settings(settings)
     # report a criterion of another package that cannot be loaded before any work
     get_criteria()
-    prepared = prepare(model, settings.logits)
-    for remark in prepared.remarks:
-        reporter.note(remark)
+    prepared = prepare(model, settings.logits, reporter)
     dataset = load_samples(prepared, calib, classes, preprocessing, settings.samples, settings.seed, cache_bytes)
     if len(dataset) < MIN_SAMPLES:
         raise DataError(f"{calib} has {len(dataset)} usable samples: give at least {MIN_SAMPLES}")
     try:
         require_repeatable(prepared.graph, prepared.path, dataset)
     except ModelError as error:
-        raise ModelError(f"{prepared.path}: {error}") from error
-    report_skipped(dataset, reporter)
+        raise ModelError(f"{prepared.path}: {error.marked}") from error
+    report_samples(dataset, preprocessing, reporter)
     return prepared, dataset, dataclasses.replace(settings, samples=len(dataset))
 
 
@@ -277,7 +277,7 @@ def _identify(
         if added:
             reporter.note(
                 f"{folder} holds an analysis of {had} images: it is extended by {added} others; ranges and rounding "
-                "stay those of the first (`force` measures all anew)"
+                f"stay those of the first ({setting('force')} measures all anew)"
             )
         return seen, fingerprint, blocks
     return whole, own, [dataset]
@@ -320,7 +320,9 @@ def _begin(
     try:
         measurement.path.mkdir(exist_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot write in {folder}: {error.strerror}; choose another folder with -o") from error
+        raise OutputError(
+            f"cannot write in {folder}: {error.strerror}; choose another folder with {setting('output')}"
+        ) from error
     kept = (measurement.analysis, measurement.grids, measurement.journal, measurement.codes)
     clear_leftovers(
         measurement.path, [path.name for path in (*kept, measurement.unfinished_codes, measurement.checksums)]
@@ -441,7 +443,7 @@ def _finish(
         write_text(measurement.analysis, to_json(analysis))
     except OSError as error:
         raise OutputError(
-            f"cannot write in {measurement.path}: {error.strerror}; choose another folder with -o"
+            f"cannot write in {measurement.path}: {error.strerror}; choose another folder with {setting('output')}"
         ) from error
     measurement.seal()
     return analysis
@@ -449,17 +451,19 @@ def _finish(
 
 def _check_settings(settings: MeasurementSettings) -> None:
     if wrong := sorted(set(settings.bits) - set(BITS)):
-        raise SettingsError(f"`bits`: {wrong[0]} is not one of {', '.join(map(str, BITS))}")
+        raise SettingsError(f"{setting('bits')}: {wrong[0]} is not one of {', '.join(map(str, BITS))}")
     if settings.bits == (BASELINE_BITS,):
-        raise SettingsError(f"`bits` {BASELINE_BITS}: there is nothing to try; give widths below {BASELINE_BITS}, too")
+        raise SettingsError(
+            f"{setting('bits')} {BASELINE_BITS}: there is nothing to try; give widths below {BASELINE_BITS}, too"
+        )
     if settings.samples is not None and settings.samples < MIN_SAMPLES:
-        raise SettingsError(f"`samples` {settings.samples}: give at least {MIN_SAMPLES}")
+        raise SettingsError(f"{setting('samples')} {settings.samples}: give at least {MIN_SAMPLES}")
     if not 2 <= settings.projections <= MAX_PROJECTIONS:
-        raise SettingsError(f"`projections` {settings.projections}: give 2 to {MAX_PROJECTIONS}")
+        raise SettingsError(f"{setting('projections')} {settings.projections}: give 2 to {MAX_PROJECTIONS}")
     if not 1 <= settings.neighbours < MIN_SAMPLES:
-        raise SettingsError(f"`neighbours` {settings.neighbours}: give 1 to {MIN_SAMPLES - 1}")
+        raise SettingsError(f"{setting('neighbours')} {settings.neighbours}: give 1 to {MIN_SAMPLES - 1}")
     if settings.observers not in get_args(Observing):
-        raise SettingsError(f"`observers` {settings.observers}: choose {' or '.join(get_args(Observing))}")
+        raise SettingsError(f"{setting('observers')} {settings.observers}: choose {' or '.join(get_args(Observing))}")
     get_rounding(settings.trial_rounding, "trial_rounding")
     get_range(settings.act_range)
     provider_called(settings.provider)

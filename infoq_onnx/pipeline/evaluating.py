@@ -10,7 +10,7 @@ from infoq_onnx.evaluation import evaluate_model, open_classifier
 from infoq_onnx.preparation import (
     Recipe,
     preprocessing_for,
-    report_skipped,
+    report_samples,
 )
 from infoq_onnx.reporter import Reporter, Silent
 from infoq_onnx.schema import (
@@ -50,7 +50,7 @@ def evaluate(
         See `infoq_onnx.errors`.
     """
     classifier = open_classifier(Path(model))
-    reference = None if against is None else open_classifier(Path(against))
+    reference = None if against is None else open_classifier(Path(against), classifier.output)
     if reference is not None and reference.input_shape != classifier.input_shape:
         raise ModelError(
             f"{against} takes inputs of {reference.input_shape}, {model} of {classifier.input_shape}: not comparable"
@@ -64,5 +64,5 @@ def evaluate(
         seed=seed,
         n_classes=classifier.classes,
     )
-    report_skipped(dataset, reporter or Silent())
+    report_samples(dataset, preprocessing, reporter or Silent())
     return evaluate_model(classifier, dataset, reference)

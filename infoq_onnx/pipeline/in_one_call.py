@@ -16,7 +16,7 @@ def compress(
     model: Path | str,
     calib: Path | str,
     *,
-    bounds: Mapping[str, str],
+    bounds: Mapping[str, str | float],
     weight_only: bool = False,
     pins: Sequence[str] = (),
     rounding: str = "gptq",

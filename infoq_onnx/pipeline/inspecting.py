@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from infoq_onnx.preparation import prepare
-from infoq_onnx.reporter import Reporter, Silent
+from infoq_onnx.reporter import Reporter
 from infoq_onnx.schema import Network
 
 
@@ -23,7 +23,4 @@ def inspect(model: Path | str, *, logits: str | None = None, reporter: Reporter 
     ModelError
         The file cannot be used.
     """
-    prepared = prepare(model, logits)
-    for remark in prepared.remarks:
-        (reporter or Silent()).note(remark)
-    return prepared.network
+    return prepare(model, logits, reporter).network

@@ -17,7 +17,7 @@ from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.emit.qonnx import require_qonnx
 from infoq_onnx.emit.storage import STORAGES
 from infoq_onnx.emit.targets import TARGETS, require_target, saturating_layers
-from infoq_onnx.errors import AnalysisError, OutputError, SettingsError
+from infoq_onnx.errors import AnalysisError, OutputError, SettingsError, setting
 from infoq_onnx.execute.resources import Resources
 from infoq_onnx.files import require_writable, sha256_of
 from infoq_onnx.pipeline.emitting import CHECKED_IMAGES
@@ -32,6 +32,7 @@ from infoq_onnx.schema import (
     Analysis,
     OtherVersion,
     read,
+    require_types,
 )
 from infoq_onnx.sensitivity.criteria import get_criterion
 from infoq_onnx.simulate.equalization.equalize import equalized
@@ -143,19 +144,20 @@ def resolve(
     InfoQError
         An input is missing or cannot be used, or settings contradict each other.
     """
+    require_types(settings)
     _check_settings(settings)
     share = Resources(memory=memory_bytes(memory)).share
     folder = Path(analysis) if analysis is not None else find_analysis()
     found, measurement = read_analysis(folder), current(folder)
     bounds = (
-        *(parse_budget(metric, text, found.network) for metric, text in settings.bounds.items()),
+        *(parse_budget(metric, str(text), found.network) for metric, text in settings.bounds.items()),
         *(parse_table(text, found.network) for text in settings.tables),
     )
     label = budget_label(bounds, settings.uniform_bits, settings.weight_only)
     stem = Path(places.model or found.model.path).stem
     path = Path(output) if output is not None else Path(f"{stem}.{label}.onnx")
     if path.suffix != ".onnx":
-        raise SettingsError(f"-o {path}: the model's name must end in .onnx")
+        raise SettingsError(f"{setting('output')} {path}: the model's name must end in .onnx")
     prepared = prepare_again(found, places.model)
     _check_output(path, prepared)
     require_writable(path)
@@ -175,35 +177,40 @@ def resolve(
 def _check_settings(settings: AllocationSettings) -> None:
     """Check that the settings are valid and consistent."""
     if settings.storage is not None and settings.storage not in STORAGES:
-        raise SettingsError(f"`storage` {settings.storage}: choose {' or '.join(STORAGES)}")
+        raise SettingsError(f"{setting('storage')} {settings.storage}: choose {' or '.join(STORAGES)}")
     method = get_rounding(settings.rounding)
     require_target(settings.target)
     if settings.file_format not in CHECKED_IMAGES:
-        raise SettingsError(f"`file_format` {settings.file_format}: choose {' or '.join(CHECKED_IMAGES)}")
+        raise SettingsError(f"{setting('file_format')} {settings.file_format}: choose {' or '.join(CHECKED_IMAGES)}")
     if settings.file_format == "qonnx":
         if settings.storage is not None:
             raise SettingsError(
-                f"`storage` {settings.storage}: `file_format` qonnx keeps weights in float; drop one of the two"
+                f"{setting('storage')} {settings.storage}: {setting('file_format')} qonnx keeps weights in float; drop "
+                "one of the two"
             )
         require_qonnx()
     if settings.samples is not None and not method.reads_images:
         raise SettingsError(
-            f"`samples` {settings.samples}: `rounding` {settings.rounding} looks at no images; drop one of the two"
+            f"{setting('samples')} {settings.samples}: {setting('rounding')} {settings.rounding} looks at no images; "
+            "drop one of the two"
         )
     if settings.uniform_bits is None and not settings.bounds and not settings.tables:
         raise SettingsError(
-            "give one or more bounds (such as `bitops` 23.04G or `compression` 10.66), or `uniform_bits` W/A"
+            f"give one or more bounds (such as {setting('bitops')} 23.04G or {setting('compression')} 10.66), or "
+            f"{setting('uniform_bits')} W/A"
         )
     # uniform bits need no scores, but an unknown criterion is an error anyway
     get_criterion(settings.criterion)
     choosing = [
-        *(f"`{metric}`" for metric in settings.bounds),
-        *(["`tables`"] if settings.tables else []),
-        *(["`pins`"] if settings.pins else []),
-        *(["`bits`"] if settings.bits is not None else []),
+        *(setting(metric) for metric in settings.bounds),
+        *([setting("tables")] if settings.tables else []),
+        *([setting("pins")] if settings.pins else []),
+        *([setting("bits")] if settings.bits is not None else []),
+        *([setting("alpha")] if settings.alpha != AllocationSettings.alpha else []),
+        *([setting("criterion")] if settings.criterion != AllocationSettings.criterion else []),
     ]
     if settings.uniform_bits is not None and choosing:
-        raise SettingsError(f"`uniform_bits` decides all bits: drop it, or {' and '.join(choosing)}")
+        raise SettingsError(f"{setting('uniform_bits')} decides all bits: drop it, or {' and '.join(choosing)}")
 
 
 def _load_grids(path: Path, prepared: PreparedModel, bits: Sequence[int]) -> GridTable:
@@ -226,17 +233,21 @@ def _check_output(path: Path, prepared: PreparedModel) -> None:
     if os.path.realpath(path) == os.path.realpath(prepared.path) or (
         os.path.isfile(path) and _same_content(path, prepared.path)
     ):
-        raise SettingsError(f"-o {path} is the float model itself; choose another name")
+        raise SettingsError(f"{setting('output')} {path} is the float model itself; choose another name")
     beside = path.with_suffix(".json")
     if os.path.isfile(beside):
         try:
             read(Allocation, beside.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError, OtherVersion) as error:
-            raise SettingsError(f"-o {path} would replace {beside}, no allocation; choose another name") from error
+            raise SettingsError(
+                f"{setting('output')} {path} would replace {beside}, which is not an allocation; choose another name"
+            ) from error
 
 
 def _same_content(path: Path, model: Path) -> bool:
     try:
         return sha256_of(path) == sha256_of(model)
     except OSError as error:
-        raise OutputError(f"cannot replace {path}: {error.strerror or error}; choose another name with -o") from error
+        raise OutputError(
+            f"cannot replace {path}: {error.strerror or error}; choose another name with {setting('output')}"
+        ) from error

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from infoq_onnx.analyses import Measurement, current, find_analysis, is_of, read_analysis, read_scores, write_scores
 from infoq_onnx.data.dataset import Dataset
-from infoq_onnx.errors import AnalysisError, OutputError, SettingsError
+from infoq_onnx.errors import AnalysisError, OutputError, SettingsError, setting
 from infoq_onnx.files import sha256_of
 from infoq_onnx.graph.editing import expose
 from infoq_onnx.graph.session import Runtime, open_session, using
@@ -153,8 +153,8 @@ def scores_for(
         if not chosen.is_cheap():
             state = "no scores" if known is None else "older scores than trials"
             raise SettingsError(
-                f"the analysis has {state} by {criterion}; make them with: `score` {measurement.path} "
-                f"`criterion` {criterion}"
+                f"the analysis has {state} by {criterion}; make them with: {setting('score')} {measurement.path} "
+                f"{setting('criterion')} {criterion}"
             )
         options = chosen.settings({} if known is None else known.options)
         made = _without_images(found, lambda: prepared, lambda: grids)
@@ -164,7 +164,7 @@ def scores_for(
             # if the folder cannot be written, the scores are computed again next time
             write_scores(measurement, table)
     if not table.scores:
-        raise SettingsError(f"{criterion} scores nothing in this analysis; give another `criterion`")
+        raise SettingsError(f"{criterion} scores nothing in this analysis; give another {setting('criterion')}")
     if told := _unscored(found, table):
         reporter.warn(told)
     return table
@@ -206,15 +206,15 @@ def _unscored(found: Analysis, table: ScoreTable) -> str:
     name = table.criterion
     if missing == tried:
         return (
-            f"{name} scores nothing, as its observers hold no information: for `criterion` {name} give more images or "
-            "other labels"
+            f"{name} scores nothing, as its observers hold no information: for {setting('criterion')} {name} give more "
+            "images or other labels"
         )
     units = units_of(found.network)
     named = [f"{unit.kind} {unit.name}" for unit in sorted(missing, key=units.index)]
     listed = ", ".join(named[:3]) + (" …" if len(named) > 3 else "")
     return (
         f"{name} gives no scores to {len(missing)} of {len(tried)} units ({listed}), as the observers behind them hold "
-        f"no information: by `criterion` {name} they stay at 8 bits; give more images or other labels"
+        f"no information: by {setting('criterion')} {name} they stay at 8 bits; give more images or other labels"
     )
 
 

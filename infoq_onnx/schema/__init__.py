@@ -35,7 +35,13 @@ from infoq_onnx.schema.results import (
     Plan,
     Verification,
 )
-from infoq_onnx.schema.settings import DEFAULT_CRITERION, AllocationSettings, MeasurementSettings, Observing
+from infoq_onnx.schema.settings import (
+    DEFAULT_CRITERION,
+    AllocationSettings,
+    MeasurementSettings,
+    Observing,
+    require_types,
+)
 from infoq_onnx.schema.versions import ALLOCATION_VERSION, ANALYSIS_VERSION, SCORES_VERSION, OtherVersion, read
 
 __all__ = [
@@ -87,6 +93,7 @@ __all__ = [
     "Verification",
     "from_json",
     "read",
+    "require_types",
     "tensor_of",
     "to_json",
     "units_of",

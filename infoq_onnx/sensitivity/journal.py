@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from infoq_onnx.errors import AnalysisError, OutputError
+from infoq_onnx.errors import AnalysisError, OutputError, setting
 from infoq_onnx.files import write_text
 from infoq_onnx.schema import Change, Delta, Trial, from_json
 
@@ -118,7 +118,9 @@ def open_journal(path: Path, fingerprint: str) -> Journal:
         try:
             lines = path.read_bytes().split(b"\n")
         except OSError as error:
-            raise OutputError(f"cannot read {path}: {error.strerror}; choose another folder with -o") from error
+            raise OutputError(
+                f"cannot read {path}: {error.strerror}; choose another folder with {setting('output')}"
+            ) from error
         # the text after the last newline is a torn line, or empty
         if lines[:-1] and lines[0].decode(errors="replace") + "\n" == head:
             whole = len(lines[0]) + 1
@@ -135,7 +137,9 @@ def open_journal(path: Path, fingerprint: str) -> Journal:
         else:
             path.write_text(head, encoding="utf-8")
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}; choose another folder with -o") from error
+        raise OutputError(
+            f"cannot write {path}: {error.strerror}; choose another folder with {setting('output')}"
+        ) from error
     return Journal(path, head, trials)
 
 
@@ -168,7 +172,7 @@ def _lock(path: Path) -> IO[str]:
             file = path.open("a+", encoding="utf-8")
         except OSError as error:
             raise OutputError(
-                f"cannot write in {path.parent}: {error.strerror}; choose another folder with -o"
+                f"cannot write in {path.parent}: {error.strerror}; choose another folder with {setting('output')}"
             ) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -177,7 +181,8 @@ def _lock(path: Path) -> IO[str]:
             holder = file.read().strip() or "unknown"
             file.close()
             raise AnalysisError(
-                f"{path.parent} is in use by process {holder}; wait for it, stop it, or choose another folder with -o"
+                f"{path.parent} is in use by process {holder}; wait for it, stop it, or choose another folder with "
+                f"{setting('output')}"
             ) from error
         # if the previous holder removed the file in the meantime, other processes would lock a new file: try again
         if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:

@@ -277,7 +277,7 @@ def test_reachable_value_in_the_message_can_be_typed_back(resnet18: Network, sco
 
 
 def test_units_held_at_8_bits_are_mentioned(resnet18: Network, scores: tuple) -> None:
-    told = r"at 2/8 but for 20 without scores, which stay at 8 bits\); .* or take another `criterion`"
+    told = r"at 2/8 but for 38 units without scores, which keep 7 or 8 bits\); .* or take another `criterion`"
     with pytest.raises(InfeasibleBudgetError, match=told):
         solve(resnet18, {"fc": scores[0]["fc"]}, {}, [parse_budget("size", "1MB", resnet18)], Pins())
 

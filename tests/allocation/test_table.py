@@ -154,23 +154,23 @@ def test_what_is_out_of_reach_is_told_in_the_limits_unit(network: Network, tmp_p
 @pytest.mark.parametrize(
     ("rows", "part"),
     [
-        (["one,8,8,x"], "line 2: 'x' is no cost"),
-        (["one,8,8,-1"], "'-1' is no cost"),
-        (["one,8,8,nan"], "'nan' is no cost"),
-        (["one,8,8,1e400"], "'1e400' is no cost"),
-        (["one,8,8,1kg"], "'1kg' is no cost"),
-        (["one,8,8,1J"], "a cost in J, and a limit in ms"),
-        (["one,8,8"], "line 2: has not 4 values"),
-        (["one,8,8,1,1"], "line 2: has not 4 values"),
-        (["one,eight,8,1"], "'eight' is no bit-width"),
-        (["one,8,0,1"], "'0' is no bit-width"),
-        (["one,8,99,1"], "'99' is no bit-width"),
+        (["one,8,8,x"], "line 2: 'x' is not a quantity"),
+        (["one,8,8,-1"], "'-1' is not a quantity"),
+        (["one,8,8,nan"], "'nan' is not a quantity"),
+        (["one,8,8,1e400"], "'1e400' is not a quantity"),
+        (["one,8,8,1kg"], "'1kg' is not a quantity"),
+        (["one,8,8,1J"], "the cost is in J and the limit in ms"),
+        (["one,8,8"], "line 2: expected 4 values"),
+        (["one,8,8,1,1"], "line 2: expected 4 values"),
+        (["one,eight,8,1"], "'eight' is not a bit-width"),
+        (["one,8,0,1"], "'0' is not a bit-width"),
+        (["one,8,99,1"], "'99' is not a bit-width"),
         (["three,8,8,1"], "no layer is called 'three'"),
         (["one,8,8,1", "one,8,8,2"], "line 3: one at 8/8 bits has a cost already"),
         (["one,8,8,1"], "no row for layer two"),
         (["one,4,8,1"], "nor at more: add one at 8/8"),
         ([], "lists no costs"),
-        (['one,8,8,"1'], "no CSV file"),
+        (['one,8,8,"1'], "not a CSV file"),
     ],
 )
 def test_a_table_that_cannot_be_used(rows: list[str], part: str, network: Network, tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_a_table_that_cannot_be_used(rows: list[str], part: str, network: Networ
         ("latency.csv", "write TABLE.csv:LIMIT"),
         (":12ms", "write TABLE.csv:LIMIT"),
         ("gone.csv:12ms", "cannot read gone.csv"),
-        ("gone.csv:soon", "'soon' is no cost"),
+        ("gone.csv:soon", "'soon' is not a quantity"),
     ],
 )
 def test_a_budget_that_names_none(text: str, part: str, network: Network) -> None:
@@ -200,7 +200,7 @@ def test_other_files(network: Network, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="first line has to be layer,w_bits,a_bits,cost"):
         parse_table(f"{tmp_path / 'other.csv'}:1", network)
     (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(SettingsError, match="no text file"):
+    with pytest.raises(SettingsError, match="is not UTF-8 text"):
         parse_table(f"{tmp_path / 'bytes.csv'}:1", network)
     with pytest.raises(SettingsError, match="cannot read"):
         parse_table(f"{tmp_path}:1", network)

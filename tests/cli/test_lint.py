@@ -42,6 +42,7 @@ def test_a_float_model_fails_where_integer_kernels_are_wanted(tmp_path: Path) ->
         result = CliRunner().invoke(main, ["lint", str(tmp_path / "float.onnx"), *options])
         assert result.exit_code == code
         assert "0 of 3 layers run as integer kernels; fc1 does not: input x is the float input" in result.stdout
+        assert result.stderr == ("--strict: of 3 layers, 3 left in float\n" if options else "")
 
 
 def test_json(quantized: Path) -> None:
@@ -83,3 +84,4 @@ def test_nothing_to_check_does_not_pass_a_strict_check(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["lint", str(tmp_path / "none.onnx"), "--strict"])
     assert result.exit_code == 1
     assert "no convolution and no matrix product" in result.stdout
+    assert result.stderr == "--strict: the model has no layers\n"

@@ -204,17 +204,20 @@ def test_it_survives_json(value: Preprocessing) -> None:
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ({"input_shape": (16,)}, r"the model's input \(16,\) is not an image: give arrays"),
-        ({"color": "L"}, r"L in NCHW does not fit the model's input \(3, 32, 32\)"),
-        ({"layout": "NHWC"}, "RGB in NHWC does not fit"),
-        ({"resize": 0}, "cannot resize images to 0 pixels"),
-        ({"resize": 31}, "resized to 31 are too small for a crop of 32×32"),
-        ({"scale": 0.0}, r"the scale 0\.0 cannot divide pixels"),
-        ({"scale": float("nan")}, "the scale nan"),
-        ({"mean": (1.0, 2.0)}, "the mean has 2 values but the model's input has 3 channels"),
-        ({"std": ()}, "the std has 0 values"),
-        ({"std": (1.0, 0.0, 1.0)}, "the std .* cannot normalise pixels"),
-        ({"mean": (float("inf"),)}, "the mean .* cannot normalise pixels"),
+        (
+            {"input_shape": (16,)},
+            r"the model's input has the shape \(16,\) and is not an image: give arrays .* drop `preprocessing`",
+        ),
+        ({"color": "L"}, r"`color` L with `layout` NCHW does not fit the model's input 3×32×32"),
+        ({"layout": "NHWC"}, "`color` RGB with `layout` NHWC does not fit"),
+        ({"resize": 0}, "`resize` 0: give 1 pixel or more"),
+        ({"resize": 31}, "`resize` 31 is too small for a crop of 32×32"),
+        ({"scale": 0.0}, r"`scale` 0\.0: give a finite number above 0"),
+        ({"scale": float("nan")}, "`scale` nan"),
+        ({"mean": (1.0, 2.0)}, "`mean` has 2 values: give 1, or 3 for the model's channels"),
+        ({"std": ()}, "`std` has 0 values"),
+        ({"std": (1.0, 0.0, 1.0)}, "`std` .*: give finite numbers above 0"),
+        ({"mean": (float("inf"),)}, "`mean` .*: give finite numbers"),
     ],
 )
 def test_settings_that_make_no_sense(settings: dict, match: str) -> None:

@@ -154,7 +154,9 @@ def test_absurd_sizes_of_the_input(axis: int, size: int) -> None:
         Graph(model)
 
 
-def test_a_loop_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("images", [1, 2])
+def test_a_loop_without_end(images: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Endless for any batch, or only for one of two images, which is looked at second."""
     monkeypatch.setattr("infoq_onnx.graph.graph._LOOP_SECONDS", 0.2)
     state = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("state", "state_out")]
     go = [helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in ("go", "go_out")]
@@ -162,6 +164,12 @@ def test_a_loop_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = [helper.make_node("Identity", ["go"], ["go_out"]), helper.make_node("Neg", ["state"], ["state_out"])]
     body = helper.make_graph(nodes, "body", [turn, go[0], state[0]], [go[1], state[1]])
     b = Builder()
-    y = b.op("Loop", [b.constant("turns", 2**62, np.int64), "", "x"], "loop", body=body)
-    with pytest.raises(ModelError, match=r"one image takes more than 0\.2 seconds; .* without endless loops"):
+    turns = b.constant("turns", 2**62, np.int64)
+    if images == 2:
+        batch = b.op("Squeeze", [b.op("Shape", ["x"], "shape", start=0, end=1)], "batch")
+        turns = b.op("Mul", [b.op("Sub", [batch, b.constant("one", 1, np.int64)], "others"), turns], "product")
+    y = b.op("Loop", [turns, "", "x"], "loop", body=body)
+    with pytest.raises(
+        ModelError, match=rf"{images} images? takes? .*more than 0\.2 seconds; .* without endless loops"
+    ):
         _ = Graph(b.model(y, (4,), (4,))).shapes

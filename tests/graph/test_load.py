@@ -18,6 +18,7 @@ from infoq_onnx.graph.ort import run
 from tests.graph.compare import assert_same_outputs
 from tests.graph.passes.test_upgrade_opset import old_network
 from tests.networks import Builder, mlp, residual_convnet
+from tests.pipeline.cases import Listener
 
 
 def refuse(path: Path, *words: str) -> None:
@@ -247,9 +248,9 @@ def test_half_precision_becomes_float32(tmp_path: Path, kind: int, behind_casts:
     model = helper.make_model(
         helper.make_graph(nodes, "half", inputs, outputs, [weight]), opset_imports=[helper.make_opsetid("", 17)]
     )
-    remarks: list[str] = []
-    loaded = load_model(save(tmp_path, model), remarks)
-    assert [remark for remark in remarks if "half precision" in remark and "float32" in remark]
+    listener = Listener()
+    loaded = load_model(save(tmp_path, model), listener)
+    assert [note for note in listener.notes if "half precision" in note and "float32" in note]
     normal = normalize(loaded)
     assert [node.op_type for node in normal.graph.node] == ["Gemm"]
     x = np.random.default_rng(1).standard_normal((5, 4)).astype(np.float32)
@@ -258,9 +259,9 @@ def test_half_precision_becomes_float32(tmp_path: Path, kind: int, behind_casts:
 
 
 def test_float32_is_left_alone(tmp_path: Path) -> None:
-    remarks: list[str] = []
-    load_model(save(tmp_path, mlp()), remarks)
-    assert remarks == []
+    listener = Listener()
+    load_model(save(tmp_path, mlp()), listener)
+    assert listener.notes == []
 
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"

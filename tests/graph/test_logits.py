@@ -16,6 +16,7 @@ from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.logits import with_logits
 from infoq_onnx.preparation import prepare
 from tests.networks import Builder
+from tests.pipeline.cases import Listener
 
 
 def classifier(*outputs: tuple[str, int, list[object]]) -> onnx.ModelProto:
@@ -64,9 +65,9 @@ def test_the_output_with_the_scores(
     assert graph.outputs == tuple(name for name, *_ in outputs)
     assert pickle.loads(pickle.dumps(graph)).output == expected
     onnx.save(model, tmp_path / "model.onnx")
-    prepared = prepare(tmp_path / "model.onnx", wanted)
-    assert prepared.network.output == expected
-    assert bool(prepared.remarks) == (wanted is None and expected != outputs[0][0])
+    listener = Listener()
+    assert prepare(tmp_path / "model.onnx", wanted, listener).network.output == expected
+    assert bool(listener.notes) == (wanted is None and expected != outputs[0][0])
     onnx.save(graph.model, tmp_path / "chosen.onnx")
     assert open_classifier(tmp_path / "chosen.onnx").output == expected
 
@@ -78,7 +79,7 @@ def test_the_output_with_the_scores(
         ([MEAN], None, r"'mean_out' is float32 \[batch, 1\], one score an image.*torch.stack"),
         ([LABEL, HIDDEN, SCORES], None, r"several others .* \(relu_out, fc2_out\): choose one with `logits`"),
         ([LABEL, SCORES], "label_out", "a chosen class"),
-        ([SCORES], "prob", r"no output 'prob': choose `logits` among fc2_out"),
+        ([SCORES], "prob", "no output 'prob': choose `logits` among fc2_out"),
     ],
 )
 def test_what_is_said_where_there_are_none(

@@ -12,9 +12,10 @@ from infoq_onnx.allocation.decide import budget_label
 from infoq_onnx.allocation.metrics import METRICS
 from infoq_onnx.analyses import read_analyzed
 from infoq_onnx.files import sha256_of
-from infoq_onnx.pipeline import allocate
+from infoq_onnx.pipeline import allocate, evaluate
 from infoq_onnx.schema import Bound
-from tests.pipeline.cases import Case, Listener, measured
+from tests.networks import residual_convnet
+from tests.pipeline.cases import Case, Listener, data_for, measured, saved
 
 
 def test_uniform(case: Case, tmp_path: Path) -> None:
@@ -119,3 +120,14 @@ def test_a_table_of_costs_beside_another_bound(case: Case, tmp_path: Path) -> No
     assert done.costs.compression >= 6
     assert done.bounds[1] == Bound("budget", 4.5, f"{table}:4.5us", table_sha256=sha256_of(table))
     assert f"latency.csv: {6 - len(fast)} us of 4.5 us" in listener.notes
+
+
+def test_arrays_are_not_preprocessed_and_who_asks_for_it_is_told(case: Case, tmp_path: Path) -> None:
+    plain = evaluate(case.model, case.calib)
+    assert evaluate(case.model, case.calib, preprocessing="none").top1 == plain.top1
+    model = residual_convnet(size=8, width=4)
+    path, data = saved(model, tmp_path / "conv.onnx"), data_for(model, tmp_path / "data.npz", 16)
+    for preprocessing, told in ((None, False), ("none", False), ("imagenet", True)):
+        listener = Listener()
+        evaluate(path, data, preprocessing=preprocessing, reporter=listener)
+        assert any("holds the model's input already" in note for note in listener.notes) == told

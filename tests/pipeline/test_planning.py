@@ -47,7 +47,7 @@ def test_what_rounding_takes_is_counted(case: Case, tmp_path: Path) -> None:
 
 def test_wrong_settings_are_told_as_by_analyze(case: Case) -> None:
     refused(SettingsError, "`bits`: 9", call=lambda: plan(case.model, case.calib, bits=(2, 9)))
-    refused(SettingsError, "unknown encoder", call=lambda: plan(case.model, case.calib, encoder="resnet"))
+    refused(SettingsError, "`encoder` 'resnet'", call=lambda: plan(case.model, case.calib, encoder="resnet"))
 
 
 @pytest.mark.parametrize("as_json", [False, True])

@@ -47,6 +47,13 @@ from tests.pipeline.cases import NAMES, QUICK, Case, content, data_for, measured
         ({"encoder": "vgg"}, "vgg"),
         ({"trial_rounding": "up"}, "`trial_rounding` up: choose nearest or gptq"),
         ({"seed": -1}, "-1"),
+        # of the wrong type, as a program may give them
+        ({"samples": "64"}, "`samples` '64': give a whole number or None"),
+        ({"samples": 64.0}, "`samples` 64.0: give a whole number or None"),
+        ({"seed": True}, "`seed` True: give a whole number"),
+        ({"bits": "4"}, "`bits` '4': give a list, each of it a whole number"),
+        ({"encoder": None}, "`encoder` None: give a text"),
+        ({"workers": 0}, "`workers` 0"),
     ],
 )
 def test_settings_that_make_no_sense(settings: dict[str, Any], part: str, case: Case, tmp_path: Path) -> None:
@@ -115,6 +122,16 @@ def test_a_folder_in_use_by_another_process(case: Case, copied: Path) -> None:
         ({"bounds": {"compression": "8"}, "storage": "tape"}, SettingsError, ["tape"]),
         ({"bounds": {"compression": "8"}, "rounding": "up"}, SettingsError, ["up"]),
         ({"bounds": {"compression": "17"}}, InfeasibleBudgetError, ["16"]),
+        # of the wrong type, as a program may give them
+        ({"bounds": "8"}, SettingsError, ["`bounds` '8': give a mapping"]),
+        (
+            {"bounds": {"compression": None}},
+            SettingsError,
+            ["`bounds`", "give a mapping of a text to a text or a number"],
+        ),
+        ({"bounds": {"compression": 8}, "pins": "fc1=8"}, SettingsError, ["`pins` 'fc1=8': give a list"]),
+        ({"bounds": {"compression": 8}, "alpha": "1"}, SettingsError, ["`alpha` '1': give a number"]),
+        ({"uniform_bits": (4, 4, 4)}, SettingsError, ["`uniform_bits` (4, 4, 4)"]),
     ],
 )
 def test_choices_that_make_no_sense(

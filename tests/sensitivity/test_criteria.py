@@ -122,7 +122,7 @@ def test_another_threshold_takes_other_observers() -> None:
         for threshold in (0.5, 0.7)
     }
     assert kept == {0.5: ["inner"], 0.7: []}
-    with pytest.raises(SettingsError, match="between -1 and 1"):
+    with pytest.raises(SettingsError, match="from -1 to 1"):
         infoq.score(context, {"threshold": 1.5})
 
 
@@ -187,12 +187,12 @@ def test_only_what_is_declared_is_offered() -> None:
 @pytest.mark.parametrize(
     ("returned", "part"),
     [
-        ([Score(Unit("weight", "fc9"), 2, 1.0, 0.0)], "no score of a unit"),
+        ([Score(Unit("weight", "fc9"), 2, 1.0, 0.0)], "not a score of a unit"),
         ([Score(Unit("weight", "fc1"), 3, 1.0, 0.0)], "(2, 4)"),
         ([Score(Unit("weight", "fc1"), 8, 0.0, 0.0)], "(2, 4)"),
         (2 * [Score(Unit("weight", "fc1"), 2, 1.0, 0.0)], "one score a unit"),
         ([Score(Unit("weight", "fc1"), 2, math.nan, 0.0)], "not finite"),
-        ([("fc1", 2, 1.0)], "no score of a unit"),
+        ([("fc1", 2, 1.0)], "not a score of a unit"),
         (None, "TypeError"),
         (3, "TypeError"),
     ],
@@ -229,7 +229,11 @@ def test_options_come_from_the_signature() -> None:
     assert (of_power.name, of_power.summary, of_power.passes) == ("of-power", "First line.", "none")
     assert of_power.settings({}) == {"power": 2.0, "signed": False}
     assert of_power.settings({"power": 3}) == {"power": 3.0, "signed": False}
-    for given, part in (({"strength": 1.0}, "power, signed"), ({"power": "much"}, "float"), ({"signed": 1}, "bool")):
+    for given, part in (
+        ({"strength": 1.0}, "`power`, `signed`"),
+        ({"power": "much"}, "float"),
+        ({"signed": 1}, "bool"),
+    ):
         with pytest.raises(SettingsError) as caught:
             of_power.settings(given)
         assert is_one_line(caught.value, "of-power", part)

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from infoq_onnx.allocation.metrics.base import Term
 from infoq_onnx.allocation.metrics.bitops import multiplied
-from infoq_onnx.errors import SettingsError
+from infoq_onnx.errors import SettingsError, setting
 from infoq_onnx.schema import BITS, Network
 
 COLUMNS = ("layer", "w_bits", "a_bits", "cost")
@@ -107,22 +107,24 @@ def read_table(text: str, network: Network) -> tuple[Table, float]:
     """
     name, colon, written = text.rpartition(":")
     if not colon or not name:
-        raise SettingsError(f"`tables` {text}: write TABLE.csv:LIMIT such as latency.csv:12ms")
-    limit, suffix = _quantity(written, f"`tables` {text}")
+        raise SettingsError(f"{setting('tables')} {text}: write TABLE.csv:LIMIT such as latency.csv:12ms")
+    limit, suffix = _quantity(written, f"{setting('tables')} {text}")
     path = Path(name)
     try:
         if path.stat().st_size > LARGEST_FILE:
-            raise SettingsError(f"`tables` {text}: {path} is too large for a table of costs")
+            raise SettingsError(f"{setting('tables')} {text}: {path} is too large for a table of costs")
         content = path.read_bytes()
         lines = content.decode("utf-8-sig")
     except OSError as error:
-        raise SettingsError(f"`tables` {text}: cannot read {path}: {error.strerror or error}") from error
+        raise SettingsError(f"{setting('tables')} {text}: cannot read {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise SettingsError(f"`tables` {text}: {path} is no text file") from error
+        raise SettingsError(f"{setting('tables')} {text}: {path} is not UTF-8 text; save it as CSV in UTF-8") from error
     listed = _rows(lines, path, suffix, network)
     digits = max(0, *(-_exponent(cost) for pairs in listed.values() for cost in pairs.values()))
     if limit.scaleb(digits) > MOST_STEPS:
-        raise SettingsError(f"`tables` {text}: the costs have too many digits for a limit of this size; round them")
+        raise SettingsError(
+            f"{setting('tables')} {text}: the costs have too many digits for a limit of this size; round them"
+        )
     steps = {layer: {pair: int(cost.scaleb(digits)) for pair, cost in pairs.items()} for layer, pairs in listed.items()}
     costs = {layer: _as_wide_as(pairs, layer, path) for layer, pairs in steps.items()}
     if missing := [layer.name for layer in network.layers if layer.name not in costs]:
@@ -137,14 +139,14 @@ def _rows(lines: str, path: Path, suffix: str, network: Network) -> dict[str, di
         reader = csv.DictReader(io.StringIO(lines, newline=""), skipinitialspace=True, strict=True)
         names = [name.strip().lower() for name in reader.fieldnames or ()]
         if sorted(names) != sorted(COLUMNS):
-            raise SettingsError(f"{path}: the first line has to be {','.join(COLUMNS)}")
+            raise SettingsError(f"{path}: the first line has to be {','.join(COLUMNS)}, with commas")
         reader.fieldnames = names
         known = {layer.name for layer in network.layers}
         found: dict[str, dict[Pair, Decimal]] = {}
         for row in reader:
             where = f"{path}, line {reader.line_num}"
             if None in row or None in row.values():
-                raise SettingsError(f"{where}: has not {len(COLUMNS)} values")
+                raise SettingsError(f"{where}: expected {len(COLUMNS)} values, {','.join(COLUMNS)}")
             layer = row["layer"].strip()
             if layer not in known:
                 raise SettingsError(f"{where}: no layer is called {layer!r}; infoq-onnx inspect lists them")
@@ -153,7 +155,7 @@ def _rows(lines: str, path: Path, suffix: str, network: Network) -> dict[str, di
                 raise SettingsError(f"{where}: {layer} at {pair[0]}/{pair[1]} bits has a cost already")
             found[layer][pair] = _converted(row["cost"], where, suffix)
     except csv.Error as error:
-        raise SettingsError(f"{path} is no CSV file: {error}") from error
+        raise SettingsError(f"{path} is not a CSV file: {error}") from error
     if not found:
         raise SettingsError(f"{path} lists no costs")
     return found
@@ -175,7 +177,7 @@ def _as_wide_as(listed: Mapping[Pair, int], layer: str, path: Path) -> dict[Pair
 def _width(text: str, where: str) -> int:
     written = text.strip()
     if not written.isdecimal() or not 1 <= int(written) <= WIDEST:
-        raise SettingsError(f"{where}: {written!r} is no bit-width from 1 to {WIDEST}")
+        raise SettingsError(f"{where}: {written!r} is not a bit-width from 1 to {WIDEST}")
     return int(written)
 
 
@@ -184,7 +186,8 @@ def _converted(text: str, where: str, suffix: str) -> Decimal:
     if own == suffix or not own:
         return cost
     if not suffix or UNITS[own][0] != UNITS[suffix][0]:
-        raise SettingsError(f"{where}: a cost in {own}, and a limit in {suffix or 'no unit'}: give both the same unit")
+        limit = f"in {suffix}" if suffix else "without a unit"
+        raise SettingsError(f"{where}: the cost is in {own} and the limit {limit}: give both the same unit")
     return cost.scaleb(UNITS[own][1] - UNITS[suffix][1])
 
 
@@ -198,7 +201,8 @@ def _quantity(text: str, where: str) -> tuple[Decimal, str]:
         value = Decimal("nan")
     if not value.is_finite() or value < 0 or not -30 <= _exponent(value) <= 30 or value > Decimal("1e30"):
         raise SettingsError(
-            f"{where}: {written!r} is no cost: write a number such as 0.31, alone or with a unit like ms"
+            f"{where}: {written!r} is not a quantity: write a number from 1e-30 to 1e30, or 0, and perhaps a unit "
+            "such as ms"
         )
     return value, suffix
 

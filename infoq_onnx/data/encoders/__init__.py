@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.data.encoders import dinov2, onnx_file, pca
-from infoq_onnx.errors import SettingsError
+from infoq_onnx.errors import SettingsError, setting
 
 
 class Encoder(Protocol):
@@ -42,10 +42,10 @@ def get_encoder(name: str) -> Encoder:
         return ENCODERS[name]
     if Path(name).suffix.lower() != ".onnx":
         raise SettingsError(
-            f"unknown encoder {name!r}: choose {', '.join(ENCODERS)}, self, or the path of an .onnx file"
+            f"{setting('encoder')} {name!r}: choose {', '.join(ENCODERS)}, self, or the path of an .onnx file"
         )
     if not os.path.isfile(name):
-        raise SettingsError(f"no such encoder file: {name}")
+        raise SettingsError(f"{setting('encoder')} {name}: no such file")
     return partial(onnx_file.encode, Path(name))
 
 

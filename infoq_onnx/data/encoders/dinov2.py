@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.data.encoders import onnx_file
-from infoq_onnx.errors import MissingDependencyError
+from infoq_onnx.errors import MissingDependencyError, setting
 
 REPOSITORY = "onnx-community/dinov2-small"
 FILE = "onnx/model.onnx"
@@ -53,7 +53,8 @@ def fetch() -> Path:
         from huggingface_hub import hf_hub_download
     except ImportError as error:
         raise MissingDependencyError(
-            'the encoder dinov2 needs huggingface_hub: pip install "infoq-onnx[dinov2]", or use `encoder` pca'
+            'the encoder dinov2 needs huggingface_hub: pip install "infoq-onnx[dinov2]", or use '
+            f"{setting('encoder')} pca"
         ) from error
     try:
         return Path(hf_hub_download(repo_id=REPOSITORY, filename=FILE, revision=REVISION))
@@ -62,5 +63,5 @@ def fetch() -> Path:
     except (OSError, ValueError) as error:
         raise MissingDependencyError(
             f"cannot download DINOv2 ({type(error).__name__}): fetch {FILE} of https://huggingface.co/{REPOSITORY} "
-            "elsewhere and pass `encoder` path/to/model.onnx, or use `encoder` pca"
+            f"elsewhere and pass {setting('encoder')} path/to/model.onnx, or use {setting('encoder')} pca"
         ) from error

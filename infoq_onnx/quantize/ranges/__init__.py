@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from infoq_onnx.errors import SettingsError
+from infoq_onnx.errors import SettingsError, setting
 from infoq_onnx.quantize.ranges.entropy import entropy
 from infoq_onnx.quantize.ranges.histogram import BINS, Histogram, grid_between
 from infoq_onnx.quantize.ranges.minmax import minmax
@@ -35,5 +35,5 @@ def get_range(name: str) -> Range:
         No method has that name.
     """
     if name not in RANGES:
-        raise SettingsError(f"`act_range` {name}: choose {' or '.join(RANGES)}")
+        raise SettingsError(f"{setting('act_range')} {name}: choose {' or '.join(RANGES)}")
     return RANGES[name]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from importlib.metadata import entry_points, version
 
-from infoq_onnx.errors import SettingsError
+from infoq_onnx.errors import SettingsError, setting
 from infoq_onnx.sensitivity.criteria.base import NEEDS, Context, Criterion, Need, Option, OptionValue, Scored, criterion
 from infoq_onnx.sensitivity.criteria.eagl import eagl
 from infoq_onnx.sensitivity.criteria.infoq import infoq
@@ -57,9 +57,9 @@ def get_criteria() -> dict[str, Criterion]:
             loaded = entry.load()
         except Exception as error:  # the code of another package can raise anything
             reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise SettingsError(f"{where} cannot be loaded: {reason}") from error
+            raise SettingsError(f"{where} cannot be loaded: {reason}; repair or uninstall its package") from error
         if not isinstance(loaded, Criterion):
-            raise SettingsError(f"{where} is no criterion: make one with infoq_onnx.sensitivity.criteria.criterion")
+            raise SettingsError(f"{where} is not a criterion: make one with infoq_onnx.sensitivity.criteria.criterion")
         if loaded.name != entry.name or loaded.name in found:
             raise SettingsError(
                 f"{where} calls itself {loaded.name!r}: it needs its entry point's name, and one of its own"
@@ -79,5 +79,5 @@ def get_criterion(name: str) -> Criterion:
     """
     found = get_criteria()
     if name not in found:
-        raise SettingsError(f"there is no criterion {name}; choose among {', '.join(found)}")
+        raise SettingsError(f"{setting('criterion')} {name or repr(name)}: choose among {', '.join(found)}")
     return found[name]

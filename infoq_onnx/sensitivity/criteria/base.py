@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from infoq_onnx.errors import SettingsError
+from infoq_onnx.errors import SettingsError, setting
 from infoq_onnx.quantize.table import GridTable
 from infoq_onnx.schema import BASELINE_BITS, Candidate, Network, Observer, Score, Trial, Unit, units_of
 
@@ -157,13 +157,13 @@ class Criterion:
         values = {name: option.default for name, option in self.options.items()}
         for name, value in given.items():
             if name not in values:
-                has = f"its options are {', '.join(values)}" if values else "it has none"
-                raise SettingsError(f"criterion {self.name} has no option {name}: {has}")
+                has = f"has only {', '.join(map(setting, values))}" if values else "has no options"
+                raise SettingsError(f"criterion {self.name} {has}: drop {setting(name)}")
             if isinstance(values[name], float) and type(value) is int:
                 value = float(value)
             if type(value) is not type(values[name]):
                 wanted = type(values[name]).__name__
-                raise SettingsError(f"criterion {self.name}: {name} is {value!r}, and has to be of type {wanted}")
+                raise SettingsError(f"criterion {self.name}: {setting(name)} {value!r} has to be of type {wanted}")
             values[name] = value
         return values
 
@@ -199,9 +199,9 @@ class Criterion:
         known = set(units_of(context.network))
         seen: set[tuple[Unit, int]] = set()
         for score in scores:
-            what = f"criterion {self.name} returned {score!r}"
+            what = f"criterion {self.name} returned {_shown(score)}"
             if not isinstance(score, Score) or score.unit not in known:
-                raise SettingsError(f"{what}, which is no score of a unit of this network")
+                raise SettingsError(f"{what}, which is not a score of a unit of this network")
             if score.bits not in context.bits or (score.unit, score.bits) in seen:
                 raise SettingsError(f"{what}: wanted is one score a unit for each of {context.bits} bits")
             if not math.isfinite(score.value):
@@ -247,3 +247,10 @@ def criterion(
         return Criterion(called, summary, source, frozenset(needs), found, function)
 
     return make
+
+
+def _shown(score: object) -> str:
+    """Describe a score in one line."""
+    if not isinstance(score, Score) or not isinstance(score.unit, Unit):
+        return repr(score)
+    return f"{score.value} for {score.unit.kind} {score.unit.name} at {score.bits} bits"

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from infoq_onnx.errors import SettingsError
+from infoq_onnx.errors import SettingsError, setting
 from infoq_onnx.schema import Observer, Score, Trial
 from infoq_onnx.sensitivity.criteria.base import Context, Scored, criterion
 from infoq_onnx.sensitivity.observers import THRESHOLD, select, selection_bits
@@ -32,7 +32,7 @@ from infoq_onnx.sensitivity.observers import THRESHOLD, select, selection_bits
 def infoq(context: Context, *, threshold: float = THRESHOLD, one_over_b: bool = True, debias: bool = False) -> Scored:
     """Mutual information lost at the observers downstream of the unit, as published (Eq. 4)."""
     if not -1 <= threshold <= 1:
-        raise SettingsError(f"threshold {threshold}: a correlation lies between -1 and 1")
+        raise SettingsError(f"{setting('threshold')} {threshold}: give a correlation, from -1 to 1")
     low = selection_bits(sorted({trial.bits for trial in context.trials}))
     trials = [trial for trial in context.trials if trial.bits in low]
     observers = select(context.candidates, trials, threshold, context.network.output)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from infoq_onnx.errors import SettingsError
+from infoq_onnx.errors import SettingsError, setting
 from infoq_onnx.quantize.codes import CodeTable
 from infoq_onnx.simulate.rounding.layerwise import round_layerwise
 from infoq_onnx.simulate.rounding.sequential import round_sequential
@@ -35,13 +35,13 @@ ROUNDINGS: Mapping[str, RoundingMethod] = {
 }
 
 
-def get_rounding(name: str, setting: str = "rounding") -> RoundingMethod:
+def get_rounding(name: str, of: str = "rounding") -> RoundingMethod:
     """Return the rounding method with a name.
 
     Parameters
     ----------
     name : a key of `ROUNDINGS`
-    setting : setting that the name comes from, for the error message
+    of : setting that the name comes from, for the error message
 
     Returns
     -------
@@ -53,5 +53,5 @@ def get_rounding(name: str, setting: str = "rounding") -> RoundingMethod:
         No method has that name.
     """
     if name not in ROUNDINGS:
-        raise SettingsError(f"`{setting}` {name}: choose {' or '.join(ROUNDINGS)}")
+        raise SettingsError(f"{setting(of)} {name}: choose {' or '.join(ROUNDINGS)}")
     return ROUNDINGS[name]

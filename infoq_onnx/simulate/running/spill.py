@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from infoq_onnx.errors import OutputError
+from infoq_onnx.errors import OutputError, setting
 
 Float32 = npt.NDArray[np.float32]
 
@@ -69,5 +69,6 @@ class Filed:
 
     def _no_room(self, error: OSError) -> OutputError:
         return OutputError(
-            f"cannot keep activations in {self._folder}: {error.strerror}; make room there, or give more `memory`"
+            f"cannot keep activations in {self._folder}: {error.strerror}; make room there, or give more "
+            f"{setting('memory')}"
         )

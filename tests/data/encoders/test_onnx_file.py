@@ -141,11 +141,9 @@ def test_get_encoder(dataset_of: MakeDataset, tmp_path: Path) -> None:
     x = normal(5, 6)
     (tmp_path / "e.ONNX").write_bytes(model(["N", 6]))
     np.testing.assert_array_equal(get_encoder(str(tmp_path / "e.ONNX"))(dataset_of(x), 2), x)
-    with pytest.raises(
-        SettingsError, match=r"unknown encoder 'clip': choose pca, dinov2, self, or the path of an \.onnx"
-    ):
+    with pytest.raises(SettingsError, match=r"`encoder` 'clip': choose pca, dinov2, self, or the path of an \.onnx"):
         get_encoder("clip")
-    with pytest.raises(SettingsError, match=r"no such encoder file: nowhere\.onnx"):
+    with pytest.raises(SettingsError, match=r"`encoder` nowhere\.onnx: no such file"):
         get_encoder("nowhere.onnx")
     assert [encoder_file(name) for name in ("pca", "self", "e.ONNX")] == [None, None, Path("e.ONNX")]
 
