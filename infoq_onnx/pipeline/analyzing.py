@@ -386,7 +386,7 @@ def _rounded_weights(
     kept: CodeTable = {}
     for file in (measurement.codes, path):
         with contextlib.suppress(AnalysisError):
-            kept = load_codes(file, fingerprint)
+            kept = load_codes(file, prepared.network, fingerprint)
     graph, network = prepared.graph, prepared.network
     if kept and (left := unrounded(graph, network, settings.bits, kept)):
         layers = len(left.keys() | kept.keys())

@@ -96,7 +96,7 @@ def score(
     folder = Path(analysis) if analysis is not None else find_analysis()
     found, measurement = read_analysis(folder), current(folder)
     # load the model, grids and images only if the criterion needs them, so that they may be missing otherwise
-    grids = functools.cache(lambda: load_table(measurement.grids))
+    grids = functools.cache(lambda: load_table(measurement.grids, found.network))
     allowed = memory_bytes(memory)
 
     @functools.cache

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from infoq_onnx.errors import AnalysisError
 from infoq_onnx.files import write_bytes
-from infoq_onnx.quantize.table import UNREADABLE, damaged
+from infoq_onnx.quantize.archive import ABOVE_ZERO, UNREADABLE, checked, checked_bits, damaged
+from infoq_onnx.schema import Network
 
 
 @dataclass(frozen=True)
@@ -92,12 +93,13 @@ class Keeper:
             self._due = end + max(_EVERY, _TIMES * (end - start))
 
 
-def load_codes(path: Path, analysis: str | None = None) -> CodeTable:
+def load_codes(path: Path, network: Network | None = None, analysis: str | None = None) -> CodeTable:
     """Read a table from a file.
 
     Parameters
     ----------
     path : file to read
+    network : the network whose layers it has to fit; None: any
     analysis : required fingerprint of the analysis; None accepts any
 
     Raises
@@ -106,16 +108,24 @@ def load_codes(path: Path, analysis: str | None = None) -> CodeTable:
         The file is missing, damaged or belongs to another analysis.
     """
     table: CodeTable = {}
+    known = {layer.name: layer for layer in network.layers} if network is not None else {}
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             if analysis is not None and ("analysis" not in arrays or arrays["analysis"].tolist() != [analysis]):
                 raise AnalysisError(f"{path} is of another analysis; run analyze again")
-            for index, (layer, bits) in enumerate(zip(arrays["layers"], arrays["bits"], strict=True)):
-                bias = arrays[f"bias_{index}"] if arrays["biased"][index] else None
-                origins = arrays[f"origins_{index}"] if arrays["shifted"][index] else None
-                table.setdefault(str(layer), {})[int(bits)] = RoundedWeight(
-                    arrays[f"codes_{index}"], arrays[f"scales_{index}"], int(bits), origins, bias
-                )
+            for index, (name, bits) in enumerate(zip(arrays["layers"], arrays["bits"], strict=True)):
+                layer = known.get(str(name))
+                shape = None if layer is None else layer.weight_shape
+                channels = None if layer is None else layer.channels
+                codes = checked(arrays[f"codes_{index}"], f"codes of {name}", np.int8, shape)
+                scales = checked(arrays[f"scales_{index}"], f"scales of {name}", np.float32, (channels,), ABOVE_ZERO)
+                bias = origins = None
+                if arrays["biased"][index]:
+                    bias = checked(arrays[f"bias_{index}"], f"bias of {name}", np.float64, scales.shape)
+                if arrays["shifted"][index]:
+                    origins = checked(arrays[f"origins_{index}"], f"origins of {name}", np.int8, scales.shape)
+                width = checked_bits(bits)
+                table.setdefault(str(name), {})[width] = RoundedWeight(codes, scales, width, origins, bias)
     except UNREADABLE as error:
         raise damaged(path, error) from error
     return table

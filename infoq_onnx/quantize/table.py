@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import io
-import zipfile
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from infoq_onnx.errors import AnalysisError
 from infoq_onnx.files import write_bytes
-from infoq_onnx.schema import Quantizer
-
-# RuntimeError: raised by zipfile for an unknown flag or version
-UNREADABLE = (OSError, ValueError, KeyError, IndexError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
-"""Exceptions that reading a damaged .npz file raises."""
+from infoq_onnx.quantize.archive import ABOVE_ZERO, UNREADABLE, checked, checked_bits, damaged
+from infoq_onnx.schema import Network, Quantizer
 
 
 @dataclass(frozen=True)
@@ -59,31 +53,52 @@ def save_table(table: GridTable, path: Path) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def load_table(path: Path) -> GridTable:
+def load_table(path: Path, network: Network | None = None) -> GridTable:
     """Read a table from a file.
+
+    Parameters
+    ----------
+    path : the file
+    network : the network whose layers it has to fit; None: any
 
     Raises
     ------
     AnalysisError
         The file is missing or damaged.
     """
+    channels = {layer.name: layer.channels for layer in network.layers} if network is not None else {}
     try:
         # read the bytes first: numpy leaves a damaged file open
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             tensors, layers = [str(t) for t in arrays["tensors"]], [str(n) for n in arrays["layers"]]
             activations: dict[str, dict[int, Quantizer]] = {tensor: {} for tensor in tensors}
-            for index, bits, scale, zero_point in arrays["activations"]:
-                activations[tensors[int(index)]][int(bits)] = Quantizer(int(bits), float(scale), int(zero_point))
+            for index, width, scale, zero_point in checked(arrays["activations"], "ranges", np.float64, (None, 4)):
+                quantizer = Quantizer(checked_bits(width), float(scale), int(zero_point))
+                if (
+                    scale < ABOVE_ZERO
+                    or zero_point != quantizer.zero_point
+                    or not 0 <= zero_point < 1 << quantizer.bits
+                ):
+                    raise ValueError(f"scale {scale:g}, zero point {zero_point:g} at {width:g} bits")
+                activations[_entry(tensors, index)][quantizer.bits] = quantizer
             weights: dict[str, dict[int, npt.NDArray[np.float32]]] = {layer: {} for layer in layers}
-            for index, bits in arrays["widths"]:
-                weights[layers[index]][int(bits)] = arrays[f"weight_{index}_{bits}"]
-            factors = {str(tensor): arrays[f"factors_{index}"] for index, tensor in enumerate(arrays["equalized"])}
+            for index, width in checked(arrays["widths"], "bits of weights", np.int64, (None, 2)):
+                layer = _entry(layers, index)
+                shape = (channels.get(layer),)
+                scales = checked(arrays[f"weight_{index}_{width}"], f"scales of {layer}", np.float32, shape, ABOVE_ZERO)
+                weights[layer][checked_bits(width)] = scales
+            factors = {
+                str(tensor): checked(
+                    arrays[f"factors_{index}"], f"factors of {tensor}", np.float32, (None,), ABOVE_ZERO
+                )
+                for index, tensor in enumerate(arrays["equalized"])
+            }
     except UNREADABLE as error:
         raise damaged(path, error) from error
     return GridTable(activations, weights, factors)
 
 
-def damaged(path: Path, error: Exception) -> AnalysisError:
-    """Return an error with a one-line message that a file of an analysis cannot be read."""
-    reason = " ".join(str(error).split())
-    return AnalysisError(f"{path} is missing or damaged ({reason}); run analyze again")
+def _entry(names: list[str], index: float) -> str:
+    if not 0 <= index < len(names) or index != int(index):
+        raise ValueError(f"entry {index:g} of {len(names)}")
+    return names[int(index)]

@@ -30,6 +30,11 @@ class Layer:
     """Number of weight elements, without biases (which stay in float or int32)."""
     macs: int
 
+    @property
+    def channels(self) -> int | None:
+        """Number of output channels of the weight; None without a weight."""
+        return None if self.channel_axis is None else self.weight_shape[self.channel_axis]
+
 
 @dataclass(frozen=True)
 class ActivationGroup:

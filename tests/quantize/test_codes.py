@@ -11,7 +11,8 @@ import pytest
 
 from infoq_onnx.errors import AnalysisError
 from infoq_onnx.quantize.codes import CodeTable, Keeper, RoundedWeight, load_codes, save_codes
-from tests.prepared import is_one_line
+from tests.prepared import is_one_line, small
+from tests.quantize.archives import replaced
 
 
 def held(shape: tuple[int, ...], bits: int, bias: bool, seed: int = 0) -> RoundedWeight:
@@ -63,9 +64,9 @@ def test_a_table_is_of_one_analysis(tmp_path: Path) -> None:
     path = tmp_path / "codes.npz"
     save_codes(table(), path, "this")
     assert_equal(load_codes(path), table())
-    assert_equal(load_codes(path, "this"), table())
+    assert_equal(load_codes(path, analysis="this"), table())
     with pytest.raises(AnalysisError, match="another analysis") as caught:
-        load_codes(path, "that")
+        load_codes(path, analysis="that")
     assert is_one_line(caught.value)
 
 
@@ -77,7 +78,7 @@ def test_a_growing_table_is_kept_now_and_then(tmp_path: Path, monkeypatch: pytes
     assert not path.exists()
     now[0] += 5
     keep(table())
-    assert_equal(load_codes(path, "this"), table())
+    assert_equal(load_codes(path, analysis="this"), table())
     path.unlink()
     now[0] += 4
     keep(table())
@@ -132,3 +133,42 @@ def test_damage_is_noticed_wherever_it_is(bias: bool, tmp_path: Path) -> None:
             path.write_bytes(content)
             with contextlib.suppress(AnalysisError):
                 assert_equal(load_codes(path), original)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("codes_0", np.zeros((4, 3, 3, 3), np.int16)),
+        ("codes_0", np.full((4, 3, 3, 3), np.nan)),
+        *[("scales_0", np.full(4, bad, np.float32)) for bad in (np.nan, np.inf, 0, -1)],
+        ("scales_0", np.float32(1)),
+        ("scales_0", np.ones((4, 1), np.float32)),
+        ("scales_0", np.ones(4)),
+        *[("bias_0", np.full(4, bad)) for bad in (np.nan, np.inf)],
+        ("bias_0", np.zeros(3)),
+        ("origins_1", np.zeros(3, np.int8)),
+        ("origins_1", np.zeros(4, np.int64)),
+        ("bits", np.array([8, 2, 3, 2, 9])),
+        ("bits", np.array([8.0, 2.5, 3.0, 2.0, 8.0])),
+        ("bits", np.int64(8)),
+        ("biased", np.array([True])),
+        ("layers", np.array(["one"])),
+    ],
+)
+def test_values_that_are_no_codes_are_refused(name: str, value: np.ndarray, tmp_path: Path) -> None:
+    path = tmp_path / "codes.npz"
+    save_codes(table(), path)
+    replaced(path, name, value)
+    with pytest.raises(AnalysisError) as caught:
+        load_codes(path)
+    assert is_one_line(caught.value, "codes.npz is missing or damaged", "run analyze again")
+
+
+def test_codes_of_other_layers_are_refused(tmp_path: Path) -> None:
+    network, path = small("residual").network, tmp_path / "codes.npz"
+    layer = network.layers[0]
+    shape = (layer.weight_shape[0], layer.weight_shape[1] + 1, *layer.weight_shape[2:])
+    save_codes({layer.name: {8: held(shape, 8, False)}}, path)
+    load_codes(path)
+    with pytest.raises(AnalysisError, match=f"codes of {layer.name}: int8 of shape"):
+        load_codes(path, network)

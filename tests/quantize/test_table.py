@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import zipfile
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from infoq_onnx.errors import AnalysisError
 from infoq_onnx.quantize.table import GridTable, load_table, save_table
 from infoq_onnx.schema import Quantizer
 from tests.prepared import is_one_line, small
+from tests.quantize.archives import replaced
 
 
 def table() -> GridTable:
@@ -91,3 +93,45 @@ def test_damage_is_noticed_wherever_it_is(tmp_path: Path) -> None:
             path.write_bytes(content)
             with contextlib.suppress(AnalysisError):
                 assert_equal(load_table(path), table())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("activations", np.array([row], np.float64)) for row in (
+            (0, 8, np.nan, 3), (0, 8, np.inf, 3), (0, 8, -0.1, 3), (0, 8, 0.0, 3), (0, 8, 0.1, 256), (0, 8, 0.1, -1),
+            (0, 8, 0.1, 2.5), (0, 9, 0.1, 3), (0, 2.5, 0.1, 3), (0, 4, 0.1, 16), (-1, 8, 0.1, 3), (2, 8, 0.1, 3),
+            (0.5, 8, 0.1, 3), (0, 8, 0.1),
+        )],
+        ("activations", np.float64(1)),
+        ("activations", np.zeros((0, 4), np.complex128)),
+        ("widths", np.array([[-1, 8]])),
+        ("widths", np.array([[2, 8]])),
+        ("widths", np.array([[0, 1]])),
+        ("widths", np.array([0, 8])),
+        ("widths", np.array([[0.0, 8.0]])),
+        *[("weight_0_8", np.full(40, bad, np.float32)) for bad in (np.nan, np.inf, 0, -1)],
+        ("weight_0_8", np.float32(1)),
+        ("weight_0_8", np.ones((1, 40), np.float32)),
+        ("weight_0_8", np.ones(40)),
+        *[("factors_0", np.full(4, bad, np.float32)) for bad in (np.nan, np.inf, 0, -1)],
+        ("factors_0", np.array(["a", "b"])),
+        ("tensors", np.array(["one"])),
+    ],
+)  # fmt: skip
+def test_values_that_are_no_grids_are_refused(name: str, value: np.ndarray, tmp_path: Path) -> None:
+    path = tmp_path / "ranges.npz"
+    save_table(dataclasses.replace(table(), factors={"größe": np.ones(4, np.float32)}), path)
+    replaced(path, name, value)
+    with pytest.raises(AnalysisError) as caught:
+        load_table(path)
+    assert is_one_line(caught.value, "ranges.npz is missing or damaged", "run analyze again")
+
+
+def test_grids_of_other_layers_are_refused(tmp_path: Path) -> None:
+    network, path = small("residual").network, tmp_path / "ranges.npz"
+    layer = network.layers[0]
+    save_table(GridTable({}, {layer.name: {8: np.ones(layer.weight_shape[0] + 1, np.float32)}}), path)
+    load_table(path)
+    with pytest.raises(AnalysisError, match=f"scales of {layer.name}: float32 of shape"):
+        load_table(path, network)
