@@ -249,15 +249,13 @@ def _of_array(
     read: Callable[[int, int], npt.NDArray[Any]] = partial(_from_array, array, chosen)
     labels = source.labels[chosen] if source.labels is not None else None
     header = f"{array.dtype.str} {array.shape[1:]}".encode()
-    starts = range(0, len(chosen), _AT_ONCE)
-    raw = (np.ascontiguousarray(read(start, start + _AT_ONCE)).data for start in starts)
-    sha256 = _sha256(itertools.chain([header], raw), labels)
+    sha256 = _sha256(itertools.chain([header], _raw(source.path, read, chosen)), labels)
 
     shape = array.shape[1:]
     images = array.dtype.kind in "ui" and preprocess.is_image(input_shape) and _is_images(shape)
     if preprocessing is not None and images:
         preprocess.check_fits(preprocessing, input_shape)
-        _check_pixels(source.path, array)
+        _check_pixels(source.path, array.dtype, read, len(chosen))
         read = partial(_from_image_array, array, chosen, preprocessing, input_shape)
         try:
             read(0, 1)
@@ -279,15 +277,37 @@ def _is_images(shape: tuple[int, ...]) -> bool:
     return len(shape) == 2 or preprocess.is_image(shape)
 
 
-def _check_pixels(path: Path, array: npt.NDArray[Any]) -> None:
-    if array.dtype == np.uint8:
+def _raw(
+    path: Path, read: Callable[[int, int], npt.NDArray[Any]], chosen: npt.NDArray[np.int64]
+) -> Iterator[memoryview]:
+    """Yield the bytes of the chosen samples, and make sure that they are finite. All others are not even read."""
+    seen = 0
+    for values in map(np.ascontiguousarray, _parts(read, len(chosen))):
+        # checked in float32, the model's input type: a float64 value beyond its range becomes infinite
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(values.astype(np.float32, copy=False))
+        if not finite.all():
+            bad = chosen[seen + int(np.flatnonzero(~finite.reshape(len(finite), -1).all(axis=1))[0])]
+            raise DataError(f"{path}: sample {bad} holds NaN, infinite or too large values: remove or mend it")
+        seen += len(values)
+        yield values.data
+
+
+def _check_pixels(path: Path, dtype: np.dtype[Any], read: Callable[[int, int], npt.NDArray[Any]], count: int) -> None:
+    if dtype == np.uint8:
         return
-    low, high = int(array.min()), int(array.max())
+    ends = [(int(values.min()), int(values.max())) for values in _parts(read, count)]
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
     if low < 0 or high > 255:
         raise SettingsError(
-            f"{path} holds {array.dtype} values from {low} to {high}, and only 0 to 255 can be preprocessed: save them "
+            f"{path} holds {dtype} values from {low} to {high}, and only 0 to 255 can be preprocessed: save them "
             "as uint8, or as float32 if they are the model's input already"
         )
+
+
+def _parts(read: Callable[[int, int], npt.NDArray[Any]], count: int) -> Iterator[npt.NDArray[Any]]:
+    """Read `count` samples, some at a time."""
+    return (read(start, start + _AT_ONCE) for start in range(0, count, _AT_ONCE))
 
 
 def _from_array(array: npt.NDArray[Any], chosen: npt.NDArray[np.int64], start: int, stop: int) -> npt.NDArray[Any]:

@@ -258,6 +258,24 @@ def test_arrays_go_in_as_they_are(tmp_path: Path, dtype: type, shape: tuple[int,
         assert dataset.preprocessing is None
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
+def test_values_that_float32_does_not_hold(bad: float, tmp_path: Path) -> None:
+    array = np.zeros((600, 2))
+    array[301, 1] = bad
+    np.save(tmp_path / "x.npy", array)
+    fails("x.npy: sample 301 holds NaN, infinite or too large values", tmp_path / "x.npy", input_shape=(2,))
+    # only the samples that are used have to be finite
+    assert len(load(tmp_path / "x.npy", input_shape=(2,), samples=16)) == 16
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int16])
+def test_of_a_file_larger_than_memory_only_the_chosen_samples_are_read(dtype: type, tmp_path: Path) -> None:
+    shape = (3, 128, 128)
+    np.lib.format.open_memmap(tmp_path / "x.npy", "w+", dtype, (1 << 17, *shape)).flush()  # a sparse file
+    dataset = load(tmp_path / "x.npy", preprocessing=preset("none", shape), input_shape=shape, samples=16)
+    assert not everything(dataset).any()
+
+
 def test_float_arrays_are_not_preprocessed(tmp_path: Path) -> None:
     array = np.random.default_rng(0).normal(size=(4, *SHAPE))
     np.save(tmp_path / "x.npy", array)

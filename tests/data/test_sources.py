@@ -136,6 +136,13 @@ def test_bad_classes_files(image_set: ImageSet, tmp_path: Path, content: bytes, 
     fails(match, image_set("cat/1.png"), classes)
 
 
+def test_folders_in_folders(image_set: ImageSet) -> None:
+    root = image_set("cat/" + "deep/" * 50 + "1.png")
+    assert len(open_source(root)) == 1
+    (root / "cat" / ("deeper/" * 60)).mkdir(parents=True)
+    fails("cat has folders in folders, more than 50 deep", root)
+
+
 def test_a_missing_classes_file(image_set: ImageSet, tmp_path: Path) -> None:
     fails(
         r"`classes` .*nowhere\.txt is not there: give a file with one class name a line",
@@ -336,9 +343,6 @@ def test_npz(tmp_path: Path, keys: tuple[str, str | None]) -> None:
         (np.array(3.0), r"has shape \(\): expected samples along the first axis"),
         (np.arange(3.0), r"has shape \(3,\)"),
         (np.zeros((0, 3)), r"has shape \(0, 3\).*and some"),
-        (np.array([[0.0, 1.0], [2.0, np.nan]]), "sample 1 holds NaN, infinite or too large values"),
-        (np.array([[np.inf, 1.0]]), "sample 0 holds NaN"),
-        (np.array([[1.0], [1e300]]), "sample 1 holds NaN"),
     ],
 )
 def test_bad_npy(tmp_path: Path, array: np.ndarray, match: str) -> None:
@@ -377,7 +381,6 @@ def test_files_that_are_no_arrays(tmp_path: Path) -> None:
         ({"a": np.zeros((4, 2)), "b": np.zeros((4, 2))}, "holds 'a', 'b': name the samples x"),
         ({}, "holds nothing: name the samples x"),
         ({"x": np.array([[None]], object)}, "not an archive of numeric arrays"),
-        ({"x": np.full((4, 2), np.nan)}, "'x' of .* sample 0 holds NaN"),
         ({"x": np.zeros((4, 2)), "y": np.arange(3)}, "'y' of .* has 3 labels for 4 samples"),
         ({"x": np.zeros((4, 2)), "y": np.zeros(4)}, r"'y' of .* is float64 of shape \(4,\): expected one integer"),
         ({"x": np.zeros((4, 2)), "y": np.eye(4, dtype=int)}, r"of shape \(4, 4\): expected one integer a sample"),
