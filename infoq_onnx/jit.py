@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import threading
@@ -9,8 +10,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from numba import njit, set_num_threads
-from numba.core import config
+from infoq_onnx.errors import SettingsError
+
+_MOST_THREADS = 1024
+
+
+def _require_threads(text: str | None) -> None:
+    """Check NUMBA_NUM_THREADS, which numba refuses when it is imported, or which exhausts the machine."""
+    with contextlib.suppress(ValueError):
+        # numba ignores what is no number
+        if text is not None and not 1 <= int(text) <= _MOST_THREADS:
+            raise SettingsError(
+                f"the environment has NUMBA_NUM_THREADS={text}: set it to 1 to {_MOST_THREADS}, or unset it"
+            )
+
+
+_require_threads(os.environ.get("NUMBA_NUM_THREADS"))
+
+from numba import njit, set_num_threads  # noqa: E402
+from numba.core import config  # noqa: E402
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -63,7 +81,13 @@ def compiled_parallel(function: F) -> F:
     @functools.wraps(function)
     def in_turn(*arguments: Any) -> Any:
         with _TURN:
-            return kernel(*arguments)
+            try:
+                return kernel(*arguments)
+            except ValueError as error:
+                if "hreading layer" not in str(error):
+                    raise
+                layer = os.environ.get("NUMBA_THREADING_LAYER")
+                raise SettingsError(f"numba has no threading layer {layer}: unset NUMBA_THREADING_LAYER") from error
 
     return cast(F, in_turn)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import sys
 from typing import Any
 
 import click
@@ -24,6 +27,23 @@ class InfoQGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """List the commands in the order of use."""
         return list(self.commands)
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run the command line. Nothing is written to streams that are closed."""
+        for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+            if getattr(sys, name) is None:
+                # take the descriptor, so that no file gets it and what is printed does not end there
+                os.open(os.devnull, os.O_RDWR)
+                setattr(sys, name, open(descriptor, "r" if descriptor == 0 else "w"))  # noqa: SIM115 - stays open
+        try:
+            return super().main(*args, **extra)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            # help and version are printed by click, perhaps to a file on a full disk
+            discard_stdout()
+            click.echo(f"error: cannot write: {error.strerror}", err=True)
+            sys.exit(FAILED)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command, and turn an error into one line and an exit code."""
@@ -57,6 +77,11 @@ def _out_of_memory(error: MemoryError, command: click.Command) -> str:
 def _fail(ctx: click.Context, message: str, code: int) -> None:
     click.echo(f"error: {in_options(' '.join(line.strip() for line in message.splitlines()))}", err=True)
     ctx.exit(code)
+
+
+def discard_stdout() -> None:
+    """Send stdout to nowhere: what cannot be written would be tried again, and complained about, when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _interrupted(error: BaseException | None) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 
 import click
 from rich.console import Console, RenderableType
 
+from infoq_onnx.cli.failing import discard_stdout
 from infoq_onnx.errors import OutputError
 
 
@@ -31,8 +31,7 @@ def show(result: RenderableType) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        # what could not be written would be tried again, and complained about, when Python ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_stdout()
         raise OutputError(f"cannot write the result to stdout: {error.strerror or error}") from error
 
 

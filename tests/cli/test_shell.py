@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -71,6 +72,25 @@ def test_demo_ends_with_three_models_of_which_mixed_is_no_worse_than_uniform(tmp
 
 
 # ----------------------------------------------------------------------------------------------------------- terminals
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(closed: str) -> None:
+    """No traceback, and what is printed does not end in a file that got the descriptor."""
+    for options, code in (("inspect model.onnx", 0), ("--help", 0), ("inspect nowhere.onnx", 1)):
+        command = f"{shlex.quote(sys.executable)} -c 'from infoq_onnx.cli import main; main()' {options} {closed}"
+        result = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+        assert result.returncode == code
+        assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("options", [("--help",), ("inspect", "--help"), ("--version",)])
+def test_a_full_disk_behind_help(options: tuple[str, ...]) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    with Path("/dev/full").open("w") as full:
+        result = run_process(*options, stdout=full)
+    assert (result.returncode, result.stderr) == (1, "error: cannot write: No space left on device\n")
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)], ids=["table", "json"])
