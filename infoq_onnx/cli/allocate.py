@@ -111,6 +111,7 @@ Examples: infoq-onnx allocate --bitops uniform:4/4
 @click.option("--calib", type=FilePath(), help="Where the calibration data is now, if it moved.")
 @click.option("--classes", type=FilePath(), help="Where the file of class names is now, if it moved.")
 @click.option("-o", "--output", type=FilePath(), help="ONNX file to write [MODEL.BUDGET.onnx].")
+@click.option("--force", is_flag=True, help="Replace a file of that name that infoq-onnx did not write.")
 @click.option("--json", "as_json", is_flag=True, help="Print the allocation as JSON instead of a table.")
 def allocate(analysis: Path | None, as_json: bool, **options: Any) -> None:
     """Give every layer its bits within a budget and write the mixed-precision model.

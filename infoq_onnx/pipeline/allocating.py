@@ -45,6 +45,7 @@ def allocate(
     calib: Path | str | None = None,
     classes: Path | str | None = None,
     output: Path | str | None = None,
+    force: bool = False,
     reporter: Reporter | None = None,
     **changes: Any,
 ) -> Compressed:
@@ -59,6 +60,7 @@ def allocate(
     model, calib, classes : current paths, if the files moved since the analysis; None: the paths of the analysis
     output : ONNX file to write; the allocation is written next to it as .json; None: `<model>.<budget>.onnx` in the
         working folder
+    force : replace a file of that name that `allocate` did not write
     reporter : receives progress
     changes : fields of `AllocationSettings` that replace those of `settings`, such as `bounds={"bitops": "23.04G"}`
 
@@ -76,7 +78,7 @@ def allocate(
         See `infoq_onnx.errors`.
     """
     wanted = dataclasses.replace(settings or AllocationSettings(), **changes)
-    request = resolve(analysis, wanted, Places(model, calib, classes), memory, output, reporter or Silent())
+    request = resolve(analysis, wanted, Places(model, calib, classes), memory, output, reporter or Silent(), force)
     allocation = decide_bits(request)
     # load the images now, so that missing files are reported before weights are rounded
     _ = request.check_images
@@ -215,7 +217,7 @@ def _rounded_layerwise(request: Request, allocation: Allocation) -> CodeTable:
         return {}
     # codes can be shared with the analysis only if they come from the images of the analysis
     shared = request.settings.samples is None
-    kept = load_codes(file) if shared and file.exists() else {}
+    kept = load_codes(file, prepared.network) if shared and file.exists() else {}
     widths = sorted({*request.found.settings.bits, *allocation.weight_bits.values()})
     if not unrounded(prepared.graph, prepared.network, widths, kept):
         return kept

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,21 +16,18 @@ from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.emit.qonnx import require_qonnx
 from infoq_onnx.emit.storage import STORAGES
 from infoq_onnx.emit.targets import TARGETS, require_target, saturating_layers
-from infoq_onnx.errors import AnalysisError, OutputError, SettingsError, setting
+from infoq_onnx.errors import AnalysisError, SettingsError, setting
 from infoq_onnx.execute.resources import Resources
-from infoq_onnx.files import require_writable, sha256_of
-from infoq_onnx.pipeline.emitting import CHECKED_IMAGES
+from infoq_onnx.files import require_writable
+from infoq_onnx.pipeline.emitting import CHECKED_IMAGES, require_replaceable
 from infoq_onnx.preparation import PreparedModel, calibration_again, memory_bytes, prepare_again
 from infoq_onnx.quantize.table import GridTable, load_table
 from infoq_onnx.reporter import Reporter
 from infoq_onnx.schema import (
     BASELINE_BITS,
     EXACT_BITS,
-    Allocation,
     AllocationSettings,
     Analysis,
-    OtherVersion,
-    read,
     require_types,
 )
 from infoq_onnx.sensitivity.criteria import get_criterion
@@ -127,12 +123,13 @@ def resolve(
     memory: str | None,
     output: Path | str | None,
     reporter: Reporter,
+    force: bool = False,
 ) -> Request:
     """Check the settings, and load the inputs of an allocation.
 
     Parameters
     ----------
-    analysis, settings, memory, output, reporter : see `allocate`
+    analysis, settings, memory, output, reporter, force : see `allocate`
     places : current paths of the model and the images
 
     Returns
@@ -159,7 +156,7 @@ def resolve(
     if path.suffix != ".onnx":
         raise SettingsError(f"{setting('output')} {path}: the model's name must end in .onnx")
     prepared = prepare_again(found, places.model)
-    _check_output(path, prepared)
+    require_replaceable(path, prepared.path, force=force)
     require_writable(path)
     grids = _load_grids(measurement.grids, prepared, found.settings.bits)
     prepared = dataclasses.replace(prepared, graph=equalized(prepared.graph, found.network, grids.factors))
@@ -215,7 +212,7 @@ def _check_settings(settings: AllocationSettings) -> None:
 
 def _load_grids(path: Path, prepared: PreparedModel, bits: Sequence[int]) -> GridTable:
     """Load the grids of an analysis, and check that all grids that may be needed are present."""
-    table = load_table(path)
+    table = load_table(path, prepared.network)
     layers = [layer.name for layer in prepared.network.layers if layer.weight is not None]
     complete = (
         all(BASELINE_BITS in table.activations.get(tensor, ()) for tensor in prepared.placement.storage)
@@ -225,29 +222,3 @@ def _load_grids(path: Path, prepared: PreparedModel, bits: Sequence[int]) -> Gri
     if not complete:
         raise AnalysisError(f"{path} was made by another version, and lacks grids that are needed; run analyze again")
     return table
-
-
-def _check_output(path: Path, prepared: PreparedModel) -> None:
-    """Refuse to overwrite files that `allocate` did not write."""
-    # for a name that is too long or a folder without access, os.path returns False; writing then reports the error
-    if os.path.realpath(path) == os.path.realpath(prepared.path) or (
-        os.path.isfile(path) and _same_content(path, prepared.path)
-    ):
-        raise SettingsError(f"{setting('output')} {path} is the float model itself; choose another name")
-    beside = path.with_suffix(".json")
-    if os.path.isfile(beside):
-        try:
-            read(Allocation, beside.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError, OtherVersion) as error:
-            raise SettingsError(
-                f"{setting('output')} {path} would replace {beside}, which is not an allocation; choose another name"
-            ) from error
-
-
-def _same_content(path: Path, model: Path) -> bool:
-    try:
-        return sha256_of(path) == sha256_of(model)
-    except OSError as error:
-        raise OutputError(
-            f"cannot replace {path}: {error.strerror or error}; choose another name with {setting('output')}"
-        ) from error

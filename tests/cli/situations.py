@@ -242,8 +242,24 @@ def list_with_a_gap(place: Place) -> None:
     (place.folder / "list.csv").write_text("gone.png,0\n")
 
 
-def pipe(place: Place) -> None:
-    os.mkfifo(place.folder / "pipe.npz")
+def pipe(place: Place, name: str = "pipe.npz") -> None:
+    os.mkfifo(place.folder / name)
+
+
+def pipe_named_as_output(place: Place) -> None:
+    pipe(place, "pipe.onnx")
+
+
+def link_to_nowhere(place: Place) -> None:
+    (place.folder / "link.onnx").symlink_to("nowhere.onnx")
+
+
+def model_of_another_tool(place: Place) -> None:
+    onnx.save(mlp(seed=2), place.folder / "theirs.onnx")
+
+
+def json_of_another_tool(place: Place) -> None:
+    (place.folder / "mine.json").write_text('{"important": true}')
 
 
 def arrays(shape: tuple[int, ...], labels: int = 4, bad: int | None = None) -> Callable[[Place], None]:
@@ -509,6 +525,10 @@ SITUATIONS: dict[str, Callable[[Place], None]] = {
     "the name does not end in .onnx": nothing,
     "the name is that of the float model": nothing,
     "the name is that of a folder": folder_named_as_output,
+    "a model of another tool has that name": model_of_another_tool,
+    "a JSON file of another tool lies beside it": json_of_another_tool,
+    "a pipe has that name": pipe_named_as_output,
+    "a link to nowhere has that name": link_to_nowhere,
     "there is no such folder to write in": nothing,
     "the disk is full": full_disk,
     "the disk is full after the model": full_disk_for_json,

@@ -322,6 +322,22 @@ def test_nothing_that_allocate_did_not_write_is_replaced(case: Case, copied: Pat
     refused(SettingsError, "analysis.json", call=lambda: wanted(measured(copied).path / "analysis.onnx"))
     shutil.copy(case.model, tmp_path / "copy.onnx")
     refused(SettingsError, "float model", call=lambda: wanted(tmp_path / "copy.onnx"))
+    saved(mlp(seed=5), tmp_path / "theirs.onnx")
+    (tmp_path / "text.onnx").write_text("notes")
+    os.mkfifo(tmp_path / "pipe.onnx")
+    (tmp_path / "link.onnx").symlink_to(tmp_path / "nowhere.onnx")
+    before = sorted(tmp_path.iterdir())
+    for name, part in (
+        ("theirs", "not a model that infoq-onnx wrote"),
+        ("text", "not a model that infoq-onnx wrote"),
+        ("pipe", "not a regular file"),
+        ("link", "a link to a file that is gone"),
+    ):
+        path = tmp_path / f"{name}.onnx"
+        refused(SettingsError, str(path), part, "choose another name", call=lambda path=path: wanted(path))
+    assert sorted(tmp_path.iterdir()) == before
+    allocate(copied, uniform_bits=(4, 4), output=tmp_path / "theirs.onnx", force=True)
+    wanted(tmp_path / "theirs.onnx")
     wanted(tmp_path / "ours.onnx")
     wanted(tmp_path / "ours.onnx")
 
