@@ -150,8 +150,8 @@ def load_samples(
     )
 
 
-def memory_bytes(memory: str | None) -> int | None:
-    """Parse a memory limit such as "2GiB" to bytes; None: no limit.
+def memory_bytes(memory: str | int | None) -> int | None:
+    """Parse a memory limit such as "2GiB", or a number of bytes; None: no limit.
 
     Raises
     ------
@@ -161,7 +161,7 @@ def memory_bytes(memory: str | None) -> int | None:
     if memory is None:
         return None
     try:
-        found = int(parse_quantity(memory, BYTES))
+        found = int(parse_quantity(str(memory), BYTES))
     except SettingsError as error:
         raise SettingsError(f"{setting('memory')}: {error.marked}") from error
     if found < SMALLEST:
@@ -215,8 +215,7 @@ def prepare_again(found: Analysis, model: Path | str | None) -> PreparedModel:
         The model is another one, or this version finds another network in it.
     """
     path = Path(model) if model is not None else Path(found.model.path)
-    if not os.path.exists(path):
-        raise ModelError(f"the analysed model {path} {_gone('model', given=model is not None)}")
+    require_there("model", path, given=model is not None)
     prepared = prepare(path, found.network.output)
     if prepared.sha256 != found.model.sha256:
         raise AnalysisError(
@@ -233,9 +232,31 @@ def prepare_again(found: Analysis, model: Path | str | None) -> PreparedModel:
     return prepared
 
 
-def _gone(name: str, *, given: bool) -> str:
-    """Describe a missing file: where it was at the time of the analysis, or where the setting `name` says it is."""
-    return f"is not there; check {setting(name)}" if given else f"is gone; say where it is with {setting(name)}"
+_MOVED: dict[str, tuple[str, type[ModelError | DataError]]] = {
+    "model": ("the analysed model", ModelError),
+    "calib": ("the calibration data", DataError),
+    "classes": ("the file of class names", DataError),
+}
+
+
+def require_there(name: str, path: Path | str, *, given: bool) -> None:
+    """Check that a file or folder that an analysis was made of exists.
+
+    Parameters
+    ----------
+    name : the setting that says where it is now: model, calib or classes
+    path : where it is, as this setting says, or where it was at the time of the analysis
+    given : whether the setting is given
+
+    Raises
+    ------
+    ModelError, DataError
+        It does not exist.
+    """
+    if not os.path.exists(path):
+        what, error = _MOVED[name]
+        where = f"is not there; check {setting(name)}" if given else f"is gone; say where it is with {setting(name)}"
+        raise error(f"{what} {path} {where}")
 
 
 def calibration_again(
@@ -271,10 +292,9 @@ def calibration_again(
     reference = found.calibration
     path = Path(calib) if calib is not None else Path(reference.path)
     names = classes if classes is not None else reference.classes_path
-    if not os.path.exists(path):
-        raise DataError(f"the calibration data {path} {_gone('calib', given=calib is not None)}")
-    if names is not None and not os.path.exists(names):
-        raise DataError(f"the file of class names {names} {_gone('classes', given=classes is not None)}")
+    require_there("calib", path, given=calib is not None)
+    if names is not None:
+        require_there("classes", names, given=classes is not None)
     dataset = load_dataset(
         path,
         classes=None if names is None else Path(names),

@@ -110,6 +110,10 @@ def residual(b: Growing) -> None:
         b.at, b.shape, wanted = before, shape, b.shape
         if len(shape) == 3:
             stride = (math.ceil(shape[1] / wanted[1]), math.ceil(shape[2] / wanted[2]))
+            if any((size - 1) // by + 1 != new for size, by, new in zip(shape[1:], stride, wanted[1:], strict=True)):
+                # no convolution of 1×1 gives this size: one way only
+                b.at, b.shape = other, wanted
+                return
             b.then("Conv", b.scaled(wanted[0], shape[0], 1, 1, fan_in=shape[0]), shape=wanted, strides=list(stride))
         else:
             b.then("MatMul", b.scaled(shape[-1], wanted[-1], fan_in=2 * shape[-1]), shape=wanted)
@@ -286,7 +290,8 @@ def expanded(b: Growing) -> None:
         weight = b.scaled(size, outputs, fan_in=2 * size)
         return b.then("Einsum", weight, shape=(tokens, outputs), equation="btd,de->bte")
     mean = b.op("ReduceMean", [b.at], b.name("mean"), axes=[1], keepdims=1)
-    return b.then("Sub", mean)
+    # not their difference: its mean over tokens, where a head follows, would be zero for every image
+    return b.then("Mul", mean)
 
 
 TOKEN_BLOCKS: tuple[Block, ...] = (

@@ -122,7 +122,9 @@ def parse_pins(texts: Iterable[str], network: Network, bits: Sequence[int] = BIT
     for text in texts:
         name, equals, widths = text.rpartition("=")
         if not equals:
-            raise SettingsError(f"{setting('pins')} {text}: write NAME=W/A such as first=8/8, NAME=W or NAME=/A")
+            raise SettingsError(
+                f"{setting('pins')} {text or repr(text)}: write NAME=W/A such as first=8/8, NAME=W or NAME=/A"
+            )
         try:
             weight_bits, activation_bits = _parse_bits(widths, sorted({*bits, BASELINE_BITS}))
             layers = _find_layers(name, network)
@@ -155,7 +157,7 @@ def _parse_bits(text: str, allowed: Sequence[int]) -> tuple[int | None, int | No
     weight, _, activation = text.partition("/")
     width = {"": None, **{str(b): b for b in allowed}}
     if weight not in width or activation not in width or weight == activation == "":
-        raise SettingsError(f"{text!r} is not W/A with bit-widths among {', '.join(map(str, allowed))}")
+        raise SettingsError(f"{text!r} is none of W/A, W and /A with bit-widths among {', '.join(map(str, allowed))}")
     return width[weight], width[activation]
 
 

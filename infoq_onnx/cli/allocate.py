@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from infoq_onnx.cli.options import BitList, BitPair, FilePath
+from infoq_onnx.cli.options import BitList, BitPair, FilePath, Whole
 from infoq_onnx.schema import AllocationSettings
 
 _DEFAULTS = AllocationSettings()
@@ -76,7 +76,7 @@ Examples: infoq-onnx allocate --bitops uniform:4/4
 )
 @click.option(
     "--samples",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     help="Maximum number of images that gptq rounds with [those of the analysis]. More images improve the rounding and "
     "cost far less here than in analyze.",
 )

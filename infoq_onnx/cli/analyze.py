@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import click
 
-from infoq_onnx.cli.options import BitList, FilePath, data_options, logits_option, preprocessing_of
+from infoq_onnx.cli.options import BitList, FilePath, Whole, data_options, logits_option, preprocessing_of
 from infoq_onnx.schema import MeasurementSettings, Observing
 
 _DEFAULTS = MeasurementSettings()
@@ -28,7 +28,7 @@ _DEFAULTS = MeasurementSettings()
 @data_options
 @click.option(
     "--samples",
-    type=click.IntRange(min=1),
+    type=Whole(),
     default=_DEFAULTS.samples,
     show_default=True,
     help="Maximum number of images.",
@@ -100,7 +100,7 @@ _DEFAULTS = MeasurementSettings()
 )
 @click.option(
     "--workers",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     help="Number of processes that run trials [one per processor, if there is work for more than a few seconds]. It "
     "does not change the result.",
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from infoq_onnx.cli.options import FilePath, data_options, preprocessing_of
+from infoq_onnx.cli.options import FilePath, Whole, data_options, preprocessing_of
 
 
 @click.command(
@@ -23,7 +23,7 @@ from infoq_onnx.cli.options import FilePath, data_options, preprocessing_of
 )
 @click.option("--against", type=FilePath(), help="Another model to compare with, image by image.")
 @data_options
-@click.option("--samples", type=click.IntRange(min=1), help="Maximum number of images [all].")
+@click.option("--samples", type=Whole(min=1), help="Maximum number of images [all].")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def evaluate(model: Path, as_json: bool, **options: Any) -> None:
     """Measure MODEL, quantized or not: top-1, top-5, agreement, file size and median latency.

@@ -29,6 +29,12 @@ class FilePath(click.Path):
         return super().convert(value, param, ctx)
 
 
+class Whole(click.IntRange):
+    """A whole number of at least `min`."""
+
+    name = "whole number"
+
+
 class BitList(click.ParamType[tuple[int, ...]]):
     """Bit-widths such as `2,3,4,8`."""
 
@@ -111,7 +117,7 @@ def data_options(command: F) -> F:
             click.option("--color", type=click.Choice(["RGB", "BGR", "L"]), help="… order of the colour channels."),
             click.option("--layout", type=click.Choice(["NCHW", "NHWC"]), help="… order of the axes."),
             click.option(
-                "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of every random choice."
+                "--seed", type=Whole(min=0), default=0, show_default=True, help="Seed of every random choice."
             ),
         ]
     ):

@@ -125,7 +125,7 @@ def custom(
     if channels != (1 if color == "L" else 3):
         raise SettingsError(
             f"{setting('color')} {color} with {setting('layout')} {layout} does not fit the model's input "
-            f"{'×'.join(map(str, input_shape))}"
+            f"{'×'.join(map(str, input_shape))}; give those that do"
         )
     if resize is not None and resize < 1:
         raise SettingsError(f"{setting('resize')} {resize}: give 1 pixel or more")

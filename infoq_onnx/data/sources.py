@@ -47,6 +47,7 @@ _NOT_ARRAYS = (
 )
 
 _NAMED = 3  # how many names an error message lists
+_HEADERS = frozenset({"path", "file", "filename", "image"})
 _DEEPEST = 50  # folders below a class folder; paths have a largest length
 
 
@@ -182,10 +183,12 @@ def _from_folder(path: Path, classes_path: Path | None, names: tuple[str, ...] |
     if flat:
         return Source(path, classes_path, tuple(flat), None, None, names, ignored=tuple(ignored))
     if not classes:
-        what = f"{len(ignored)} folders but no image" if ignored else "no image"
+        what = f"{len(ignored)} folder{'s' * (len(ignored) > 1)} but no image" if ignored else "no image"
         raise DataError(f"{path} holds {what} ({others} other files): expected {', '.join(sorted(IMAGE_SUFFIXES))}")
     if names is not None and (unknown := sorted(set(classes) - set(names))):
-        raise DataError(f"{path}: the folders {_some(unknown)} are not named in {classes_path}: rename or remove them")
+        raise DataError(
+            f"{path}: the folders {_some(unknown)} are not named in {classes_path}: name every folder there"
+        )
     ordered = sorted(classes)
     numbers: tuple[int, ...] = ()
     if names is None and all(re.fullmatch(r"[0-9]{1,9}", name) for name in classes):
@@ -272,7 +275,8 @@ def _from_list(path: Path, classes_path: Path | None, names: tuple[str, ...] | N
         # os.path, because a list can have a million lines
         file = os.path.join(folder, fields[0])
         if not os.path.isfile(file):
-            raise DataError(f"{where}: no such file: {Path(file)}")
+            header = " (a list has no header line)" if number == 1 and fields[0].lower() in _HEADERS else ""
+            raise DataError(f"{where}: no such file: {Path(file)}{header}")
         if files and (len(fields) == 2) != bool(labels):
             here, before = ("a", "none") if len(fields) == 2 else ("no", "one")
             raise DataError(f"{where} has {here} label but the lines before have {before}: label all lines or none")
@@ -362,7 +366,7 @@ def _from_npz(path: Path, classes_path: Path | None, names: tuple[str, ...] | No
             f"{path} is not an archive of numeric arrays ({_reason(error)}); save it again with numpy.savez"
         ) from error
     if labels is not None:
-        labels = _checked_labels(labels, len(array), names, f"{label_key!r} of {path}")
+        labels = _checked_labels(labels, len(array), names, classes_path, f"{label_key!r} of {path}")
     return Source(path, classes_path, (), array, labels, names)
 
 
@@ -384,7 +388,7 @@ def _checked(array: npt.NDArray[Any], where: str) -> npt.NDArray[Any]:
 
 
 def _checked_labels(
-    labels: npt.NDArray[Any], count: int, names: tuple[str, ...] | None, where: str
+    labels: npt.NDArray[Any], count: int, names: tuple[str, ...] | None, classes_path: Path | None, where: str
 ) -> npt.NDArray[np.int64]:
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
@@ -394,7 +398,7 @@ def _checked_labels(
         raise DataError(f"{where} has {len(labels)} labels for {count} samples: expected as many of both")
     limit = len(names) if names is not None else np.iinfo(np.int64).max
     if (wrong := np.flatnonzero((labels < 0) | (labels >= limit))).size:
-        expected = f"0 to {limit - 1}" if names is not None else "0 or more"
+        expected = f"0 to {limit - 1}, as {classes_path} names {limit} classes" if names is not None else "0 or more"
         raise DataError(f"{where}: sample {wrong[0]} has label {labels[wrong[0]]}, out of range: expected {expected}")
     return labels.astype(np.int64)
 

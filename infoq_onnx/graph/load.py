@@ -113,18 +113,20 @@ def read_any(path: Path) -> ModelProto:
 
 
 def require_file(path: Path) -> None:
-    """Check that a path is an existing regular file.
+    """Check that a path is a regular file with content.
 
     Raises
     ------
     ModelError
-        The path does not exist, or is a folder, a pipe or the like.
+        The path does not exist, or is a folder, a pipe or the like, or the file is empty.
     """
     if not os.path.exists(path):
         raise ModelError(f"no such file: {path}; give the path of an ONNX model")
     if not os.path.isfile(path):
         what = "a folder" if os.path.isdir(path) else "no regular file"
         raise ModelError(f"{path} is {what}; give the path of an ONNX model")
+    if not os.path.getsize(path):
+        raise ModelError(f"{path} is empty; download or export the model again")
 
 
 def _read(path: Path) -> ModelProto:
@@ -135,8 +137,6 @@ def _read(path: Path) -> ModelProto:
         content = path.read_bytes()
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
-    if not content:
-        raise ModelError(f"{path} is empty; download or export the model again")
     if content.startswith(_LFS_POINTER):
         raise ModelError(f"{path} is a git-lfs pointer and not the model itself; {_LFS_ADVICE}")
     model = ModelProto()

@@ -31,16 +31,18 @@ from infoq_onnx.schema import (
     Compressed,
     Verification,
     to_json,
+    typed,
 )
 from infoq_onnx.simulate.rounding.layerwise import unrounded
 from infoq_onnx.simulate.simulation import LayerCodes, layer_codes
 
 
+@typed
 def allocate(
     analysis: Path | str | None = None,
     settings: AllocationSettings | None = None,
     *,
-    memory: str | None = None,
+    memory: str | int | None = None,
     model: Path | str | None = None,
     calib: Path | str | None = None,
     classes: Path | str | None = None,
@@ -147,7 +149,8 @@ def decide_bits(request: Request) -> Allocation:
     for budget in request.bounds:
         if isinstance(budget.metric, Table):
             spent, unit = budget.value(found.network, bits), budget.metric.suffix
-            reporter.note(f"{budget.metric.label}: {spent:.6g} {unit} of {budget.bound.limit:.6g} {unit}".rstrip())
+            unit = f" {unit}" if unit else ""
+            reporter.note(f"{budget.metric.label}: {spent:.6g}{unit} of {budget.bound.limit:.6g}{unit}")
     if narrowed := sum(allocation.weight_bits[layer] == EXACT_BITS for layer in request.saturating):
         reporter.note(
             f"weights of {narrowed} of {len(allocation.weight_bits)} layers get 7 bits: with 8 their sums may saturate "

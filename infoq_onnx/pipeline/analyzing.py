@@ -56,6 +56,7 @@ from infoq_onnx.schema import (
     Preprocessing,
     require_types,
     to_json,
+    typed,
 )
 from infoq_onnx.sensitivity.criteria import get_criteria
 from infoq_onnx.sensitivity.journal import Journal, locked, open_journal
@@ -75,6 +76,7 @@ MAX_PROJECTIONS = 10_000
 """Maximum number of projections. An estimate gains nothing from more, and they would exceed the memory."""
 
 
+@typed
 def analyze(
     model: Path | str,
     calib: Path | str,
@@ -83,7 +85,7 @@ def analyze(
     classes: Path | str | None = None,
     preprocessing: str | Recipe | Preprocessing | None = None,
     workers: int | Literal["auto"] | None = None,
-    memory: str | None = None,
+    memory: str | int | None = None,
     ray: str | None = None,
     output: Path | str | None = None,
     force: bool = False,

@@ -16,9 +16,11 @@ from infoq_onnx.reporter import Reporter, Silent
 from infoq_onnx.schema import (
     Evaluation,
     Preprocessing,
+    typed,
 )
 
 
+@typed
 def evaluate(
     model: Path | str,
     data: Path | str,

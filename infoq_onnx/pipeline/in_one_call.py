@@ -9,9 +9,10 @@ from typing import Any
 from infoq_onnx.pipeline.allocating import allocate
 from infoq_onnx.pipeline.analyzing import analyze
 from infoq_onnx.reporter import Reporter
-from infoq_onnx.schema import Compressed
+from infoq_onnx.schema import Compressed, typed
 
 
+@typed
 def compress(
     model: Path | str,
     calib: Path | str,

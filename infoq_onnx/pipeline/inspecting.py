@@ -6,9 +6,10 @@ from pathlib import Path
 
 from infoq_onnx.preparation import prepare
 from infoq_onnx.reporter import Reporter
-from infoq_onnx.schema import Network
+from infoq_onnx.schema import Network, typed
 
 
+@typed
 def inspect(model: Path | str, *, logits: str | None = None, reporter: Reporter | None = None) -> Network:
     """List what there is to quantize in a model: layers, groups, parameters, MACs, and what stays in float and why.
 

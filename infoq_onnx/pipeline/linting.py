@@ -12,9 +12,10 @@ from infoq_onnx.emit.targets import TARGETS, require_target
 from infoq_onnx.errors import ModelError
 from infoq_onnx.graph.load import QONNX, QONNX_DOMAIN, read_any
 from infoq_onnx.graph.ort import ORT_ERRORS, first_line
-from infoq_onnx.schema import Lint
+from infoq_onnx.schema import Lint, typed
 
 
+@typed
 def lint(model: Path | str, target: str = "any") -> Lint:
     """Report which kernel onnxruntime runs for each layer of a quantized model, from any quantization tool.
 

@@ -27,6 +27,9 @@ from infoq_onnx.simulate.running.batching import batch_size, logits_of
 
 Labels = npt.NDArray[np.int64]
 
+_SAME = 1e-6
+"""Differences of scores that are rounding of float32 sums, as a share of the largest score."""
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -72,12 +75,17 @@ def look(
     Raises
     ------
     ModelError
-        The logits are not finite.
+        The logits are not finite, or the same for all images.
     """
     logits = logits_of(open_session(prepared.graph.model), prepared.graph, dataset, batch_size(prepared.graph))
     if not np.isfinite(logits).all():
         raise ModelError(
             f"{prepared.path} computes NaN or infinite logits on the calibration data; check the preprocessing"
+        )
+    if np.ptp(logits, axis=0).max() <= _SAME * np.abs(logits).max():
+        raise ModelError(
+            f"{prepared.path} gives all {len(dataset)} images the same scores: check the images, their preprocessing, "
+            "and whether the model was exported with its weights"
         )
     encoded = encode_inputs(settings.encoder, prepared, dataset)
     splits: tuple[Split, ...] = ()

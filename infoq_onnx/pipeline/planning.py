@@ -16,7 +16,7 @@ from infoq_onnx.memory import peak
 from infoq_onnx.pipeline.analyzing import set_up, settings_of
 from infoq_onnx.preparation import Recipe, memory_bytes
 from infoq_onnx.reporter import Reporter, Silent
-from infoq_onnx.schema import MeasurementSettings, Plan, Preprocessing, tensor_of, units_of
+from infoq_onnx.schema import MeasurementSettings, Plan, Preprocessing, tensor_of, typed, units_of
 from infoq_onnx.sensitivity.estimators import prepare_projections, smi_discrete_from_projections, smi_from_prepared
 from infoq_onnx.sensitivity.observers import candidates
 from infoq_onnx.sensitivity.projection import add_projections
@@ -32,6 +32,7 @@ PROBE_SECONDS = 10.0
 """Default duration of the probe, in seconds."""
 
 
+@typed
 def plan(
     model: Path | str,
     calib: Path | str,
@@ -40,7 +41,7 @@ def plan(
     classes: Path | str | None = None,
     preprocessing: str | Recipe | Preprocessing | None = None,
     workers: int | Literal["auto"] | None = None,
-    memory: str | None = None,
+    memory: str | int | None = None,
     ray: str | None = None,  # noqa: ARG001
     probe_seconds: float = PROBE_SECONDS,
     reporter: Reporter | None = None,

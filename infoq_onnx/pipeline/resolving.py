@@ -120,7 +120,7 @@ def resolve(
     analysis: Path | str | None,
     settings: AllocationSettings,
     places: Places,
-    memory: str | None,
+    memory: str | int | None,
     output: Path | str | None,
     reporter: Reporter,
     force: bool = False,
@@ -153,7 +153,7 @@ def resolve(
     label = budget_label(bounds, settings.uniform_bits, settings.weight_only)
     stem = Path(places.model or found.model.path).stem
     path = Path(output) if output is not None else Path(f"{stem}.{label}.onnx")
-    if path.suffix != ".onnx":
+    if path.suffix.lower() != ".onnx":
         raise SettingsError(f"{setting('output')} {path}: the model's name must end in .onnx")
     prepared = prepare_again(found, places.model)
     require_replaceable(path, prepared.path, force=force)

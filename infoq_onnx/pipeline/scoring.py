@@ -19,10 +19,10 @@ from infoq_onnx.errors import AnalysisError, OutputError, SettingsError, setting
 from infoq_onnx.files import sha256_of
 from infoq_onnx.graph.editing import expose
 from infoq_onnx.graph.session import Runtime, open_session, using
-from infoq_onnx.preparation import PreparedModel, calibration_again, memory_bytes, prepare_again
+from infoq_onnx.preparation import PreparedModel, calibration_again, memory_bytes, prepare_again, require_there
 from infoq_onnx.quantize.table import GridTable, load_table
 from infoq_onnx.reporter import Reporter, Silent
-from infoq_onnx.schema import SCORES_VERSION, Analysis, CriterionInfo, ScoreTable, units_of
+from infoq_onnx.schema import SCORES_VERSION, Analysis, CriterionInfo, ScoreTable, typed, units_of
 from infoq_onnx.sensitivity.criteria import NEEDS, Context, Criterion, Need, OptionValue, get_criteria, get_criterion
 from infoq_onnx.simulate.equalization.equalize import equalized
 from infoq_onnx.simulate.running.batching import batch_size, logits_of, run_batches
@@ -57,6 +57,7 @@ def criteria() -> tuple[CriterionInfo, ...]:
     )
 
 
+@typed
 def score(
     analysis: Path | str | None = None,
     *,
@@ -65,7 +66,7 @@ def score(
     model: Path | str | None = None,
     calib: Path | str | None = None,
     classes: Path | str | None = None,
-    memory: str | None = None,
+    memory: str | int | None = None,
     reporter: Reporter | None = None,
 ) -> ScoreTable:
     """Score every unit by a criterion, and store the scores with the analysis.
@@ -95,6 +96,10 @@ def score(
     values = chosen.settings(options or {})
     folder = Path(analysis) if analysis is not None else find_analysis()
     found, measurement = read_analysis(folder), current(folder)
+    for name, place in (("model", model), ("calib", calib), ("classes", classes)):
+        if place is not None:
+            # also if the criterion does not need it
+            require_there(name, place, given=True)
     # load the model, grids and images only if the criterion needs them, so that they may be missing otherwise
     grids = functools.cache(lambda: load_table(measurement.grids, found.network))
     allowed = memory_bytes(memory)

@@ -40,8 +40,8 @@ from infoq_onnx.schema.settings import (
     AllocationSettings,
     MeasurementSettings,
     Observing,
-    require_types,
 )
+from infoq_onnx.schema.types import require_types, typed
 from infoq_onnx.schema.versions import ALLOCATION_VERSION, ANALYSIS_VERSION, SCORES_VERSION, OtherVersion, read
 
 __all__ = [
@@ -96,5 +96,6 @@ __all__ = [
     "require_types",
     "tensor_of",
     "to_json",
+    "typed",
     "units_of",
 ]

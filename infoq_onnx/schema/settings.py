@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Literal
 
-from infoq_onnx.errors import SettingsError, setting
 from infoq_onnx.schema.bits import BITS
 
 Observing = Literal["selected", "all"]
@@ -82,49 +80,3 @@ class AllocationSettings:
     target: str = "any"
     """"any" and "x86-avx2": layers that would saturate on x86 processors without VNNI get 7-bit instead of 8-bit
     weights; "x86-vnni" and "arm64": no such limit."""
-
-
-def require_types(settings: MeasurementSettings | AllocationSettings) -> None:
-    """Refuse settings of the wrong types, as a program may give them.
-
-    Raises
-    ------
-    SettingsError
-        The message names the setting and the type that it has to have.
-    """
-    for name, kind in get_type_hints(type(settings)).items():
-        value = getattr(settings, name)
-        if not _matches(value, kind):
-            raise SettingsError(f"{setting(name)} {value!r}: give {_described(kind)}")
-
-
-def _matches(value: Any, kind: Any) -> bool:
-    origin, args = get_origin(kind), get_args(kind)
-    if origin is Literal:
-        return isinstance(value, str)
-    if origin is Mapping:
-        return isinstance(value, Mapping) and all(
-            _matches(k, args[0]) and _matches(v, args[1]) for k, v in value.items()
-        )
-    if origin in (tuple, Sequence):
-        # a text is a sequence of letters, which is never meant
-        is_list = isinstance(value, Sequence) and not isinstance(value, str | bytes)
-        fixed = origin is tuple and Ellipsis not in args
-        return is_list and (not fixed or len(value) == len(args)) and all(_matches(one, args[0]) for one in value)
-    if args:
-        return any(_matches(value, one) for one in args)
-    if kind in (int, float):
-        return isinstance(value, numbers.Integral if kind is int else numbers.Real) and not isinstance(value, bool)
-    return isinstance(value, kind)
-
-
-def _described(kind: Any) -> str:
-    origin, args = get_origin(kind), get_args(kind)
-    if origin is Mapping:
-        return f"a mapping of {_described(args[0])} to {_described(args[1])}"
-    if origin in (tuple, Sequence):
-        return f"a list, each of it {_described(args[0])}"
-    if args and origin is not Literal:
-        return " or ".join(_described(one) for one in args)
-    names = {int: "a whole number", float: "a number", bool: "True or False", type(None): "None"}
-    return names.get(kind, "a text")

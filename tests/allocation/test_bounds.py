@@ -116,7 +116,7 @@ def test_pins_add_up_and_may_agree(resnet18: Network) -> None:
         (["conv1=9/8"], "among 2, 3, 4, 5, 6, 7, 8"),
         (["conv1=1"], "among 2, 3"),
         (["conv1=eight"], "'eight'"),
-        (["conv1="], "is not W/A"),
+        (["conv1="], "is none of W/A, W and /A"),
         (["conv1=8", "first=4"], "`pins` first=4 contradicts `pins` conv1=8 on weights conv1"),
         (
             ["layer2.0.conv1=/4", "layer2.0.downsample=8/8"],

@@ -363,6 +363,13 @@ def damaged_name(place: Place) -> None:
     (place.folder / "bytes.onnx").write_bytes(content.replace(b"Gemm", b"Gem\xff"))
 
 
+def same_scores(place: Place) -> None:
+    b = Builder()
+    y = b.gemm("x", "fc1", 12, 16)
+    y = b.op("Mul", [y, b.constant("nothing", 0.0)], "mul")
+    onnx.save(b.model(b.gemm(y, "fc2", 16, 4), (12,), (4,)), place.folder / "constant.onnx")
+
+
 def huge_values(place: Place) -> None:
     model = onnx.load(place.folder / "model.onnx")
     for tensor in model.graph.initializer:
@@ -426,6 +433,7 @@ SITUATIONS: dict[str, Callable[[Place], None]] = {
     "the download broke off": truncated,
     "a byte of a name in it is damaged": damaged_name,
     "what it computes exceeds float32 when it is squared": huge_values,
+    "it gives every image the same scores": same_scores,
     "the file is empty": empty_file,
     "nothing in it can be quantized": relu_only,
     "it has two inputs": two_inputs,

@@ -107,7 +107,7 @@ def test_folders_that_cannot_be_used(image_set: ImageSet, tmp_path: Path) -> Non
     fails(r"empty holds no image \(0 other files\): expected .*\.png", tmp_path / "empty")
     (tmp_path / "bare" / "cat").mkdir(parents=True)
     write(tmp_path / "bare" / "cat" / "a.txt", "x")
-    fails(r"holds 1 folders but no image \(1 other files\)", tmp_path / "bare")
+    fails(r"holds 1 folder but no image \(1 other files\)", tmp_path / "bare")
     fails("both images and folders of images", image_set("1.png", "cat/1.png"))
     fails(r"archive\.zip is no data set: expected a folder", write(tmp_path / "archive.zip", "x"))
     long = tmp_path / ("x" * 300)

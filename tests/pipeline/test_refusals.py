@@ -8,6 +8,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from infoq_onnx.errors import (
     VerificationError,
 )
 from infoq_onnx.files import sha256_of
-from infoq_onnx.pipeline import allocate, analyze, emitting, evaluate, inspect
+from infoq_onnx.pipeline import allocate, analyze, emitting, evaluate, inspect, score
 from infoq_onnx.quantize.table import load_table, save_table
 from tests.networks import SMALL, mlp, residual_convnet
 from tests.pipeline.cases import NAMES, QUICK, Case, content, data_for, measured, refused, saved
@@ -42,7 +44,7 @@ from tests.pipeline.cases import NAMES, QUICK, Case, content, data_for, measured
         ({"projections": 1}, "`projections`"),
         ({"neighbours": 0}, "`neighbours`"),
         ({"neighbours": 16}, "`neighbours`"),
-        ({"observers": "few"}, "`observers` few: choose selected or all"),
+        ({"observers": "few"}, "`observers` 'few': give 'selected' or 'all'"),
         ({"samples": 3}, "`samples`"),
         ({"encoder": "vgg"}, "vgg"),
         ({"trial_rounding": "up"}, "`trial_rounding` up: choose nearest or gptq"),
@@ -400,3 +402,34 @@ def test_a_model_that_fails_its_check_is_not_left(
 def test_models_with_other_inputs_are_not_compared(case: Case, tmp_path: Path) -> None:
     other = saved(residual_convnet(), tmp_path / "other.onnx")
     refused(ModelError, "other.onnx", "mlp.onnx", call=lambda: evaluate(case.model, case.calib, against=other))
+
+
+@pytest.mark.parametrize(
+    ("call", "part"),
+    [
+        (lambda case: analyze(3, case.calib), "`model` 3: give a path"),
+        (lambda case: analyze(case.model, None), "`calib` None: give a path"),
+        (lambda case: analyze(case.model, case.calib, output=""), "`output` '': the path is empty"),
+        (lambda case: analyze(case.model, case.calib, workers="two"), "`workers` 'two': give a whole number or 'auto'"),
+        (lambda case: analyze(case.model, case.calib, workers=1.5), "`workers` 1.5"),
+        (lambda case: analyze(case.model, case.calib, memory=-1), "`memory`: '-1'"),
+        (lambda case: analyze(case.model, case.calib, preprocessing=3), "`preprocessing` 3: give a text or a function"),
+        (lambda case: analyze(case.model, case.calib, bits=[]), "`bits`"),
+        (lambda _: allocate(b"a.infoq", uniform_bits=(4, 4)), "`analysis` b'a.infoq': give a path"),
+        (lambda case: allocate(case.analysis, uniform_bits=(4, 4), force="yes"), "`force` 'yes': give True or False"),
+        (lambda case: evaluate("", case.calib), "`model` '': the path is empty"),
+        (lambda case: evaluate(case.model, case.calib, samples="3"), "`samples` '3': give a whole number or None"),
+        (lambda case: score(case.analysis, criterion=None), "`criterion` None: give a text"),
+    ],
+)
+def test_arguments_of_the_wrong_type(call: Callable[[Case], object], part: str, case: Case) -> None:
+    refused(SettingsError, part, call=lambda: call(case))
+
+
+def test_score_looks_for_the_files_that_it_is_given(copied: Path) -> None:
+    """Also for those that the criterion does not need; and an error that is not the criterion's is told as itself."""
+    for name, kind in (("model", ModelError), ("calib", DataError), ("classes", DataError)):
+        given = {name: "nowhere"}
+        refused(kind, f"is not there; check `{name}`", call=partial(score, copied, criterion="kl", **given))
+    other = saved(mlp(seed=3), copied.parent / "other.onnx")
+    refused(AnalysisError, "another model", call=lambda: score(copied, criterion="eagl", model=other))

@@ -14,6 +14,7 @@ on both sides, and the file omits pairs that the hardware does not support.
 from __future__ import annotations
 
 import csv
+import decimal
 import hashlib
 import io
 import itertools
@@ -54,7 +55,7 @@ class Table:
     costs: Mapping[str, Mapping[Pair, int]]
     """Layer → pair → cost, in steps."""
     step: Fraction
-    """Size of a step, in the unit of the limit: a power of ten of which all costs are multiples."""
+    """Size of a step, in the unit of the limit: a power of ten of which all costs are multiples, or rounded up."""
     suffix: str
     """Unit of the limit."""
     sha256: str
@@ -107,7 +108,7 @@ def read_table(text: str, network: Network) -> tuple[Table, float]:
     """
     name, colon, written = text.rpartition(":")
     if not colon or not name:
-        raise SettingsError(f"{setting('tables')} {text}: write TABLE.csv:LIMIT such as latency.csv:12ms")
+        raise SettingsError(f"{setting('tables')} {text or repr(text)}: write TABLE.csv:LIMIT such as latency.csv:12ms")
     limit, suffix = _quantity(written, f"{setting('tables')} {text}")
     path = Path(name)
     try:
@@ -121,11 +122,10 @@ def read_table(text: str, network: Network) -> tuple[Table, float]:
         raise SettingsError(f"{setting('tables')} {text}: {path} is not UTF-8 text; save it as CSV in UTF-8") from error
     listed = _rows(lines, path, suffix, network)
     digits = max(0, *(-_exponent(cost) for pairs in listed.values() for cost in pairs.values()))
-    if limit.scaleb(digits) > MOST_STEPS:
-        raise SettingsError(
-            f"{setting('tables')} {text}: the costs have too many digits for a limit of this size; round them"
-        )
-    steps = {layer: {pair: int(cost.scaleb(digits)) for pair, cost in pairs.items()} for layer, pairs in listed.items()}
+    while digits and limit.scaleb(digits) > MOST_STEPS:
+        digits -= 1
+    # costs with more digits are rounded up, so that the limit holds for the true ones
+    steps = {layer: {pair: _steps(cost, digits) for pair, cost in pairs.items()} for layer, pairs in listed.items()}
     costs = {layer: _as_wide_as(pairs, layer, path) for layer, pairs in steps.items()}
     if missing := [layer.name for layer in network.layers if layer.name not in costs]:
         raise SettingsError(f"{path} has no row for layer {missing[0]}: every layer needs its costs")
@@ -174,6 +174,11 @@ def _as_wide_as(listed: Mapping[Pair, int], layer: str, path: Path) -> dict[Pair
     return found
 
 
+def _steps(cost: Decimal, digits: int) -> int:
+    with decimal.localcontext(prec=100):
+        return int(cost.scaleb(digits).to_integral_value(decimal.ROUND_CEILING))
+
+
 def _width(text: str, where: str) -> int:
     written = text.strip()
     if not written.isdecimal() or not 1 <= int(written) <= WIDEST:
@@ -201,8 +206,8 @@ def _quantity(text: str, where: str) -> tuple[Decimal, str]:
         value = Decimal("nan")
     if not value.is_finite() or value < 0 or not -30 <= _exponent(value) <= 30 or value > Decimal("1e30"):
         raise SettingsError(
-            f"{where}: {written!r} is not a quantity: write a number from 1e-30 to 1e30, or 0, and perhaps a unit "
-            "such as ms"
+            f"{where}: {written!r} is not a quantity: write a number from 1e-30 to 1e30, or 0, and perhaps one of the "
+            f"units {', '.join(UNITS)}"
         )
     return value, suffix
 

@@ -64,7 +64,9 @@ def encode(
     try:
         session = open_session(model if isinstance(model, bytes) else Path(model))
     except ORT_ERRORS as error:
-        raise ModelError(f"{what} cannot be loaded: {first_line(error)}") from error
+        raise ModelError(
+            f"{what} cannot be loaded ({first_line(error)}); give an ONNX file that maps images to features"
+        ) from error
     (name, shape, dtype), output = _signature(session, output_name, what)
     # a model with a fixed batch size gets batches of that size; the last batch is padded
     fixed = shape[0] if isinstance(shape[0], int) else None

@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from infoq_onnx.errors import SettingsError, setting
+from infoq_onnx.errors import InfoQError, SettingsError, setting
 from infoq_onnx.quantize.table import GridTable
 from infoq_onnx.schema import BASELINE_BITS, Candidate, Network, Observer, Score, Trial, Unit, units_of
 
@@ -188,7 +188,7 @@ class Criterion:
             found = self.function(context, **options)
             result = found if isinstance(found, Scored) else Scored(tuple(found))
             self._check(result.scores, context)
-        except (SettingsError, MemoryError):
+        except (InfoQError, MemoryError):
             raise
         except Exception as error:  # the code of another package can raise anything
             reason = " ".join(f"{type(error).__name__}: {error}".split())

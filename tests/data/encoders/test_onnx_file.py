@@ -111,8 +111,8 @@ def broken(dataset_of: MakeDataset, content: bytes, match: str, **settings) -> N
 
 
 def test_models_that_cannot_be_used(dataset_of: MakeDataset, tmp_path: Path) -> None:
-    broken(dataset_of, b"nonsense", "the encoder cannot be loaded: ")
-    with pytest.raises(ModelError, match=r"the encoder .*nowhere\.onnx cannot be loaded: "):
+    broken(dataset_of, b"nonsense", r"the encoder cannot be loaded \(")
+    with pytest.raises(ModelError, match=r"the encoder .*nowhere\.onnx cannot be loaded \("):
         encode(tmp_path / "nowhere.onnx", dataset_of(normal(5, 6)), 2)
     broken(dataset_of, model(["N", 6], kind=TensorProto.INT64), r"must take one batch of floats.*x: tensor\(int64\)")
     broken(dataset_of, model(["N", 5]), r"takes samples of shape \[5\], and those here have \(6,\)")
