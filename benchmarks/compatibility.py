@@ -1,12 +1,12 @@
 """Real architectures from both exporters of PyTorch, all the way through the tool: docs/compatibility.md.
 
     python benchmarks/architectures.py WORK     # needs the extra `zoo`: torch, torchvision, timm, onnxscript
-    python benchmarks/compatibility.py WORK
+    python benchmarks/compatibility.py WORK [--jobs 2]
 
 Weights are random (seed 0) and images are noise: what is shown is that every step works, not how accurate it is. For
 every model: inspect, analyze with 16 images at 4 and 8 bits, allocate twice (BitOps of 4/4; 5 × smaller weights), which
-check what they wrote against the simulation, and lint. Results are kept in WORK, one file a model: a second run does
-what is missing.
+check what they wrote against the simulation, and lint. Results are kept beside the page, in docs/compatibility.jsonl: a
+further run, on this machine or another, measures only the models that are missing there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ import importlib.metadata
 import json
 import subprocess
 import sys
+import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +51,25 @@ def measured(path: Path, work: Path) -> dict[str, Any]:
     value = onnx.load(path, load_external_data=False).graph.input[0].type.tensor_type.shape.dim
     size = max(16, value[0].dim_value)
     images = np.random.default_rng(0).standard_normal((size, *(dim.dim_value for dim in value[1:])))
-    data, folder = work / "noise.npz", work / "model.infoq"
+    data, folder = work / "noise.npz", work / "model.infoq"  # a folder of its own for every model
     np.savez(data, x=images.astype(np.float32))
     begun = time.perf_counter()
     try:
         network = json.loads(passed("inspect", "inspect", str(path), "--json"))
         found["set_up"] = round(time.perf_counter() - begun, 1)
         found["layers"], found["float"] = len(network["layers"]), [one["op_type"] for one in network["skipped"]]
-        options = ["--samples", "16", "--projections", "2", "--bits", "4,8", "--trial-rounding", "nearest", "--force"]
+        options = [
+            "--samples",
+            "16",
+            "--projections",
+            "2",
+            "--bits",
+            "4,8",
+            "--trial-rounding",
+            "nearest",
+            "--workers",
+            "1",
+        ]
         passed("analyze", "analyze", str(path), "--calib", str(data), *options, "-o", str(folder))
         for budget, bounds in BUDGETS.items():
             output = work / f"{budget}.onnx"
@@ -115,18 +128,26 @@ def main() -> None:
     """Run what is missing, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path)
+    parser.add_argument("--jobs", type=int, default=1, help="models at a time")
     parser.add_argument("--page", type=Path, default=PAGE)
     arguments = parser.parse_args()
-    results = []
-    for path in sorted(arguments.work.glob("*.onnx")):
-        kept = path.with_suffix(".result.json")
-        if not kept.exists():
-            scratch = arguments.work / "scratch"
-            scratch.mkdir(exist_ok=True)
-            kept.write_text(json.dumps(measured(path, scratch)))
-            print(kept.read_text(), flush=True)
-        results.append(json.loads(kept.read_text()))
-    arguments.page.write_text(page(results), encoding="utf-8")
+    kept = arguments.page.with_suffix(".jsonl")
+    lines = kept.read_text(encoding="utf-8").splitlines() if kept.exists() else []
+    results = {found["model"]: found for found in map(json.loads, lines)}
+
+    def run(path: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=arguments.work) as scratch:
+            found = measured(path, Path(scratch))
+        results[found["model"]] = found
+        with kept.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(found) + "\n")
+        print(json.dumps(found), flush=True)
+
+    missing = [path for path in arguments.work.glob("*.onnx") if path.stem not in results]
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        # small files first, so that a run that is stopped has measured most of them
+        list(pool.map(run, sorted(missing, key=lambda path: (path.stat().st_size, path.name))))
+    arguments.page.write_text(page([results[name] for name in sorted(results)]), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ the current one. The folder of one measurement can also be used as an analysis f
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import re
 import shutil
@@ -29,7 +30,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from infoq_onnx.errors import AnalysisError, OutputError, setting
-from infoq_onnx.files import first_changed, sha256_of, write_checksums, write_text
+from infoq_onnx.files import first_changed, sha256_of, sha256_of_text, write_checksums, write_text
 from infoq_onnx.schema import Analysis, Analyzed, OtherVersion, ScoreTable, UnknownField, read, to_json
 
 _CURRENT = "current"
@@ -219,11 +220,15 @@ def read_scores(measurement: Measurement, criterion: str) -> ScoreTable | None:
     if not os.path.exists(path):
         return None
     command = f"{setting('score')} {measurement.path} {setting('criterion')} {criterion}"
-    return _read(ScoreTable, path, f"make it again with: {command}")
+    remedy = f"make it again with: {command}"
+    table = _read(ScoreTable, path, remedy)
+    if table.sha256 not in ("", _hash_of(table)):
+        raise AnalysisError(f"{path} was changed after it was written; {remedy}")
+    return table
 
 
 def write_scores(measurement: Measurement, table: ScoreTable) -> None:
-    """Write the scores by one criterion.
+    """Write the scores by one criterion, with a hash by which `read_scores` notices changes.
 
     Raises
     ------
@@ -234,7 +239,12 @@ def write_scores(measurement: Measurement, table: ScoreTable) -> None:
         measurement.scores.mkdir(exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot create {measurement.scores}: {error.strerror}") from error
+    table = dataclasses.replace(table, sha256=_hash_of(table))
     write_text(measurement.scores_by(table.criterion), to_json(table))
+
+
+def _hash_of(table: ScoreTable) -> str:
+    return sha256_of_text(to_json(dataclasses.replace(table, sha256=""), compact=True))
 
 
 def scored(measurement: Measurement) -> list[str]:

@@ -18,6 +18,7 @@ from infoq_onnx.schema import (
     ANALYSIS_VERSION,
     BASELINE_BITS,
     BITS,
+    SCORES_VERSION,
     Allocation,
     Analysis,
     Bound,
@@ -190,6 +191,7 @@ def test_there_is_a_file_of_every_older_version() -> None:
     names = {path.name for path in FILES.iterdir()}
     expected = {f"analysis-{version}.json" for version in range(2, ANALYSIS_VERSION)}
     expected |= {f"allocation-{version}.json" for version in range(2, ALLOCATION_VERSION)}
+    expected |= {f"scores-{version}.json" for version in range(1, SCORES_VERSION)}
     assert names == expected
 
 
@@ -214,6 +216,23 @@ def test_an_older_allocation_is_upgraded(path: Path) -> None:
     assert found.schema == ALLOCATION_VERSION
     assert set(found.weight_bits) == {"fc1", "fc2", "fc3"}
     assert read(Allocation, to_json(found)) == found
+
+
+@pytest.mark.parametrize("path", sorted(FILES.glob("scores-*.json")), ids=lambda path: path.stem)
+def test_older_scores_are_upgraded(path: Path) -> None:
+    found = read(ScoreTable, path.read_text(encoding="utf-8"))
+    assert found.schema == SCORES_VERSION
+    assert {score.bits for score in found.scores} == {2, 4}
+    assert any(observer.selected_xl for observer in found.observers)
+    assert read(ScoreTable, to_json(found)) == found
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-1e999"])
+def test_numbers_that_are_not_finite(number: str) -> None:
+    text = (FILES / "scores-1.json").read_text(encoding="utf-8")
+    value = json.loads(text)["scores"][0]["value"]
+    with pytest.raises(ValueError, match=r"scores\[0\].value: .* not a finite number"):
+        read(ScoreTable, text.replace(repr(value), number, 1))
 
 
 def test_a_newer_version_is_told_as_what_it_is() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from typing import Any, Literal, TypeVar
@@ -96,6 +97,8 @@ def _build(kind: Any, value: Any, where: str) -> Any:
             return float(value)
         except OverflowError as error:
             raise ValueError(f"{where}: the number is too large") from error
+    if kind is float and isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where}: {value} is not a finite number")
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ValueError(f"{where}: expected {kind.__name__}, found {type(value).__name__}")
     return value

@@ -16,7 +16,7 @@ from infoq_onnx.schema.json_form import from_object
 
 ANALYSIS_VERSION = 3
 ALLOCATION_VERSION = 3
-SCORES_VERSION = 1
+SCORES_VERSION = 2
 
 Fields = dict[str, Any]
 Upgrade = Callable[[Fields], Fields]
@@ -92,8 +92,13 @@ def _allocation_2(old: Fields) -> Fields:
     return {**old, "scores_sha256": ""}
 
 
+def _scores_1(old: Fields) -> Fields:
+    """Upgrade from version 1, which has no hash of the scores themselves."""
+    return {**old, "sha256": ""}
+
+
 _KINDS: dict[Any, tuple[int, Mapping[int, Upgrade]]] = {
     Analysis: (ANALYSIS_VERSION, {2: _analysis_2}),
     Allocation: (ALLOCATION_VERSION, {2: _allocation_2}),
-    ScoreTable: (SCORES_VERSION, {}),
+    ScoreTable: (SCORES_VERSION, {1: _scores_1}),
 }

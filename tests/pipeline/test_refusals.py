@@ -249,6 +249,19 @@ def test_weights_outside_the_model_have_changed(tmp_path: Path) -> None:
     )
 
 
+def test_scores_that_were_changed(copied: Path, tmp_path: Path) -> None:
+    """A score of another value would change the bits without a word."""
+    path = measured(copied).scores_by("kl")
+    table = json.loads(path.read_text())
+    table["scores"][0]["value"] *= 2
+    path.write_text(json.dumps(table))
+    budget = {"compression": 8}
+    wanted = partial(allocate, copied, bounds=budget, weight_only=True, rounding="nearest", output=tmp_path / "m.onnx")
+    refused(AnalysisError, "kl.json was changed after it was written", "`score`", call=wanted)
+    score(copied, criterion="kl")
+    wanted()
+
+
 def test_analyses_that_cannot_be_read(case: Case, copied: Path, tmp_path: Path) -> None:
     refused(AnalysisError, "nowhere", "analyze", call=lambda: read_analysis(tmp_path / "nowhere"))
     path = measured(copied).analysis

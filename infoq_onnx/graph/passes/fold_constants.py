@@ -14,8 +14,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
+from infoq_onnx.errors import ModelError
 from infoq_onnx.graph.editing import infer, initializers_of, output_names, reads, remove_nodes, subgraphs, to_array
-from infoq_onnx.graph.ort import run
+from infoq_onnx.graph.ort import ORT_ERRORS, first_line, run
 
 LARGEST_RESULT = 16 * 2**20
 """Results of up to this many bytes are always stored, regardless of the size of the inputs."""
@@ -118,7 +119,12 @@ def _compute(model: ModelProto, region: list[NodeProto], frontier: list[str]) ->
         region, "constants", [], [ValueInfoProto(name=name) for name in frontier], [constants[name] for name in used]
     )
     tiny = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
-    results = run(tiny, {}, frontier)
+    try:
+        results = run(tiny, {}, frontier)
+    except ORT_ERRORS as error:
+        raise ModelError(
+            f"onnxruntime cannot compute what depends on no input: {first_line(error)}; export the model again"
+        ) from error
     return {name: np.asarray(result) for name, result in zip(frontier, results, strict=True)}
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from infoq_onnx.errors import ModelError
 from infoq_onnx.graph.editing import initializers_of, to_array
 from infoq_onnx.graph.passes import fold_constants as module
 from infoq_onnx.graph.passes.fold_constants import fold_constants
@@ -67,3 +68,20 @@ def test_random_quantizing_and_output_nodes_stay() -> None:
     model.graph.output.append(helper.make_tensor_value_info("negative", TensorProto.FLOAT, []))
     _, count = apply(fold_constants, model)
     assert count == 0
+
+
+def test_a_constant_that_cannot_be_computed_is_told() -> None:
+    b = Builder()
+    pooled = b.op("GlobalAveragePool", [b.constant("flat", np.ones((2, 3)))], "gap")
+    model = helper.make_model(
+        helper.make_graph(
+            [*b.nodes, helper.make_node("Add", ["x", pooled], ["y"])],
+            "g",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])],
+            [numpy_helper.from_array(b.weights["flat"].astype(np.float32), "flat")],
+        ),
+        opset_imports=[helper.make_opsetid("", 17)],
+    )
+    with pytest.raises(ModelError, match=r"cannot compute what depends on no input: .*GlobalAveragePool.*export"):
+        fold_constants(model)
