@@ -15,6 +15,11 @@ import numpy.typing as npt
 from infoq_onnx.schema import Quantizer
 
 FloatArray = npt.NDArray[np.floating]
+
+LARGEST_BIAS = 2**30
+"""Largest code of a bias. Integer kernels add products to it in int32, which has to have room for them: beyond its
+limits the sum would change its sign."""
+
 T = TypeVar("T", bound=np.generic)
 
 _CHUNK = 2**23
@@ -114,7 +119,7 @@ def bias_scales(input_scale: float, weight_scales: FloatArray) -> npt.NDArray[np
 
 
 def quantize_bias(bias: FloatArray, scales: FloatArray) -> npt.NDArray[np.int32]:
-    """Round a bias to its nearest int32 codes.
+    """Round a bias to its nearest int32 codes, of at most `LARGEST_BIAS`.
 
     Parameters
     ----------
@@ -126,9 +131,8 @@ def quantize_bias(bias: FloatArray, scales: FloatArray) -> npt.NDArray[np.int32]
     int32 array [C]
         0 where the scale underflowed to 0 in float32.
     """
-    limits = np.iinfo(np.int32)
     ratios = np.divide(bias, scales, out=np.zeros(bias.shape), where=scales > 0, dtype=np.float64)
-    return np.clip(np.rint(ratios), limits.min, limits.max).astype(np.int32)
+    return np.clip(np.rint(ratios), -LARGEST_BIAS, LARGEST_BIAS).astype(np.int32)
 
 
 def dequantize_bias(codes: npt.NDArray[np.int32], scales: FloatArray) -> npt.NDArray[np.float32]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from infoq_onnx.emit.kernels import find_kernels
 from infoq_onnx.emit.qdq import qdq_model
@@ -128,3 +129,15 @@ def test_every_layer_is_an_integer_kernel_whatever_the_batch(name: str, batch: i
 def test_products_of_activations(bits: tuple[int, int], batch: int | None) -> None:
     emitted = assert_computes_what_was_simulated(attention(batch), bits)
     assert all(kernel.integer for kernel in find_kernels(emitted))
+
+
+@pytest.mark.parametrize("op_type", ["Conv", "Gemm"])
+@pytest.mark.parametrize("huge", [-1e30, -1e6])
+def test_a_bias_that_switches_a_channel_off(op_type: str, huge: float) -> None:
+    """The int32 sums of the kernels must not change their sign."""
+    model = product("Gemm", "row", "Relu", None) if op_type == "Gemm" else convolution("Conv", 2, 1, True, None)
+    (bias,) = (tensor for tensor in model.graph.initializer if tensor.name == "tried_b")
+    values = numpy_helper.to_array(bias).copy()
+    values[1] = huge
+    bias.CopyFrom(numpy_helper.from_array(values, bias.name))
+    assert_computes_what_was_simulated(model, (8, 8))

@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as arrays
 from onnx import TensorProto, helper
 
 from infoq_onnx.quantize.grid import (
+    LARGEST_BIAS,
     bias_scales,
     dequantize_activation,
     dequantize_bias,
@@ -167,7 +168,7 @@ def test_biases_are_int32_in_units_of_the_products(data: st.DataObject, input_sc
     np.testing.assert_array_equal(units, weight_steps * np.float32(input_scale))
     codes = quantize_bias(bias, units)
     assert codes.dtype == np.int32
-    inside = np.abs(bias) < 2**31 * units.astype(np.float64)
+    inside = np.abs(bias) < LARGEST_BIAS * units.astype(np.float64)
     exact = codes.astype(np.float64) * units
     assert np.all(np.abs(exact - bias)[inside] <= 0.5 * units[inside] * (1 + 1e-6))
     feeds = {"codes": codes, "scales": units, "zeros": np.zeros(5, np.int32)}
@@ -176,9 +177,10 @@ def test_biases_are_int32_in_units_of_the_products(data: st.DataObject, input_sc
 
 
 def test_bias_saturates_instead_of_wrapping() -> None:
-    limits = np.iinfo(np.int32)
     codes = quantize_bias(np.array([1e6, -1e6], dtype=np.float32), np.full(2, 1e-6, np.float32))
-    assert codes.tolist() == [limits.max, limits.min]
+    assert codes.tolist() == [LARGEST_BIAS, -LARGEST_BIAS]
+    # room for the products of a layer with 30,000 inputs
+    assert codes[0] + 30_000 * 255 * 127 <= np.iinfo(np.int32).max
 
 
 def test_bias_in_units_too_small_for_a_float_is_none() -> None:
