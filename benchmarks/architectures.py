@@ -94,8 +94,16 @@ def swin(blocks: list[int], **options: object) -> nn.Module:
 
 
 def of_timm(name: str, **options: object) -> Callable[[], Made]:
-    """A model of timm on images of 64 pixels."""
-    return lambda: (timm.create_model(name, num_classes=10, **options), SQUARE)
+    """A model of timm on images of 64 pixels, with a head that is not zero as some of them have it before training."""
+
+    def make() -> Made:
+        model = timm.create_model(name, num_classes=10, **options)
+        for parameter in model.parameters():
+            if parameter.dim() > 1 and not parameter.any():
+                nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
+        return model, SQUARE
+
+    return make
 
 
 def of_torchvision(name: str, side: int = 64, **options: object) -> Callable[[], Made]:

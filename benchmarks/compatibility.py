@@ -96,14 +96,15 @@ def page(results: list[dict[str, Any]]) -> str:
         "# Compatibility",
         "",
         f"{len(results)} models of {len({one['model'].split('-')[0] for one in results})} architectures, exported by "
-        f"PyTorch's two exporters at three operator sets each, were taken all the way through the tool: "
+        f"PyTorch's two exporters at up to three operator sets each, were taken all the way through the tool: "
         f"{len(results) - len(failed)} passed every step. Weights are random (seed 0) and images are noise, so nothing "
         f"here is about accuracy. {datetime.date.today().isoformat()}, {versions}, made by "
         "`python benchmarks/architectures.py WORK` and `python benchmarks/compatibility.py WORK`.",
         "",
         "At the middle operator set of each exporter the batch is fixed to 2, at the others it is free. *Integer* is "
         "the share of layers that run as integer kernels, of all nodes that hold weights or multiply. *File* is the "
-        "size of the written file against that of its weights alone. *Set-up* is what `inspect` takes.",
+        "size of the written file against that of its weights alone. *Set-up* is what `inspect` takes. "
+        "Times were taken beside other work on two cores.",
         "",
         "| architecture | exporter | opset | layers | left in float | integer | file / weights | set-up, s | all, s |",
         "|---|---|---|---|---|---|---|---|---|",

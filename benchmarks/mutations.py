@@ -156,7 +156,8 @@ def arrays_mutated(content: bytes, random: Random) -> bytes:
     elif kind == 3:
         arrays[name] = array[None]
     elif kind == 4:
-        arrays[name] = array.astype([np.float64, np.int64, np.complex128, "U8"][random.integers(0, 4)])
+        others = ["S8", "U1"] if array.dtype.kind == "U" else [np.float64, np.int64, np.complex128, "U8"]
+        arrays[name] = array.astype(others[random.integers(0, len(others))])
     elif array.dtype.kind in "if" and array.size:
         changed = array.copy().reshape(-1)
         with np.errstate(all="ignore"):
@@ -408,7 +409,7 @@ def picture(random: Random) -> tuple[str, bytes]:
             buffer = io.BytesIO()
             image.convert(attempt[0]).save(buffer, kind, **attempt[1])
             break
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, SyntaxError):
             continue
     content = buffer.getvalue()
     kind_of_damage = random.integers(0, 5)
