@@ -239,8 +239,12 @@ def write_scores(measurement: Measurement, table: ScoreTable) -> None:
         measurement.scores.mkdir(exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot create {measurement.scores}: {error.strerror}") from error
-    table = dataclasses.replace(table, sha256=_hash_of(table))
-    write_text(measurement.scores_by(table.criterion), to_json(table))
+    write_text(measurement.scores_by(table.criterion), to_json(with_hash(table)))
+
+
+def with_hash(table: ScoreTable) -> ScoreTable:
+    """Return scores with the hash of all their other fields."""
+    return dataclasses.replace(table, sha256=_hash_of(table))
 
 
 def _hash_of(table: ScoreTable) -> str:

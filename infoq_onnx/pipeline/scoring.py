@@ -13,7 +13,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from infoq_onnx.analyses import Measurement, current, find_analysis, is_of, read_analysis, read_scores, write_scores
+from infoq_onnx.analyses import (
+    Measurement,
+    current,
+    find_analysis,
+    is_of,
+    read_analysis,
+    read_scores,
+    with_hash,
+    write_scores,
+)
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.errors import AnalysisError, OutputError, SettingsError, setting
 from infoq_onnx.files import sha256_of
@@ -252,7 +261,7 @@ def compute(
         raise SettingsError(f"criterion {criterion.name} needs {UNMADE}, which cannot be computed yet; choose another")
     context = Context(criterion, found.network, found.settings.bits, made)
     scored = criterion.score(context, options)
-    return ScoreTable(
+    table = ScoreTable(
         schema=SCORES_VERSION,
         criterion=criterion.name,
         options=dict(options),
@@ -261,6 +270,7 @@ def compute(
         scores=tuple(scored.scores),
         observers=tuple(scored.observers),
     )
+    return with_hash(table)
 
 
 def _without_images(

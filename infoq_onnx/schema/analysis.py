@@ -200,7 +200,7 @@ class ScoreTable:
     observers: tuple[Observer, ...] = ()
     """All candidates with their selection; empty for a criterion without observers."""
     sha256: str = ""
-    """Hash of the other fields (see `analyses.write_scores`); empty in a file of version 1."""
+    """Hash of the other fields (see `analyses.with_hash`); empty in a file of version 1."""
 
 
 @dataclass(frozen=True)
