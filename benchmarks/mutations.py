@@ -12,6 +12,7 @@ processes of their own, with 8 GiB of address space each; one that hangs or dies
 
 from __future__ import annotations
 
+import abc
 import argparse
 import collections
 import contextlib
@@ -257,19 +258,19 @@ def listing(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
-class Target:
-    """One kind of input, and the command that reads it. `files` are copied for every mutation."""
+class Target(abc.ABC):
+    """One kind of input, and the command that reads it."""
 
     def __init__(self, template: Path) -> None:
         self.template = template
 
+    @abc.abstractmethod
     def mutate(self, folder: Path, random: Random) -> str:
         """Change the input in a folder; a word on what was changed."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def check(self) -> tuple[str, str]:
         """Run the command in the working folder; the outcome, and what was told."""
-        raise NotImplementedError
 
 
 def told(code: int | None, stderr: str) -> tuple[str, str]:

@@ -30,11 +30,10 @@ class InfoQGroup(click.Group):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run the command line. Nothing is written to streams that are closed."""
-        for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
             if getattr(sys, name) is None:
-                # take the descriptor, so that no file gets it and what is printed does not end there
-                os.open(os.devnull, os.O_RDWR)
-                setattr(sys, name, open(descriptor, "r" if descriptor == 0 else "w"))  # noqa: SIM115 - stays open
+                # takes the free descriptor, too, so that no other file gets it and with it what is printed
+                setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - stays open
         try:
             return super().main(*args, **extra)
         except OSError as error:

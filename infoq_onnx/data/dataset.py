@@ -283,12 +283,13 @@ def _raw(
     """Yield the bytes of the chosen samples, and make sure that they are finite. All others are not even read."""
     seen = 0
     for values in map(np.ascontiguousarray, _parts(read, len(chosen))):
-        # checked in float32, the model's input type: a float64 value beyond its range becomes infinite
-        with np.errstate(over="ignore"):
-            finite = np.isfinite(values.astype(np.float32, copy=False))
-        if not finite.all():
-            bad = chosen[seen + int(np.flatnonzero(~finite.reshape(len(finite), -1).all(axis=1))[0])]
-            raise DataError(f"{path}: sample {bad} holds NaN, infinite or too large values: remove or mend it")
+        if values.dtype.kind == "f":
+            # checked in float32, the model's input type: a float64 value beyond its range becomes infinite
+            with np.errstate(over="ignore"):
+                finite = np.isfinite(values.astype(np.float32, copy=False))
+            if not finite.all():
+                bad = chosen[seen + int(np.flatnonzero(~finite.reshape(len(finite), -1).all(axis=1))[0])]
+                raise DataError(f"{path}: sample {bad} holds NaN, infinite or too large values: remove or mend it")
         seen += len(values)
         yield values.data
 

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import os
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -52,7 +52,6 @@ from infoq_onnx.schema import (
     Analysis,
     MeasurementSettings,
     ModelRef,
-    Observing,
     Preprocessing,
     require_types,
     to_json,
@@ -464,8 +463,6 @@ def _check_settings(settings: MeasurementSettings) -> None:
         raise SettingsError(f"{setting('projections')} {settings.projections}: give 2 to {MAX_PROJECTIONS}")
     if not 1 <= settings.neighbours < MIN_SAMPLES:
         raise SettingsError(f"{setting('neighbours')} {settings.neighbours}: give 1 to {MIN_SAMPLES - 1}")
-    if settings.observers not in get_args(Observing):
-        raise SettingsError(f"{setting('observers')} {settings.observers}: choose {' or '.join(get_args(Observing))}")
     get_rounding(settings.trial_rounding, "trial_rounding")
     get_range(settings.act_range)
     provider_called(settings.provider)
