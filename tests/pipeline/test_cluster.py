@@ -111,6 +111,9 @@ def test_a_machine_that_is_lost_loses_nothing(whole: Case, tmp_path: Path, monke
                 # nothing of it may be ready, or on its way: what has not begun, Ray itself gives to another machine
                 if workers and in_hand and not ray.wait(in_hand, num_returns=1, timeout=2)[0]:
                     at_the_kill.append(measured(tmp_path / "a.infoq").journal.read_bytes().count(b'"changes"'))
+                    # the end of their parent would wake those that are stopped, and they would still send their results
+                    for worker in workers:
+                        os.kill(worker, signal.SIGKILL)
                     cluster.remove_node(machine, allow_graceful=False)
                     return
                 # it had just finished all: the next trial is waited for
