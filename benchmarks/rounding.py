@@ -157,10 +157,9 @@ def mirrored(dataset: Dataset) -> Dataset:
     """Each image once more, mirrored."""
     read, count = dataset._read, len(dataset)
 
-    def both(start: int, stop: int) -> Any:
-        first = read(start, min(stop, count)) if start < count else None
-        second = read(max(start - count, 0), stop - count)[:, :, ::-1] if stop > count else None
-        return np.concatenate([part for part in (first, second) if part is not None])
+    def both(positions: Any) -> Any:
+        values = read(positions % count)
+        return np.where((positions < count).reshape(-1, *[1] * (values.ndim - 1)), values, values[:, :, ::-1])
 
     return dataclasses.replace(dataset, indices=np.tile(dataset.indices, 2), labels=None, _read=both)
 
@@ -327,14 +326,7 @@ def rest_of(everything: Dataset, samples: Dataset, most: int) -> Dataset:
     """The samples that were not drawn, up to `most` of them."""
     left = np.setdiff1d(everything.indices, samples.indices)
     chosen = left[:: max(1, len(left) // most)]
-    positions = np.searchsorted(everything.indices, chosen)
-    read = everything._read
-
-    def some(start: int, stop: int) -> Any:
-        return np.concatenate([read(int(i), int(i) + 1) for i in positions[start:stop]])
-
-    labels = None if everything.labels is None else everything.labels[positions]
-    return dataclasses.replace(everything, indices=chosen, labels=labels, _read=some)
+    return everything.part(np.searchsorted(everything.indices, chosen))
 
 
 def difference(expected: Any, found: Any) -> str:

@@ -66,11 +66,7 @@ def dataset_of(values: npt.NDArray[np.float32], labels: npt.NDArray[np.int64] | 
     """A dataset of arrays in memory."""
     source = Source(Path("noise.npz"), None, (), values, labels, None)
     indices = np.arange(len(values), dtype=np.int64)
-    return Dataset(source, values.shape[1:], None, indices, labels, "", (), functools.partial(_slice, values))
-
-
-def _slice(values: npt.NDArray[np.float32], start: int, stop: int) -> npt.NDArray[np.float32]:
-    return values[start:stop]
+    return Dataset(source, values.shape[1:], None, indices, labels, "", (), values.__getitem__)
 
 
 def searched(model: onnx.ModelProto) -> tuple[Graph, Network, Placement]:

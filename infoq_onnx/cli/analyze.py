@@ -9,7 +9,7 @@ from typing import Any, get_args
 import click
 
 from infoq_onnx.cli.options import BitList, FilePath, Whole, data_options, logits_option, preprocessing_of
-from infoq_onnx.schema import MeasurementSettings, Observing
+from infoq_onnx.schema import EFFORTS, MeasurementSettings, Observing
 
 _DEFAULTS = MeasurementSettings()
 
@@ -34,7 +34,20 @@ _DEFAULTS = MeasurementSettings()
     help="Maximum number of images.",
 )
 @click.option(
-    "--bits", type=BitList(), default=",".join(map(str, _DEFAULTS.bits)), show_default=True, help="Bit-widths to try."
+    "--bits",
+    type=BitList(),
+    default=",".join(map(str, _DEFAULTS.bits)),
+    show_default=True,
+    help="Bit-widths that allocate may choose among.",
+)
+@click.option(
+    "--effort",
+    type=click.Choice(EFFORTS),
+    default=_DEFAULTS.effort,
+    show_default=True,
+    help="How much is tried. full: all bit-widths, with all images. normal: only low bit-widths, with as many images "
+    "as the choice of bits needs. quick: only low bit-widths, with 64 images. With normal and quick, use criteria that "
+    "pool bit-widths (kl-pooled, infoq-pooled).",
 )
 @click.option(
     "--encoder",

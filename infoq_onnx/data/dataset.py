@@ -33,6 +33,8 @@ CACHE_BYTES = 1 << 30
 TOLERATED_PERCENT = 1
 """Percentage of the selected images that may be unreadable."""
 
+Positions = npt.NDArray[np.int64]
+
 _AT_ONCE = 256
 
 
@@ -46,15 +48,15 @@ class Dataset:
     preprocessing: Preprocessing | None
     """Preprocessing of the images; None if the samples are arrays that are used unchanged."""
     indices: npt.NDArray[np.int64]
-    """[N], positions of the samples in the source, in ascending order."""
+    """[N], positions of the samples in the source; in ascending order, except in a part."""
     labels: npt.NDArray[np.int64] | None
     """[N], class indices; None without labels."""
     sha256: str
     """Hex digest that covers the samples' raw bytes, their labels and their order."""
     skipped: tuple[Skipped, ...]
     """Selected images that are left out because they cannot be read."""
-    _read: Callable[[int, int], npt.NDArray[Any]] = field(repr=False)
-    """Read samples from start to stop: uint8 pixels [n, H, W, C], or arrays [n, *input_shape] if not preprocessed."""
+    _read: Callable[[Positions], npt.NDArray[Any]] = field(repr=False)
+    """Read samples by position: uint8 pixels [n, H, W, C], or arrays [n, *input_shape] if not preprocessed."""
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -80,11 +82,19 @@ class Dataset:
         if size < 1:
             raise SettingsError(f"cannot read batches of {size} samples: give 1 or more")
         for start in range(0, len(self), size):
-            values = self._read(start, min(start + size, len(self)))
+            values = self._read(np.arange(start, min(start + size, len(self))))
             if self.preprocessing is not None:
                 yield preprocess.normalise(values, self.preprocessing)
             else:
                 yield np.array(values, dtype=np.float32, order="C")
+
+    def part(self, positions: Positions) -> Dataset:
+        """Return the samples at some positions [n] of this dataset, in the given order."""
+        labels = None if self.labels is None else self.labels[positions]
+        read = partial(_of_part, self._read, positions)
+        sha256 = _sha256([self.sha256.encode(), positions.astype("<i8").tobytes()], labels)
+        indices = self.indices[positions]
+        return dataclasses.replace(self, indices=indices, labels=labels, sha256=sha256, skipped=(), _read=read)
 
     def alone(self) -> Dataset:
         """Return a copy without the source's files, array and labels, to be sent to other processes."""
@@ -170,8 +180,12 @@ def load_dataset(
     return _of_images(source, chosen, preprocessing, input_shape, tolerated_percent, cache_bytes)
 
 
-def _in_memory(values: npt.NDArray[Any], start: int, stop: int) -> npt.NDArray[Any]:
-    return values[start:stop]
+def _in_memory(values: npt.NDArray[Any], positions: Positions) -> npt.NDArray[Any]:
+    return values[positions]
+
+
+def _of_part(read: Callable[[Positions], npt.NDArray[Any]], part: Positions, positions: Positions) -> npt.NDArray[Any]:
+    return read(part[positions])
 
 
 # --------------------------------------------------------------------------------------------------------------- images
@@ -222,15 +236,15 @@ def _from_files(
     digests: Sequence[bytes],
     preprocessing: Preprocessing,
     input_shape: tuple[int, ...],
-    start: int,
-    stop: int,
+    positions: Positions,
 ) -> npt.NDArray[np.uint8]:
     pixels: list[npt.NDArray[np.uint8]] = []
-    for image, digest in zip(decode(files[start:stop], preprocessing, input_shape), digests[start:stop], strict=True):
+    wanted = [files[position] for position in positions]
+    for image, position in zip(decode(wanted, preprocessing, input_shape), positions, strict=True):
         if isinstance(image, Skipped):
             raise DataError(f"{image.path} could be read at first, and cannot now: {image.reason}; start again")
-        if image.digest != digest:
-            raise DataError(f"{files[start + len(pixels)]} has changed since it was first read: start again")
+        if image.digest != digests[position]:
+            raise DataError(f"{files[position]} has changed since it was first read: start again")
         pixels.append(image.pixels)
     return np.stack(pixels)
 
@@ -246,7 +260,7 @@ def _of_array(
     input_shape: tuple[int, ...],
     cache_bytes: int,
 ) -> Dataset:
-    read: Callable[[int, int], npt.NDArray[Any]] = partial(_from_array, array, chosen)
+    read: Callable[[Positions], npt.NDArray[Any]] = partial(_from_array, array, chosen)
     labels = source.labels[chosen] if source.labels is not None else None
     header = f"{array.dtype.str} {array.shape[1:]}".encode()
     sha256 = _sha256(itertools.chain([header], _raw(source.path, read, chosen)), labels)
@@ -258,7 +272,7 @@ def _of_array(
         _check_pixels(source.path, array.dtype, read, len(chosen))
         read = partial(_from_image_array, array, chosen, preprocessing, input_shape)
         try:
-            read(0, 1)
+            read(np.arange(1))
         except ValueError as error:
             raise DataError(f"{source.path} does not fit the model: {error}") from error
     elif shape == input_shape:
@@ -269,7 +283,7 @@ def _of_array(
         )
     size = math.prod(input_shape) * (array.itemsize if preprocessing is None else 1)
     if len(chosen) * size <= cache_bytes:
-        read = partial(_in_memory, read(0, len(chosen)))
+        read = partial(_in_memory, read(np.arange(len(chosen))))
     return Dataset(source, input_shape, preprocessing, chosen, labels, sha256, (), read)
 
 
@@ -278,7 +292,7 @@ def _is_images(shape: tuple[int, ...]) -> bool:
 
 
 def _raw(
-    path: Path, read: Callable[[int, int], npt.NDArray[Any]], chosen: npt.NDArray[np.int64]
+    path: Path, read: Callable[[Positions], npt.NDArray[Any]], chosen: npt.NDArray[np.int64]
 ) -> Iterator[memoryview]:
     """Yield the bytes of the chosen samples, and make sure that they are finite. All others are not even read."""
     seen = 0
@@ -294,7 +308,7 @@ def _raw(
         yield values.data
 
 
-def _check_pixels(path: Path, dtype: np.dtype[Any], read: Callable[[int, int], npt.NDArray[Any]], count: int) -> None:
+def _check_pixels(path: Path, dtype: np.dtype[Any], read: Callable[[Positions], npt.NDArray[Any]], count: int) -> None:
     if dtype == np.uint8:
         return
     ends = [(int(values.min()), int(values.max())) for values in _parts(read, count)]
@@ -306,13 +320,13 @@ def _check_pixels(path: Path, dtype: np.dtype[Any], read: Callable[[int, int], n
         )
 
 
-def _parts(read: Callable[[int, int], npt.NDArray[Any]], count: int) -> Iterator[npt.NDArray[Any]]:
+def _parts(read: Callable[[Positions], npt.NDArray[Any]], count: int) -> Iterator[npt.NDArray[Any]]:
     """Read `count` samples, some at a time."""
-    return (read(start, start + _AT_ONCE) for start in range(0, count, _AT_ONCE))
+    return (read(np.arange(start, min(start + _AT_ONCE, count))) for start in range(0, count, _AT_ONCE))
 
 
-def _from_array(array: npt.NDArray[Any], chosen: npt.NDArray[np.int64], start: int, stop: int) -> npt.NDArray[Any]:
-    values: npt.NDArray[Any] = array[chosen[start:stop]]
+def _from_array(array: npt.NDArray[Any], chosen: npt.NDArray[np.int64], positions: Positions) -> npt.NDArray[Any]:
+    values: npt.NDArray[Any] = array[chosen[positions]]
     return values
 
 
@@ -321,10 +335,9 @@ def _from_image_array(
     chosen: npt.NDArray[np.int64],
     preprocessing: Preprocessing,
     input_shape: tuple[int, ...],
-    start: int,
-    stop: int,
+    positions: Positions,
 ) -> npt.NDArray[np.uint8]:
-    values = _from_array(array, chosen, start, stop).astype(np.uint8)
+    values = _from_array(array, chosen, positions).astype(np.uint8)
     shape = values.shape[1:]
     if shape == input_shape:
         channels_first = preprocessing.layout == "NCHW"

@@ -20,6 +20,7 @@ from infoq_onnx.analyses import (
     is_current,
     make_current,
     measurement_of,
+    read_analysis,
 )
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.data.encoders import get_encoder
@@ -31,6 +32,7 @@ from infoq_onnx.graph.session import Runtime, processors, provider_called, using
 from infoq_onnx.pipeline.extending import Load, extensible
 from infoq_onnx.pipeline.looking import Seen, fingerprint_of, look, versions
 from infoq_onnx.pipeline.scoring import refresh_scores
+from infoq_onnx.pipeline.trying import Tried, first_journal, run_trials
 from infoq_onnx.preparation import (
     SELF,
     PreparedModel,
@@ -48,6 +50,7 @@ from infoq_onnx.schema import (
     ANALYSIS_VERSION,
     BASELINE_BITS,
     BITS,
+    EFFORTS,
     AddedSamples,
     Analysis,
     MeasurementSettings,
@@ -58,9 +61,8 @@ from infoq_onnx.schema import (
     typed,
 )
 from infoq_onnx.sensitivity.criteria import get_criteria
-from infoq_onnx.sensitivity.journal import Journal, locked, open_journal
-from infoq_onnx.sensitivity.pooling import pooled
-from infoq_onnx.sensitivity.sweep import SweepResult, sweep, trial_count
+from infoq_onnx.sensitivity.journal import locked
+from infoq_onnx.sensitivity.sweep import trial_count
 from infoq_onnx.sensitivity.trials import Problem
 from infoq_onnx.simulate.equalization.equalize import Factors, equalized, find_factors
 from infoq_onnx.simulate.quantizers.calibrate import calibrate
@@ -143,27 +145,26 @@ def analyze(
             reporter.warn(f"{folder}: what it held is removed ({setting('force')})")
             forget(folder)
         load = functools.partial(_load, prepared, calib, classes, preprocessing, chosen.seed, resources.share)
-        seen, fingerprint, blocks = _identify(folder, prepared, dataset, chosen, load, reporter)
-        measurement, journal, chosen = _begin(folder, fingerprint, seen.prepared, chosen, reporter)
-        seen, grids = _find_grids(seen, blocks[0], chosen, reporter)
+        seen, fingerprint, datasets = _identify(folder, prepared, dataset, chosen, load, reporter)
+        measurement, chosen = _begin(folder, fingerprint, seen.prepared, datasets[0], chosen, reporter)
+        seen, grids = _find_grids(seen, datasets[0], chosen, reporter)
         spill = None if resources.share is None else Spill(measurement.path, resources.share)
-        rounded = _rounded_weights(measurement, fingerprint, seen.prepared, blocks[0], chosen, spill, reporter)
+        rounded = _rounded_weights(measurement, fingerprint, seen.prepared, datasets[0], chosen, spill, reporter)
         problem = Problem(
             seen.prepared.graph,
             seen.prepared.network,
             grids,
-            blocks[0],
+            datasets[0],
             seen.labels,
             seen.targets,
             seen.encoded,
             chosen,
             rounded,
         )
-        result = sweep(problem, journal, functools.partial(reporter.progress, "trials"), resources)
-        if len(blocks) > 1:
-            first = (problem, result)
-            seen, result = _sweep_added(measurement, fingerprint, prepared, seen, blocks, *first, resources, reporter)
-        analysis = _finish(measurement, fingerprint, seen, blocks, chosen, grids, result)
+        looked = functools.partial(_look_again, prepared, chosen)
+        where = (measurement, fingerprint, resources, spill, reporter)
+        tried = run_trials(problem, seen, datasets, looked, *where)
+        analysis = _finish(measurement, fingerprint, seen, datasets, chosen, grids, tried)
         refresh_scores(measurement, analysis, seen.prepared, grids, reporter)
         make_current(folder, measurement)
     return folder
@@ -284,39 +285,20 @@ def _identify(
     return whole, own, [dataset]
 
 
-def _sweep_added(
-    measurement: Measurement,
-    fingerprint: str,
-    prepared: PreparedModel,
-    seen: Seen,
-    blocks: list[Dataset],
-    problem: Problem,
-    first: SweepResult,
-    resources: Resources,
-    reporter: Reporter,
-) -> tuple[Seen, SweepResult]:
-    """Run the trials on the added images, and pool them with the first result."""
-    results, right = [first], [seen.float_top1]
-    plain = dataclasses.replace(problem.settings, equalize=False)
-    for index, block in enumerate(blocks[1:], 1):
-        also = look(prepared, block, plain, Silent(), grouped=seen.calibration.targets == "groups")
-        right.append(also.float_top1)
-        journal = open_journal(measurement.added_journal(index), f"{fingerprint} {block.sha256}")
-        further = dataclasses.replace(
-            problem, dataset=block, labels=also.labels, targets=also.targets, encoded=also.encoded
-        )
-        progress = functools.partial(reporter.progress, "trials")
-        results.append(sweep(further, journal, progress, resources, first.seeing))
-    images = [len(block) for block in blocks]
-    known = [share for share in right if share is not None]
-    top1 = float(np.average(known, weights=images)) if len(known) == len(images) else None
-    return dataclasses.replace(seen, float_top1=top1), pooled(results, images)
+def _look_again(prepared: PreparedModel, settings: MeasurementSettings, dataset: Dataset, grouped: bool) -> Seen:
+    """Run the float network over the images of an extension."""
+    return look(prepared, dataset, dataclasses.replace(settings, equalize=False), Silent(), grouped=grouped)
 
 
 def _begin(
-    folder: Path, fingerprint: str, prepared: PreparedModel, settings: MeasurementSettings, reporter: Reporter
-) -> tuple[Measurement, Journal, MeasurementSettings]:
-    """Open the measurement and its journal. The returned settings also include everything already measured."""
+    folder: Path,
+    fingerprint: str,
+    prepared: PreparedModel,
+    dataset: Dataset,
+    settings: MeasurementSettings,
+    reporter: Reporter,
+) -> tuple[Measurement, MeasurementSettings]:
+    """Open the measurement. The returned settings also include everything already measured."""
     measurement = measurement_of(folder, fingerprint)
     try:
         measurement.path.mkdir(exist_ok=True)
@@ -329,7 +311,13 @@ def _begin(
         measurement.path, [path.name for path in (*kept, measurement.unfinished_codes, measurement.checksums)]
     )
     clear_leftovers(measurement.scores, [f"{name}.json" for name in get_criteria()])
-    journal = open_journal(measurement.journal, fingerprint)
+    with contextlib.suppress(AnalysisError):
+        known = read_analysis(measurement.path).settings
+        if EFFORTS.index(known.effort) > EFFORTS.index(settings.effort):
+            reporter.note(f"{folder} holds an analysis with {setting('effort')} {known.effort}: it keeps that")
+            settings = dataclasses.replace(settings, effort=known.effort)
+        settings = dataclasses.replace(settings, bits=tuple(sorted({*settings.bits, *known.bits})))
+    journal = first_journal(measurement, fingerprint, dataset, settings)
     units = {trial.unit for trial in journal.trials.values()}
     settings = dataclasses.replace(
         settings,
@@ -346,7 +334,7 @@ def _begin(
                 f"{folder} holds an analysis of another model, other images or settings: it is kept, as {kept_beside}, "
                 "and this one takes its place when it is done"
             )
-    return measurement, journal, settings
+    return measurement, settings
 
 
 def _find_grids(
@@ -410,10 +398,10 @@ def _finish(
     measurement: Measurement,
     fingerprint: str,
     seen: Seen,
-    blocks: list[Dataset],
+    datasets: list[Dataset],
     settings: MeasurementSettings,
     grids: GridTable,
-    result: SweepResult,
+    tried: Tried,
 ) -> Analysis:
     """Write the analysis, the grids and the codes of the measurement."""
     prepared = seen.prepared
@@ -424,16 +412,18 @@ def _finish(
         model=ModelRef(
             path=str(prepared.path.resolve()),
             sha256=prepared.sha256,
-            float_top1=seen.float_top1,
-            baseline_top1=None if seen.float_top1 is None else result.baseline_top1,
+            float_top1=tried.float_top1,
+            baseline_top1=None if seen.float_top1 is None else tried.result.baseline_top1,
         ),
-        calibration=seen.calibration,
-        settings=dataclasses.replace(settings, samples=sum(map(len, blocks))),
+        calibration=tried.calibration,
+        settings=dataclasses.replace(settings, samples=sum(map(len, datasets))),
         network=prepared.network,
-        candidates=result.candidates,
-        trials=result.trials,
+        candidates=tried.result.candidates,
+        trials=tried.result.trials,
         splits=seen.splits,
-        added=tuple(AddedSamples(len(b), len(b) + len(b.skipped), b.sha256) for b in blocks[1:]),
+        added=tuple(AddedSamples(len(one), len(one) + len(one.skipped), one.sha256) for one in datasets[1:]),
+        local_errors=tried.local_errors,
+        tried_images=tried.images,
     )
     try:
         # an interrupted replacement must not leave the grids of one run beside the trials of another

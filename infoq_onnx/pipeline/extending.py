@@ -19,7 +19,7 @@ from infoq_onnx.errors import AnalysisError
 from infoq_onnx.preparation import PreparedModel
 from infoq_onnx.schema import Analysis, MeasurementSettings
 
-INDEPENDENT = ("samples", "bits", "weight_only", "observers", "logits")
+INDEPENDENT = ("samples", "bits", "effort", "weight_only", "observers", "logits")
 """Settings that decide which trials there are, and not what one measures. Images and network are hashed separately."""
 
 

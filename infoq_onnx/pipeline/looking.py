@@ -45,6 +45,8 @@ class Seen:
     """True labels, or the float network's predictions [N]."""
     targets: Labels
     """Y of SMI(L; Y) [N]."""
+    logits: npt.NDArray[np.float32]
+    """Logits of the float network [N, C]."""
     encoded: npt.NDArray[np.float64]
     """Encoded inputs X_E [N, e]."""
     calibration: CalibrationRef
@@ -112,7 +114,7 @@ def look(
         path=str(Path(calibration.path).resolve()),
         classes_path=None if calibration.classes_path is None else str(Path(calibration.classes_path).resolve()),
     )
-    return Seen(prepared, splits, float_top1, labels, targets, encoded, calibration)
+    return Seen(prepared, splits, float_top1, labels, targets, logits, encoded, calibration)
 
 
 def versions() -> dict[str, str]:

@@ -187,7 +187,7 @@ def scores_for(
 def refresh_scores(
     measurement: Measurement, found: Analysis, prepared: PreparedModel, grids: GridTable, reporter: Reporter
 ) -> None:
-    """Compute the scores by all criteria that need only trials, and update existing scores that need no images.
+    """Compute the scores by all criteria that need only measurements, and update existing scores that need no images.
 
     Parameters
     ----------
@@ -199,7 +199,7 @@ def refresh_scores(
         known: ScoreTable | None = None
         with contextlib.suppress(AnalysisError):
             known = read_scores(measurement, name)
-        if not chosen.is_cheap() or (known is None and chosen.needs != {"trials"}):
+        if not chosen.is_cheap() or (known is None and not chosen.needs <= {"trials", "local_errors"}):
             continue
         if known is not None and is_of(known, measurement):
             continue
@@ -279,6 +279,7 @@ def _without_images(
     """Return the functions that compute each need without a pass over the images. The model must be equalized."""
     return {
         "trials": lambda: (found.trials, found.candidates),
+        "local_errors": lambda: found.local_errors,
         "grids": grids,
         "weights": lambda: weights_of(prepared()),
     }

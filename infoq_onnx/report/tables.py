@@ -61,8 +61,9 @@ def duration(seconds: float) -> str:
 
 def plan(found: Plan) -> str:
     """Describe the estimated cost of an analysis."""
+    more = f" (at most {found.most_images:,}, if noise requires it)" if found.most_images > found.images else ""
     return (
-        f"{found.trials:,} trials on {found.images:,} images: as much as {found.passes:,.0f} whole passes, "
+        f"{found.trials:,} trials on {found.images:,} images{more}: as much as {found.passes:,.0f} whole passes, "
         f"{found.images_a_second:,.0f} images/s in a probe\n"
         f"about {duration(found.seconds)} and {size(found.bytes)} of memory with {found.workers} "
         f"worker{'s' if found.workers > 1 else ''}, after ranges and rounding"

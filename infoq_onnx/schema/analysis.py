@@ -40,6 +40,11 @@ class Trial:
     """Mean over images of KL(softmax of the baseline's logits ‖ softmax of the trial's logits), in nats."""
     deltas: dict[str, Delta]
     """Observed tensor → difference, only for candidates that the units can reach."""
+    kl_se: float | None = None
+    """Standard error of `kl` over images, in nats; None in analyses of version 3 and older."""
+    soft_kl: tuple[float, ...] = ()
+    """The same divergence with all logits divided by `simulate.running.divergence.TEMPERATURE`, in nats: means over
+    each of a few groups of images; empty in analyses of version 3 and older."""
 
     @property
     def unit(self) -> Unit:
@@ -55,6 +60,16 @@ class Trial:
     def _only(self) -> Change:
         (change,) = self.changes
         return change
+
+
+@dataclass(frozen=True)
+class LocalError:
+    """How much one unit at fewer bits changes the outputs of its own layers."""
+
+    unit: Unit
+    bits: int
+    value: float
+    """Mean squared difference from the baseline's outputs as a share of their variance, summed over the layers."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +197,10 @@ class Analysis:
     """Channels that `network` reads in parts, unlike the normalised model."""
     added: tuple[AddedSamples, ...] = ()
     """Images used only for further trials. Ranges and rounding use the images of `calibration` alone."""
+    local_errors: tuple[LocalError, ...] = ()
+    """For every unit that was tried, at all bit-widths of the settings below 8; empty in older analyses."""
+    tried_images: int | None = None
+    """Number of images that trials used; None in older analyses, whose trials used all."""
 
 
 @dataclass(frozen=True)

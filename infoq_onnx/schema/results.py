@@ -117,7 +117,9 @@ class Plan:
     """The estimated cost of an analysis."""
 
     images: int
-    """Number of images."""
+    """Number of images of the trials: below full effort, those of the first block."""
+    most_images: int
+    """Number of images if the choice of bits needs all blocks; other figures are those of `images`."""
     trials: int
     """Number of trials."""
     passes: float

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from infoq_onnx.schema.bits import BITS
 
 Observing = Literal["selected", "all"]
+Effort = Literal["quick", "normal", "full"]
+EFFORTS: tuple[Effort, ...] = get_args(Effort)
 DEFAULT_CRITERION = "kl"
 """Default criterion of `allocate`. It kept more accuracy than InfoQ's (docs/benchmarks/default_criterion.md)."""
 
@@ -22,7 +24,10 @@ class MeasurementSettings:
     seed: int = 0
     """Seed of the choice of images, the directions and the jitter."""
     bits: tuple[int, ...] = BITS
-    """Bit-widths to try, including the baseline's."""
+    """Bit-widths to choose among later, including the baseline's."""
+    effort: Effort = "full"
+    """How much trials measure. "full": all images and all bit-widths. "normal": only low bit-widths, and as many images
+    as the decision needs. "quick": only low bit-widths, and a few images. Ranges and rounding use all images."""
     encoder: str = "pca"
     """Encoder of X: "pca", "self", "dinov2", or the path of an ONNX file."""
     projections: int = 128

@@ -14,7 +14,7 @@ from infoq_onnx.schema.allocation import Allocation
 from infoq_onnx.schema.analysis import Analysis, ScoreTable
 from infoq_onnx.schema.json_form import from_object
 
-ANALYSIS_VERSION = 3
+ANALYSIS_VERSION = 4
 ALLOCATION_VERSION = 3
 SCORES_VERSION = 2
 
@@ -87,6 +87,11 @@ def _analysis_2(old: Fields) -> Fields:
     }
 
 
+def _analysis_3(old: Fields) -> Fields:
+    """Upgrade from version 3, whose trials always used all images and all bit-widths."""
+    return {**old, "settings": {**old["settings"], "effort": "full"}}
+
+
 def _allocation_2(old: Fields) -> Fields:
     """Upgrade from version 2: scores move to separate files, which have a hash."""
     return {**old, "scores_sha256": ""}
@@ -98,7 +103,7 @@ def _scores_1(old: Fields) -> Fields:
 
 
 _KINDS: dict[Any, tuple[int, Mapping[int, Upgrade]]] = {
-    Analysis: (ANALYSIS_VERSION, {2: _analysis_2}),
+    Analysis: (ANALYSIS_VERSION, {2: _analysis_2, 3: _analysis_3}),
     Allocation: (ALLOCATION_VERSION, {2: _allocation_2}),
     ScoreTable: (SCORES_VERSION, {1: _scores_1}),
 }

@@ -48,7 +48,14 @@ def pooled(results: Sequence[SweepResult], images: Sequence[int]) -> SweepResult
         tensors = sorted(set.intersection(*(set(part.deltas) for part in parts)))
         deltas = {tensor: delta([part.deltas[tensor] for part in parts]) for tensor in tensors}
         trials.append(
-            Trial(changes, mean([part.top1_drop for part in parts]), mean([part.kl for part in parts]), deltas)
+            Trial(
+                changes,
+                mean([part.top1_drop for part in parts]),
+                mean([part.kl for part in parts]),
+                deltas,
+                _error([part.kl_se for part in parts], shares),
+                tuple(mean(groups) for groups in zip(*(part.soft_kl for part in parts), strict=True)),
+            )
         )
     candidates = [
         Candidate(parts[0].tensor, mean([p.baseline_xl for p in parts]), mean([p.baseline_ly for p in parts]))

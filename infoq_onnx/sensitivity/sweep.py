@@ -37,6 +37,9 @@ from infoq_onnx.sensitivity.trials import Bench, Problem, Task, runner
 from infoq_onnx.sensitivity.work import work_of, workers_for
 from infoq_onnx.simulate.running.spill import Spill
 
+SPARSE_BITS = (2, 3, 4, 6)
+"""Bit-widths that are tried below full effort, if they are among those of the settings. Pooled criteria interpolate."""
+
 Progress = Callable[[str, int, int, float], None]
 """Called as progress(name of the last unit tried, trials done, total trials, share of the work done)."""
 
@@ -59,13 +62,14 @@ class SweepResult:
 
 def trial_count(network: Network, settings: MeasurementSettings) -> int:
     """Return the number of trials of a complete sweep."""
-    return len(units_of(network, weight_only=settings.weight_only)) * sum(b != BASELINE_BITS for b in settings.bits)
+    return len(units_of(network, weight_only=settings.weight_only)) * sum(map(len, stages(settings)))
 
 
 def stages(settings: MeasurementSettings) -> tuple[list[int], list[int]]:
     """Return the bit-widths of the first stage, observed by all candidates, and of the second stage."""
     low = selection_bits(settings.bits)
-    return low, [b for b in settings.bits if b != BASELINE_BITS and b not in low]
+    rest = [b for b in settings.bits if b != BASELINE_BITS and b not in low]
+    return low, rest if settings.effort == "full" else [b for b in rest if b in SPARSE_BITS]
 
 
 def sweep(

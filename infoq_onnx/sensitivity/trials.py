@@ -50,12 +50,15 @@ from infoq_onnx.sensitivity.observers import candidates
 from infoq_onnx.sensitivity.projection import add_projections, projection_name
 from infoq_onnx.simulate.quantizers.insert import grid_of_group
 from infoq_onnx.simulate.running.batching import batch_size, run_batches
-from infoq_onnx.simulate.running.divergence import kl_divergence
+from infoq_onnx.simulate.running.divergence import TEMPERATURE, kl_divergence
 from infoq_onnx.simulate.running.prefix import Prefix
 from infoq_onnx.simulate.running.spill import Spill
 from infoq_onnx.simulate.running.suffix import Suffix, Variant
 
 Array = npt.NDArray[np.float64]
+
+GROUPS = 16
+"""Number of groups of images whose divergences are kept, to tell noise from what differs between bit-widths."""
 
 
 @dataclass(frozen=True)
@@ -112,15 +115,10 @@ class Bench:
         self.problem = problem
         self.candidates = candidates(problem.graph, problem.network)
         self._smi = SmiEstimator(problem)
-        values: dict[str, npt.NDArray[np.generic]] = {}
-        for unit in units_of(problem.network, weight_only=True):
-            values.update(_variant(problem, unit, BASELINE_BITS))
-        model = with_initializers(problem.graph.model, values)
-        del values
-        settings = problem.settings
-        self.prefix = Prefix(Graph(model), problem.network, problem.dataset, spill)
+        graph, settings = baseline_graph(problem), problem.settings
+        self.prefix = Prefix(graph, problem.network, problem.dataset, spill)
         self._observed = Graph(
-            add_projections(model, problem.graph, self.candidates, settings.projections, settings.seed)
+            add_projections(graph.model, problem.graph, self.candidates, settings.projections, settings.seed)
         )
 
     def baseline(self) -> Baseline:
@@ -168,7 +166,7 @@ class Bench:
         seen = self.reached(unit).intersection((*task.xl, *task.ly))
         tensors = [tensor for tensor in self.candidates if tensor in seen]
         outputs = [observed.output, *(projection_name(tensor) for tensor in tensors)]
-        variants = [_variant(problem, unit, b) for b in task.bits]
+        variants = [variant_of(problem, unit, b) for b in task.bits]
         fed = [name for name in variants[0] if name in observed.initializers]  # the weight, and perhaps the bias
         suffix = Suffix(observed, problem.network, tensor_changed, outputs, fed)
         batches = self.prefix.batches(tensor_changed, suffix.kept)
@@ -182,9 +180,9 @@ class Bench:
                 ly = self._smi.ly(values) if tensor in task.ly else None
                 deltas[tensor] = Delta(*_difference(baseline.xl[tensor], xl), *_difference(baseline.ly[tensor], ly))
             scores = logits.reshape(len(logits), -1).astype(np.float64)
-            drop, kl = _harm(baseline.logits, scores, problem.labels)
+            changes = (Change(unit, b),)
             # sorted, as in trials read from the journal: sums over the differences must not depend on the source
-            trials.append(Trial((Change(unit, b),), drop, kl, dict(sorted(deltas.items()))))
+            trials.append(_trial(changes, baseline.logits, scores, problem.labels, dict(sorted(deltas.items()))))
         return trials
 
 
@@ -240,13 +238,37 @@ def _difference(baseline: Estimate, trial: Estimate | None) -> tuple[float | Non
     return (None, None) if trial is None else paired_difference(baseline.per_projection, trial.per_projection)
 
 
-def _harm(baseline: Array, trial: Array, labels: npt.NDArray[np.int64]) -> tuple[float, float]:
-    """Return the drop of top-1 accuracy, and the mean KL(baseline ‖ trial) of the predictive distributions in nats."""
+def _trial(
+    changes: tuple[Change, ...],
+    baseline: Array,
+    trial: Array,
+    labels: npt.NDArray[np.int64],
+    deltas: dict[str, Delta],
+) -> Trial:
+    """Compare the logits [N, C] of a trial with those of the baseline."""
     before, after = baseline.argmax(axis=1) == labels, trial.argmax(axis=1) == labels
-    return float(before.mean() - after.mean()), float(np.mean(kl_divergence(baseline, trial)))
+    kl, soft = (kl_divergence(baseline, trial, temperature) for temperature in (1.0, TEMPERATURE))
+    # images are sorted by class, so that every group gets images of all classes
+    groups = [soft[first::GROUPS] for first in range(min(GROUPS, len(soft)))]
+    return Trial(
+        changes,
+        float(before.mean() - after.mean()),
+        float(kl.mean()),
+        deltas,
+        float(kl.std(ddof=1) / np.sqrt(len(kl))),
+        tuple(float(group.mean()) for group in groups),
+    )
 
 
-def _variant(problem: Problem, unit: Unit, bits: int) -> Variant:
+def baseline_graph(problem: Problem) -> Graph:
+    """Return the baseline: the network with 8-bit weights and exact activations."""
+    values: dict[str, npt.NDArray[np.generic]] = {}
+    for unit in units_of(problem.network, weight_only=True):
+        values.update(variant_of(problem, unit, BASELINE_BITS))
+    return Graph(with_initializers(problem.graph.model, values))
+
+
+def variant_of(problem: Problem, unit: Unit, bits: int) -> Variant:
     """Return the values of a unit's initializers at a bit-width."""
     if unit.kind == "activation":
         return grid_of_group(unit.name, problem.table.activations[unit.name][bits])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -312,7 +313,7 @@ def damaged(place: Place) -> None:
 
 def other_schema(place: Place) -> None:
     path = current(place.folder / "model.infoq").analysis
-    path.write_text(path.read_text().replace('\n "schema": 3', '\n "schema": 99'))
+    path.write_text(re.sub(r'\n "schema": \d+', '\n "schema": 99', path.read_text()))
 
 
 def other_field(place: Place) -> None:

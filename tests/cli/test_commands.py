@@ -67,8 +67,10 @@ def test_analyze_makes_a_folder_and_tells_what_it_does_line_by_line() -> None:
     assert sorted(path.name for path in current("new.infoq").path.rglob("*") if path.is_file()) == [
         "SHA256SUMS",
         "analysis.json",
+        "infoq-pooled.json",
         "infoq.json",
         "journal.jsonl",
+        "kl-pooled.json",
         "kl.json",
         "ranges.npz",
     ]
@@ -161,10 +163,10 @@ def test_score_takes_the_options_of_the_criterion() -> None:
 def test_criteria_are_listed() -> None:
     text = run("criteria").stdout
     found = from_json(CriteriaList, run("criteria", "--json").stdout).criteria
-    assert [one.name for one in found] == ["kl", "infoq", "eagl", "weight-error"]
+    assert [one.name for one in found] == ["kl", "kl-pooled", "infoq", "infoq-pooled", "eagl", "weight-error"]
     for one in found:
         assert one.name in text
-    assert found[1].options["threshold"][0] == 0.7
+    assert found[2].options["threshold"][0] == 0.7
 
 
 def test_images_of_any_size_and_colour_serve_and_a_corrupt_one_is_named(

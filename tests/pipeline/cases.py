@@ -22,7 +22,7 @@ QUICK: dict[str, Any] = {"projections": 3, "bits": (2, 4, 8), "trial_rounding": 
 """Settings that make an analysis cheap."""
 CODES = "codes.npz"
 """File of one whose trials were rounded by gptq, besides."""
-SCORES = ("scores/infoq.json", "scores/kl.json")
+SCORES = tuple(f"scores/{name}.json" for name in ("infoq", "infoq-pooled", "kl", "kl-pooled"))
 NAMES = ("analysis.json", "ranges.npz", "journal.jsonl", "SHA256SUMS", *SCORES)
 """Files of a finished measurement."""
 

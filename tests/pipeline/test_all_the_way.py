@@ -37,7 +37,7 @@ def test_all_the_way(name: str, criterion: str, tmp_path: Path) -> None:
     assert analysis.network == inspect(model)
     assert analysis.model.sha256 == sha256_of(model)
     assert analysis.calibration.labels == "true"
-    assert set(read_analyzed(folder).scores) == {"infoq", "kl"}
+    assert set(read_analyzed(folder).scores) == {"infoq", "infoq-pooled", "kl", "kl-pooled"}
 
     done = allocate(folder, bounds={"bitops": "uniform:4/4"}, criterion=criterion, output=tmp_path / "small.onnx")
     assert done.allocation.costs.bitops <= done.allocation.bounds[0].limit

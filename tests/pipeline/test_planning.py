@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
@@ -32,6 +33,17 @@ def test_trials_are_those_of_the_analysis(case: Case) -> None:
     assert half.trials == found.trials // 2
     both = plan(case.model, case.calib, bits=(2, 4, 8), projections=3, probe_seconds=0.05, workers=2)
     assert both.bytes > 2 * found.bytes * 0.9
+
+
+@pytest.mark.parametrize(("effort", "images", "most"), [("quick", 64, 64), ("normal", 64, 150), ("full", 150, 150)])
+def test_efforts_are_counted(effort: str, images: int, most: int, case: Case, tmp_path: Path) -> None:
+    with np.load(case.calib) as arrays:
+        np.savez(tmp_path / "more.npz", x=np.resize(arrays["x"], (150, *arrays["x"].shape[1:])))
+    options = {"projections": 3, "probe_seconds": 0.05, "effort": effort}
+    found = plan(case.model, tmp_path / "more.npz", **options)
+    assert (found.images, found.most_images) == (images, most)
+    assert found.trials == 6 * (6 if effort == "full" else 4)
+    assert ("at most 150" in tables.plan(found)) == (effort == "normal")
 
 
 def test_what_rounding_takes_is_counted(case: Case, tmp_path: Path) -> None:

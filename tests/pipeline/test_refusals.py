@@ -117,7 +117,7 @@ def test_a_folder_in_use_by_another_process(case: Case, copied: Path) -> None:
         ({"bounds": {"bitops": "1G"}, "uniform_bits": (4, 4)}, SettingsError, ["`uniform_bits`", "`bitops`"]),
         ({"uniform_bits": (4, 4), "pins": ("fc1=8",)}, SettingsError, ["`uniform_bits`", "`pins`"]),
         ({"uniform_bits": (4, 3)}, SettingsError, ["`uniform_bits`", "3", "2, 4, 8"]),
-        ({"bounds": {"bitops": "uniform:4/4"}, "criterion": "hawq"}, SettingsError, ["hawq", "kl, infoq"]),
+        ({"bounds": {"bitops": "uniform:4/4"}, "criterion": "hawq"}, SettingsError, ["hawq", "kl, kl-pooled, infoq"]),
         ({"bounds": {"bitops": "uniform:4/4"}, "bits": (3, 8)}, SettingsError, ["`bits`", "3", "2, 4, 8"]),
         ({"bounds": {"bitops": "a lot"}}, SettingsError, ["`bitops`", "a lot"]),
         ({"bounds": {"compression": "8"}, "pins": ("fc9=8",)}, SettingsError, ["fc9"]),

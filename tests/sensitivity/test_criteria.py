@@ -253,7 +253,7 @@ def test_a_declaration_that_makes_no_sense() -> None:
 
 
 def test_own_criteria() -> None:
-    assert list(get_criteria()) == ["kl", "infoq", "eagl", "weight-error"]
+    assert list(get_criteria()) == ["kl", "kl-pooled", "infoq", "infoq-pooled", "eagl", "weight-error"]
     assert get_criterion("eagl").package.startswith("infoq-onnx ")
     assert get_criterion("eagl").is_cheap()
     with pytest.raises(SettingsError) as caught:

@@ -14,6 +14,7 @@ from infoq_onnx.sensitivity.criteria.base import NEEDS, Context, Criterion, Need
 from infoq_onnx.sensitivity.criteria.eagl import eagl
 from infoq_onnx.sensitivity.criteria.infoq import infoq
 from infoq_onnx.sensitivity.criteria.kl import kl
+from infoq_onnx.sensitivity.criteria.pooled import infoq_pooled, kl_pooled
 from infoq_onnx.sensitivity.criteria.weight_error import weight_error
 
 __all__ = [
@@ -33,7 +34,7 @@ __all__ = [
 
 ENTRY_POINT_GROUP = "infoq_onnx.criteria"
 
-CRITERIA: dict[str, Criterion] = {one.name: one for one in (kl, infoq, eagl, weight_error)}
+CRITERIA: dict[str, Criterion] = {one.name: one for one in (kl, kl_pooled, infoq, infoq_pooled, eagl, weight_error)}
 
 
 def get_criteria() -> dict[str, Criterion]:

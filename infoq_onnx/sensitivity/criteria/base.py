@@ -22,9 +22,9 @@ import numpy.typing as npt
 
 from infoq_onnx.errors import InfoQError, SettingsError, setting
 from infoq_onnx.quantize.table import GridTable
-from infoq_onnx.schema import BASELINE_BITS, Candidate, Network, Observer, Score, Trial, Unit, units_of
+from infoq_onnx.schema import BASELINE_BITS, Candidate, LocalError, Network, Observer, Score, Trial, Unit, units_of
 
-Need = Literal["weights", "grids", "activations", "trials", "labels", "gradients"]
+Need = Literal["weights", "grids", "activations", "trials", "local_errors", "labels", "gradients"]
 NEEDS: tuple[Need, ...] = get_args(Need)
 
 PASSES: Mapping[Need, str] = {
@@ -101,6 +101,11 @@ class Context:
     def candidates(self) -> Sequence[Candidate]:
         """The observed tensors, with the baseline's mutual information at each. Included in the need `trials`."""
         return self._get("trials")[1]  # type: ignore[no-any-return]
+
+    @property
+    def local_errors(self) -> Sequence[LocalError]:
+        """How much each unit at each bit-width changes the outputs of its own layers."""
+        return self._get("local_errors")  # type: ignore[no-any-return]
 
     @property
     def labels(self) -> npt.NDArray[np.int64]:
@@ -217,7 +222,7 @@ def criterion(
     Parameters
     ----------
     source : publication
-    needs : inputs that the function uses, among "weights", "grids", "activations", "trials", "labels" and "gradients"
+    needs : inputs that the function uses, see `NEEDS`
     name : name of the criterion; None: the function's name with hyphens
     options : help text of each option
 

@@ -31,12 +31,33 @@ from infoq_onnx.sensitivity.observers import THRESHOLD, select, selection_bits
 )
 def infoq(context: Context, *, threshold: float = THRESHOLD, one_over_b: bool = True, debias: bool = False) -> Scored:
     """Mutual information lost at the observers downstream of the unit, as published (Eq. 4)."""
+    observers = observers_of(context, threshold)
+    return Scored(equation_4(context.trials, observers, one_over_b=one_over_b, debias=debias), observers)
+
+
+def observers_of(context: Context, threshold: float) -> tuple[Observer, ...]:
+    """Select the observers by the low-bit trials.
+
+    Parameters
+    ----------
+    context : the trials and the candidates
+    threshold : correlation with the accuracy drop above which a candidate becomes an observer, −1 … 1
+
+    Returns
+    -------
+    tuple of Observer
+        All candidates, selected or not.
+
+    Raises
+    ------
+    SettingsError
+        The threshold is not a correlation.
+    """
     if not -1 <= threshold <= 1:
         raise SettingsError(f"{setting('threshold')} {threshold}: give a correlation, from -1 to 1")
     low = selection_bits(sorted({trial.bits for trial in context.trials}))
     trials = [trial for trial in context.trials if trial.bits in low]
-    observers = select(context.candidates, trials, threshold, context.network.output)
-    return Scored(equation_4(context.trials, observers, one_over_b=one_over_b, debias=debias), observers)
+    return select(context.candidates, trials, threshold, context.network.output)
 
 
 def equation_4(
@@ -59,22 +80,44 @@ def equation_4(
     """
     scores = []
     for trial in trials:
-        lost = variance = present = 0.0
-        # sum in the order of the observers: the order of a trial's deltas differs after a trip through the journal
-        for observer in observers:
-            delta = trial.deltas.get(observer.tensor)
-            if delta is None:
-                continue
-            for selected, difference, se, baseline in (
-                (observer.selected_xl, delta.xl, delta.xl_se, observer.baseline_xl),
-                (observer.selected_ly, delta.ly, delta.ly_se, observer.baseline_ly),
-            ):
-                if selected and difference is not None and se is not None:
-                    lost += max(0.0, abs(difference) - se) if debias else abs(difference)
-                    variance += se * se
-                    present += baseline
+        lost, variance, present = lost_information(trial, observers, debias=debias)
         # no score if the unit reaches no observer, or only observers that hold no information
-        factor = (1.0 / trial.bits if one_over_b else 1.0) / present if present > 0 else math.nan
-        if not math.isnan(factor):
+        if present > 0:
+            factor = (1.0 / trial.bits if one_over_b else 1.0) / present
             scores.append(Score(trial.unit, trial.bits, factor * lost, factor * math.sqrt(variance)))
     return tuple(scores)
+
+
+def lost_information(trial: Trial, observers: Sequence[Observer], *, debias: bool) -> tuple[float, float, float]:
+    """Sum the terms of Eq. 4 for a trial.
+
+    Parameters
+    ----------
+    trial : the trial
+    observers : all candidates; only the selected ones contribute
+    debias : subtract σ from each |Δ|, as above
+
+    Returns
+    -------
+    lost : float
+        Σ |Δ|, in nats.
+    variance : float
+        Sum of the squared standard errors of the differences, in nats².
+    present : float
+        Σ SMI of the baseline at the same observers, in nats.
+    """
+    lost = variance = present = 0.0
+    # sum in the order of the observers: the order of a trial's deltas differs after a trip through the journal
+    for observer in observers:
+        delta = trial.deltas.get(observer.tensor)
+        if delta is None:
+            continue
+        for selected, difference, se, baseline in (
+            (observer.selected_xl, delta.xl, delta.xl_se, observer.baseline_xl),
+            (observer.selected_ly, delta.ly, delta.ly_se, observer.baseline_ly),
+        ):
+            if selected and difference is not None and se is not None:
+                lost += max(0.0, abs(difference) - se) if debias else abs(difference)
+                variance += se * se
+                present += baseline
+    return lost, variance, present

@@ -11,5 +11,5 @@ from infoq_onnx.sensitivity.criteria.base import Context, criterion
 
 @criterion(source="ZeroQ, arXiv 2001.00281", needs=("trials",))
 def kl(context: Context) -> tuple[Score, ...]:
-    """KL divergence of the trial's predictions from the baseline's; exact on the given images, so `se` is 0."""
-    return tuple(Score(trial.unit, trial.bits, trial.kl, 0.0) for trial in context.trials)
+    """KL divergence of the trial's predictions from the baseline's; `se` is over images."""
+    return tuple(Score(trial.unit, trial.bits, trial.kl, trial.kl_se or 0.0) for trial in context.trials)

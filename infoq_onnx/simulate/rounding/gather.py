@@ -54,6 +54,7 @@ def gather(
     form: Form,
     shortcut: onnx.NodeProto | None = None,
     bounds: tuple[float, float] | None = None,
+    every: int = 1,
 ) -> Gathered:
     """Collect the moments of a layer's input in one network and its output in another, and sample positions of both.
 
@@ -65,6 +66,7 @@ def gather(
     shortcut : residual Add whose *sum* is the target instead of the layer's output; the Add's other operand in
         `student` is subtracted from the sum
     bounds : bounds of the Relu or Clip after the layer; None samples no positions
+    every : take only one in so many of the usual positions
 
     Returns
     -------
@@ -83,13 +85,13 @@ def gather(
     # where the leading axis is not the batch, the positions of one image are not contiguous, so all are taken
     batched = target in reference.graph.batched and all(name in student.graph.batched for name in wanted)
     wide = is_wide(groups, width)
-    enough = -(-_wanted_positions(groups, width) // reference.images)
+    enough = -(-_wanted_positions(groups, width) // (every * reference.images))
     taken = min(positions, enough) if batched else positions
     moments = Columns(width, rows, taken * reference.images) if wide else Moments(groups, width, rows)
     size = int(np.clip(_COLUMN_BYTES // (4 * groups * width * taken), 1, reference.size))
     draw, pick = np.random.default_rng(0), np.random.default_rng(1)
     kept = min(_CLIPPED_POSITIONS, _CLIPPED_BYTES // (4 * groups * (width + 2 * rows)))
-    every = max(1, -(-taken * reference.images // max(1, kept)))
+    apart = max(1, -(-taken * reference.images // max(1, kept)))
     parts: list[list[Float32]] = []
     streams = zip(reference.run([target], size), student.run(wanted, size), strict=True)
     for index, ((targets,), inputs) in enumerate(streams):
@@ -110,7 +112,7 @@ def gather(
         for half, part in enumerate((slice(None, middle), slice(middle, None))):
             moments.add(columns[:, part], outputs[:, part], half, None if weights is None else weights[part])
         if bounds is not None:
-            some = np.sort(pick.choice(columns.shape[1], -(-columns.shape[1] // every), replace=False))
+            some = np.sort(pick.choice(columns.shape[1], -(-columns.shape[1] // apart), replace=False))
             parts.append([value[:, some] for value in (columns, outputs, *added)])
     if bounds is None:
         return Gathered(moments, None)
