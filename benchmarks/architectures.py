@@ -94,21 +94,27 @@ def swin(blocks: list[int], **options: object) -> nn.Module:
 
 
 def of_timm(name: str, **options: object) -> Callable[[], Made]:
-    """A model of timm on images of 64 pixels, with a head that is not zero as some of them have it before training."""
-
-    def make() -> Made:
-        model = timm.create_model(name, num_classes=10, **options)
-        for parameter in model.parameters():
-            if parameter.dim() > 1 and not parameter.any():
-                nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
-        return model, SQUARE
-
-    return make
+    """A model of timm on images of 64 pixels."""
+    return lambda: (timm.create_model(name, num_classes=10, **options), SQUARE)
 
 
 def of_torchvision(name: str, side: int = 64, **options: object) -> Callable[[], Made]:
     """A model of torchvision."""
     return lambda: (getattr(tv, name)(num_classes=10, **options), (3, side, side))
+
+
+def with_statistics(make: Callable[[], Made]) -> Callable[[], Made]:
+    """A model whose batch normalisation has seen noise: without, the signal of some deep random models dies."""
+
+    def made() -> Made:
+        model, shape = make()
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 1.0
+        model.train()(torch.randn(16, *shape))
+        return model, shape
+
+    return made
 
 
 ARCHITECTURES: dict[str, Callable[[], Made]] = {
@@ -126,7 +132,7 @@ ARCHITECTURES: dict[str, Callable[[], Made]] = {
     "efficientnet_b0": of_torchvision("efficientnet_b0"),
     "ghostnet_050": of_timm("ghostnet_050"),
     "googlenet": of_torchvision("googlenet", aux_logits=False, init_weights=False),
-    "inception_v3": of_torchvision("inception_v3", 96, aux_logits=False, init_weights=False),
+    "inception_v3": with_statistics(of_torchvision("inception_v3", 96, aux_logits=False, init_weights=False)),
     "levit_128s": of_timm("levit_128s", img_size=64),
     "maxvit": lambda: (
         tv.MaxVit((64, 64), 16, 2, [16, 32], [1, 1], head_dim=8, stochastic_depth_prob=0.0, num_classes=10),
@@ -149,7 +155,7 @@ ARCHITECTURES: dict[str, Callable[[], Made]] = {
     "nhwc": lambda: (ChannelsLast(), (32, 32, 3)),
     "poolformer": of_timm("poolformer_s12"),
     "regnet_y_400mf": of_torchvision("regnet_y_400mf"),
-    "repvgg_a0": of_timm("repvgg_a0"),
+    "repvgg_a0": with_statistics(of_timm("repvgg_a0")),
     "resnet18": of_torchvision("resnet18"),
     "resnext": lambda: (
         tv.ResNet(tv.resnet.Bottleneck, [1, 1, 1, 1], groups=8, width_per_group=4, num_classes=10),
@@ -205,6 +211,9 @@ def main() -> None:
         torch.manual_seed(0)
         model, shape = ARCHITECTURES[name]()
         model.eval()
+        for parameter in model.parameters():
+            if parameter.dim() > 1 and not parameter.any():  # some heads are zero before training
+                nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
         x = torch.randn(2, *shape)
         for exporter, opsets in EXPORTERS.items():
             for index, opset in enumerate(opsets):
