@@ -152,7 +152,7 @@ def decide(
         model_sha256=found.model.sha256,
         analysis_sha256="",
         scores_sha256="",
-        criterion=settings.criterion,
+        criterion=settings.criterion or found.default_criterion,
         alpha=settings.alpha,
         bounds=tuple(budget.bound for budget in bounds),
         pins=tuple(settings.pins),

@@ -48,10 +48,9 @@ Examples: infoq-onnx allocate --bitops uniform:4/4
 )
 @click.option(
     "--criterion",
-    default=_DEFAULTS.criterion,
-    show_default=True,
     help="Criterion that scores the layers. kl: how far predictions diverge, which kept more accuracy on all networks "
-    "that we measured; infoq: lost information, as published; infoq-onnx criteria lists all.",
+    "that we measured; infoq: lost information, as published; infoq-onnx criteria lists all. [kl; after analyze "
+    "--effort normal or quick: kl-pooled]",
 )
 @click.option("--bits", type=BitList(), help="Bit-widths to choose among, such as 2,4,8 [all that were analysed].")
 @click.option(

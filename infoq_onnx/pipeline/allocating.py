@@ -129,7 +129,8 @@ def decide_bits(request: Request) -> Allocation:
         allocation = decide_uniform(found, settings.uniform_bits, settings.weight_only, request.saturating)
         allocation = dataclasses.replace(allocation, **common)
     else:
-        table = scores_for(request.measurement, found, settings.criterion, request.prepared, request.grids, reporter)
+        criterion = settings.criterion or found.default_criterion
+        table = scores_for(request.measurement, found, criterion, request.prepared, request.grids, reporter)
         common["scores_sha256"] = sha256_of_text(to_json(table))
 
         def within_bounds(within: tuple[Budget, ...], widest_weight: int = BASELINE_BITS) -> Allocation:

@@ -197,14 +197,15 @@ def _check_settings(settings: AllocationSettings) -> None:
             f"{setting('uniform_bits')} W/A"
         )
     # uniform bits need no scores, but an unknown criterion is an error anyway
-    get_criterion(settings.criterion)
+    if settings.criterion is not None:
+        get_criterion(settings.criterion)
     choosing = [
         *(setting(metric) for metric in settings.bounds),
         *([setting("tables")] if settings.tables else []),
         *([setting("pins")] if settings.pins else []),
         *([setting("bits")] if settings.bits is not None else []),
         *([setting("alpha")] if settings.alpha != AllocationSettings.alpha else []),
-        *([setting("criterion")] if settings.criterion != AllocationSettings.criterion else []),
+        *([setting("criterion")] if settings.criterion is not None else []),
     ]
     if settings.uniform_bits is not None and choosing:
         raise SettingsError(f"{setting('uniform_bits')} decides all bits: drop it, or {' and '.join(choosing)}")

@@ -63,9 +63,11 @@ def regret(network: Network, scores: Sequence[Score], settings: MeasurementSetti
 
 
 def _spread(scores: Sequence[Score]) -> float:
-    """Return the standard error of a unit's scores as a share of them."""
-    shares = [score.se / score.value for score in scores if score.value > 0]
-    return max(shares, default=0.0)
+    """Return the standard error of a unit's scores as a share of them: that of the best known bit-width.
+
+    More images do not help where a bit-width was not tried, which is what makes the errors of others larger.
+    """
+    return min((score.se / score.value for score in scores if score.value > 0), default=0.0)
 
 
 def _factors(spreads: Mapping[Unit, float], random: np.random.Generator) -> Iterator[tuple[Unit, float]]:

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from infoq_onnx.schema import DEFAULT_CRITERION
-
 if TYPE_CHECKING:
     from infoq_onnx.schema import (
         Analysis,
@@ -26,6 +24,8 @@ if TYPE_CHECKING:
     )
 
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+_RAW, _POOLED = ("kl", "infoq"), ("kl-pooled", "infoq-pooled")
 
 
 def count(value: float) -> str:
@@ -107,8 +107,13 @@ def network(found: Network) -> list[Table]:
 
 
 def analysis(found: Analyzed) -> list[Table]:
-    """Build the tables of an analysis: the candidate observers of criteria that select observers, and the scores."""
-    scores = [found.scores[name] for name in sorted(found.scores)]
+    """Build the tables of an analysis: the candidate observers of criteria that select observers, and the scores.
+
+    Pooled scores are for few bit-widths and images, and the others for all of them; the ones that do not fit are left
+    out.
+    """
+    hidden = _POOLED if found.analysis.settings.effort == "full" else _RAW
+    scores = [found.scores[name] for name in sorted(found.scores) if name not in hidden]
     selections = [observers(table) for table in scores if table.observers]
     return [*selections, *(score_table(found.analysis, table) for table in scores)]
 
@@ -137,8 +142,8 @@ def observers(table: ScoreTable) -> Table:
 def criterion_line(found: Analyzed) -> str:
     """Explain which criterion `allocate` uses by default, and why."""
     text = (
-        f"allocate goes by {DEFAULT_CRITERION}, how far predictions diverge: bits that it chose kept more than InfoQ's "
-        "on the networks we measured"
+        f"allocate goes by {found.analysis.default_criterion}, how far predictions diverge: bits that it chose kept "
+        "more than InfoQ's on the networks we measured"
     )
     if "infoq" not in found.scores or not found.scores["infoq"].scores:
         return f"{text}; here no observer tells enough for InfoQ's scores"

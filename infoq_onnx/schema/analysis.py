@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from infoq_onnx.schema.bits import Change, Unit
 from infoq_onnx.schema.network import Network, Split
-from infoq_onnx.schema.settings import MeasurementSettings
+from infoq_onnx.schema.settings import DEFAULT_CRITERION, MeasurementSettings
 
 
 @dataclass(frozen=True)
@@ -201,6 +201,11 @@ class Analysis:
     """For every unit that was tried, at all bit-widths of the settings below 8; empty in older analyses."""
     tried_images: int | None = None
     """Number of images that trials used; None in older analyses, whose trials used all."""
+
+    @property
+    def default_criterion(self) -> str:
+        """Criterion of `allocate`, if none is given."""
+        return DEFAULT_CRITERION[self.settings.effort]
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from infoq_onnx.schema.bits import BITS
 Observing = Literal["selected", "all"]
 Effort = Literal["quick", "normal", "full"]
 EFFORTS: tuple[Effort, ...] = get_args(Effort)
-DEFAULT_CRITERION = "kl"
-"""Default criterion of `allocate`. It kept more accuracy than InfoQ's (docs/benchmarks/default_criterion.md)."""
+DEFAULT_CRITERION = {"full": "kl", "normal": "kl-pooled", "quick": "kl-pooled"}
+"""Default criterion of `allocate`, by the effort of the analysis. `kl` kept more accuracy than InfoQ's criterion
+(docs/benchmarks/default_criterion.md), and is pooled where few bit-widths and images were tried."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,9 @@ class AllocationSettings:
     """Keep activations at 8 bits."""
     alpha: float = 1.0
     """Factor on activation scores."""
-    criterion: str = DEFAULT_CRITERION
+    criterion: str | None = None
     """Criterion of the scores: "kl", the divergence of predictions; "infoq", the information lost, as published; or any
-    other of `sensitivity.criteria`."""
+    other of `sensitivity.criteria`. None: see `DEFAULT_CRITERION`."""
     bits: Sequence[int] | None = None
     """Bit-widths to choose among; None: all analysed ones."""
     pins: Sequence[str] = ()

@@ -13,6 +13,7 @@ from infoq_onnx.analyses import current, read_analysis, read_analyzed
 from infoq_onnx.errors import SettingsError
 from infoq_onnx.files import write_text
 from infoq_onnx.pipeline import allocate, analyze, trying
+from infoq_onnx.report import tables
 from infoq_onnx.schema import Trial, to_json
 from infoq_onnx.sensitivity.trials import Baseline, Bench, Task
 from tests.networks import mlp, residual_convnet
@@ -69,10 +70,13 @@ def test_quick_tries_low_widths_on_one_block(
     widths = {name: {score.bits for score in table.scores} for name, table in found.scores.items()}
     assert widths["kl-pooled"] == widths["infoq-pooled"] == {2, 3, 4, 5, 6, 7}
     assert widths["kl"] == widths["infoq"] == {2, 3, 4, 6}
-    chosen = allocate(
-        folder, bounds={"compression": "6"}, criterion="kl-pooled", weight_only=True, output=tmp_path / "m.onnx"
-    )
+    # … and are the default of such an analysis, and what is shown of it
+    chosen = allocate(folder, bounds={"compression": "6"}, weight_only=True, output=tmp_path / "m.onnx")
     assert chosen.allocation.criterion == "kl-pooled"
+    titles = " ".join(str(table.title) for table in tables.analysis(found))
+    assert "kl-pooled" in titles
+    assert "scores by kl:" not in titles
+    assert "goes by kl-pooled" in tables.criterion_line(found)
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 3])
