@@ -88,6 +88,18 @@ def measured(path: Path, work: Path) -> dict[str, Any]:
     return found
 
 
+def unexported(results: list[dict[str, Any]]) -> list[str]:
+    """Models for which there is no file, since the exporter refuses them at an operator set."""
+    parts = [tuple(one["model"].rsplit("-", 2)) for one in results]
+    targets = sorted({(exporter, opset) for _, exporter, opset in parts})
+    return [
+        f"{name} ({exporter}, opset {opset})"
+        for name in sorted({name for name, _, _ in parts})
+        for exporter, opset in targets
+        if (name, exporter, opset) not in parts
+    ]
+
+
 def page(results: list[dict[str, Any]]) -> str:
     """Write the results as a page of tables."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("onnx", "onnxruntime"))
@@ -105,6 +117,8 @@ def page(results: list[dict[str, Any]]) -> str:
         "the share of layers that run as integer kernels, of all nodes that hold weights or multiply. *File* is the "
         "size of the written file against that of its weights alone. *Set-up* is what `inspect` takes. "
         "Times were taken beside other work on two cores.",
+        "",
+        f"PyTorch itself cannot export these: {', '.join(unexported(results))}.",
         "",
         "| architecture | exporter | opset | layers | left in float | integer | file / weights | set-up, s | all, s |",
         "|---|---|---|---|---|---|---|---|---|",
