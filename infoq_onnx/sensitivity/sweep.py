@@ -108,7 +108,8 @@ def sweep(
 
     def is_missing(unit: Unit, bits: int, xl: Sequence[str], ly: Sequence[str]) -> bool:
         trial = journal.trials.get((Change(unit, bits),))
-        if trial is None:
+        # older versions did not measure soft divergences
+        if trial is None or not trial.soft_kl:
             return True
         told_xl = {tensor for tensor, delta in trial.deltas.items() if delta.xl is not None}
         told_ly = {tensor for tensor, delta in trial.deltas.items() if delta.ly is not None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -205,3 +206,14 @@ def test_old_analyses_cannot_be_pooled(files: tuple[Path, Path], tmp_path: Path)
     measurement.seal()
     settings: dict[str, Any] = {"bounds": {"compression": "6"}, "criterion": "kl-pooled"}
     refused(SettingsError, "older version", call=lambda: allocate(folder, output=tmp_path / "m.onnx", **settings))
+    # … and are measured again
+    lines = measurement.journal.read_text(encoding="utf-8").splitlines()
+    trials = [json.loads(line) for line in lines[1:]]
+    for trial in trials:
+        del trial["soft_kl"], trial["kl_se"]
+    write_text(measurement.journal, "\n".join([lines[0], *map(json.dumps, trials)]) + "\n")
+    before = measurement.journal.read_text(encoding="utf-8")
+    analyze(*files, output=folder, samples=32, **QUICK)
+    assert measurement.journal.read_text(encoding="utf-8") != before
+    assert measurement.journal.read_text(encoding="utf-8").splitlines() == lines
+    allocate(folder, output=tmp_path / "m.onnx", **settings)

@@ -37,8 +37,7 @@ def residual(tmp_path_factory: pytest.TempPathFactory) -> Case:
 
 
 def done(case: Case, path: Path, **options: Any) -> Any:
-    # few noisy images hold too little information for the default criterion
-    return allocate(case.analysis, **{"output": path, "rounding": "nearest", "criterion": "kl", **options})
+    return allocate(case.analysis, **{"output": path, "rounding": "nearest", **options})
 
 
 @pytest.mark.parametrize("rounding", ["nearest", "gptq"])
