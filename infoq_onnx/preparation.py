@@ -179,8 +179,8 @@ def report_samples(dataset: Dataset, preprocessing: object | None, reporter: Rep
     if ignored := dataset.source.ignored:
         named = ", ".join(ignored[:3]) + (" …" if len(ignored) > 3 else "")
         reporter.note(f"{dataset.source.path}: folders without images are no classes ({named})")
-    for path, reason in dataset.skipped:
-        reporter.warn(f"{path} is left out: {reason}")
+    for one in dataset.skipped:
+        reporter.warn(f"{one.path} is left out: {one.reason}")
     if dataset.skipped:
         reporter.warn(f"{len(dataset.skipped)} of {len(dataset) + len(dataset.skipped)} images are left out")
 

@@ -217,8 +217,8 @@ def _of_images(
             digests.append(image.digest)
     if not kept or len(skipped) * 100 > len(files) * tolerated_percent:
         raise DataError(
-            f"{len(skipped)} of {len(files)} images cannot be read (first: {skipped[0].path}): {skipped[0].reason}"
-            "; remove or replace them"
+            f"{len(skipped)} of {len(files)} images cannot be read (first: {skipped[0].path}): {skipped[0].reason}; "
+            f"{skipped[0].remedy}"
         )
     if pixels is not None:
         read = partial(_in_memory, pixels[: len(kept)])
@@ -279,7 +279,8 @@ def _of_array(
         preprocessing = None
     else:
         raise DataError(
-            f"{source.path} holds samples of shape {shape} ({array.dtype}) but the model takes {input_shape}"
+            f"{source.path} holds samples of shape {shape} ({array.dtype}) but the model takes {input_shape}: give "
+            "arrays of that shape"
         )
     size = math.prod(input_shape) * (array.itemsize if preprocessing is None else 1)
     if len(chosen) * size <= cache_bytes:

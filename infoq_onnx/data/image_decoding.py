@@ -19,6 +19,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from infoq_onnx.data.preprocess import image_size
+from infoq_onnx.errors import setting
 from infoq_onnx.schema import Preprocessing
 
 # without EPS and similar formats, which Pillow passes to external programs
@@ -44,11 +45,20 @@ _THREADS = min(8, os.cpu_count() or 1)
 _MOST_PIXELS = 1 << 26
 
 
+class WrongSizeError(ValueError):
+    """An image cannot be brought to the model's size."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(f"{reason}: {remedy}")
+        self.reason, self.remedy = reason, remedy
+
+
 class Skipped(NamedTuple):
     """A selected image that cannot be read."""
 
     path: str
     reason: str
+    remedy: str = "remove or replace them"
 
 
 class Decoded(NamedTuple):
@@ -92,6 +102,8 @@ def _decoded(file: Path, preprocessing: Preprocessing, input_shape: tuple[int, .
             pixels = crop(image, preprocessing, input_shape)
     except UnidentifiedImageError:
         return Skipped(str(file), "not an image")
+    except WrongSizeError as error:
+        return Skipped(str(file), error.reason, error.remedy)
     except _UNREADABLE as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()).rstrip(".") or type(error).__name__
         return Skipped(str(file), reason)
@@ -120,9 +132,10 @@ def crop(image: Image.Image, preprocessing: Preprocessing, input_shape: tuple[in
 
     Raises
     ------
+    WrongSizeError
+        The image has the wrong size and may not be resized, or would become too large before the crop.
     ValueError
-        The image has float pixels, has the wrong size and may not be resized, or would become too large before the
-        crop.
+        The image has float pixels.
     """
     height, width, channels = image_size(input_shape, preprocessing.layout)
     image = _in_color(ImageOps.exif_transpose(image), "L" if channels == 1 else "RGB")
@@ -132,16 +145,19 @@ def crop(image: Image.Image, preprocessing: Preprocessing, input_shape: tuple[in
                 _cover(image.size, (width, height), preprocessing.resize) if preprocessing.crop else (width, height)
             )
             if math.prod(target) > _MOST_PIXELS:
-                raise ValueError(
-                    f"{image.width}×{image.height} pixels would become {target[0]}×{target[1]}, too much for memory: "
-                    "resize to less, or crop the image"
+                raise WrongSizeError(
+                    f"{image.width}×{image.height} pixels would become {target[0]}×{target[1]}, too much for memory",
+                    f"give a smaller {setting('resize')}",
                 )
             image = image.resize(target, Image.Resampling.BILINEAR)
         if preprocessing.crop and image.width >= width and image.height >= height:
             left, top = round((image.width - width) / 2), round((image.height - height) / 2)
             image = image.crop((left, top, left + width, top + height))
         if image.size != (width, height):
-            raise ValueError(f"{image.width}×{image.height} pixels, the model takes {width}×{height}: allow resizing")
+            raise WrongSizeError(
+                f"{image.width}×{image.height} pixels, the model takes {width}×{height}",
+                f"resize them with {setting('resize')} {min(width, height)}, or replace them",
+            )
     pixels = np.asarray(image, np.uint8).reshape(height, width, channels)
     return pixels[:, :, ::-1] if preprocessing.color == "BGR" else pixels
 

@@ -99,7 +99,7 @@ def open_source(path: Path, classes: Path | None = None) -> Source:
     names = _read_classes(Path(classes)) if classes is not None else None
     classes_path = Path(classes) if classes is not None else None
     if not os.path.exists(path):
-        raise DataError(f"no such file or folder: {path}")
+        raise DataError(f"no such file or folder: {path}; check the path")
     suffix = path.suffix.lower()
     if os.path.isdir(path):
         return _from_folder(path, classes_path, names)
@@ -143,8 +143,9 @@ def with_classes(source: Source, count: int) -> Source:
         if source.classes_path is None:
             stray = f" ({_some(source.class_names)})" if named > count else ""
             raise DataError(
-                f"{source.path} has {named} class folders{stray} but the model has {count} classes: name all of them "
-                f"in label order with {setting('classes')}, or name the folders by their numbers, 0 and up"
+                f"{source.path} has {named} class folders{stray} but the model has {count} classes: name all "
+                f"{count} in label order in a file, with {setting('classes')}, or name the folders by their numbers, 0 "
+                "and up"
             )
         raise DataError(
             f"{source.classes_path} names {named} classes but the model has {count}: give one a line, in label order"
@@ -153,7 +154,7 @@ def with_classes(source: Source, count: int) -> Source:
         first = int(wrong[0])
         raise DataError(
             f"{source.path}: sample {first} has label {source.labels[first]} but the model has {count} classes "
-            f"(0 to {count - 1})"
+            f"(0 to {count - 1}): correct the labels, or give the model that they belong to"
         )
     return source
 
@@ -184,7 +185,8 @@ def _from_folder(path: Path, classes_path: Path | None, names: tuple[str, ...] |
         return Source(path, classes_path, tuple(flat), None, None, names, ignored=tuple(ignored))
     if not classes:
         what = f"{len(ignored)} folder{'s' * (len(ignored) > 1)} but no image" if ignored else "no image"
-        raise DataError(f"{path} holds {what} ({others} other files): expected {', '.join(sorted(IMAGE_SUFFIXES))}")
+        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise DataError(f"{path} holds {what} ({others} other files): give one with {suffixes}")
     if names is not None and (unknown := sorted(set(classes) - set(names))):
         raise DataError(
             f"{path}: the folders {_some(unknown)} are not named in {classes_path}: name every folder there"
@@ -276,7 +278,7 @@ def _from_list(path: Path, classes_path: Path | None, names: tuple[str, ...] | N
         file = os.path.join(folder, fields[0])
         if not os.path.isfile(file):
             header = " (a list has no header line)" if number == 1 and fields[0].lower() in _HEADERS else ""
-            raise DataError(f"{where}: no such file: {Path(file)}{header}")
+            raise DataError(f"{where}: no such file: {Path(file)}{header}; paths are relative to the list: correct it")
         if files and (len(fields) == 2) != bool(labels):
             here, before = ("a", "none") if len(fields) == 2 else ("no", "one")
             raise DataError(f"{where} has {here} label but the lines before have {before}: label all lines or none")

@@ -442,7 +442,7 @@ def _finish(
 
 def _check_settings(settings: MeasurementSettings) -> None:
     if wrong := sorted(set(settings.bits) - set(BITS)):
-        raise SettingsError(f"{setting('bits')}: {wrong[0]} is not one of {', '.join(map(str, BITS))}")
+        raise SettingsError(f"{setting('bits')}: {wrong[0]} is not one of {', '.join(map(str, BITS))}; drop it")
     if settings.bits == (BASELINE_BITS,):
         raise SettingsError(
             f"{setting('bits')} {BASELINE_BITS}: there is nothing to try; give widths below {BASELINE_BITS}, too"

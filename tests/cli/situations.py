@@ -265,7 +265,7 @@ def json_of_another_tool(place: Place) -> None:
 
 def arrays(shape: tuple[int, ...], labels: int = 4, bad: int | None = None) -> Callable[[Place], None]:
     def make(place: Place) -> None:
-        x = np.ones(shape, np.float32)
+        x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
         if bad is not None:
             x[bad] = np.nan
         np.savez(place.folder / "other.npz", x=x, y=np.arange(len(x)) % labels)
@@ -481,7 +481,7 @@ SITUATIONS: dict[str, Callable[[Place], None]] = {
     "one projection": nothing,
     "too little memory for anything": nothing,
     "an unknown encoder": nothing,
-    "a preset and parts of another recipe": nothing,
+    "a preset and parts of another recipe": some_images,
     "a preset for a model that takes no images": nothing,
     "--calib is missing": nothing,
     "a command that does not exist": nothing,

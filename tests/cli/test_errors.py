@@ -17,6 +17,7 @@ from click.testing import CliRunner
 
 from infoq_onnx.cli import main
 from tests.cli.process import run_process
+from tests.cli.remedies import REMEDIES
 from tests.cli.situations import SITUATIONS, Place
 
 TABLE = Path(__file__).resolve().parents[2] / "docs" / "errors.md"
@@ -106,6 +107,16 @@ def test_command_fails_as_documented(row: Row, made: Place) -> None:
         # an unfinished analysis, to go on with
         after = {name: content for name, content in after.items() if not name.startswith("new.infoq")}
     assert after == before
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.situation in REMEDIES], ids=lambda row: row.situation)
+def test_its_remedy_works(row: Row, made: Place) -> None:
+    SITUATIONS[row.situation](made)
+    failed = CliRunner().invoke(main, shlex.split(row.command)[1:], prog_name="infoq-onnx")
+    assert failed.exit_code == row.exit_code
+    command = REMEDIES[row.situation](made)
+    done = CliRunner().invoke(main, shlex.split(command)[1:], prog_name="infoq-onnx")
+    assert done.exit_code == 0, done.output
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.situation in SHELL], ids=lambda row: row.situation)

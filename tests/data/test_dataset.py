@@ -149,7 +149,7 @@ def test_one_broken_image_in_a_hundred_is_skipped(image_set: ImageSet) -> None:
     (root / "1" / "051.png").write_bytes(b"nonsense")
     for cache_bytes in (1 << 30, 0):
         dataset = load(root, cache_bytes=cache_bytes)
-        assert dataset.skipped == ((str(root / "1" / "051.png"), "not an image"),)
+        assert dataset.skipped == ((str(root / "1" / "051.png"), "not an image", "remove or replace them"),)
         assert len(dataset) == 99
         assert dataset.labels is not None
         assert np.bincount(dataset.labels).tolist() == [50, 49]

@@ -104,7 +104,7 @@ def test_pipes_named_like_images_are_ignored(image_set: ImageSet) -> None:
 def test_folders_that_cannot_be_used(image_set: ImageSet, tmp_path: Path) -> None:
     fails(r"no such file or folder: .*nowhere", tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    fails(r"empty holds no image \(0 other files\): expected .*\.png", tmp_path / "empty")
+    fails(r"empty holds no image \(0 other files\): give one with .*\.png", tmp_path / "empty")
     (tmp_path / "bare" / "cat").mkdir(parents=True)
     write(tmp_path / "bare" / "cat" / "a.txt", "x")
     fails(r"holds 1 folder but no image \(1 other files\)", tmp_path / "bare")
