@@ -1,17 +1,18 @@
 """How well do scores from few images and few bit-widths agree with those from other images? What do they cost?
 
-    python benchmarks/effort.py SHARED WORK cifar10_resnet20 mobilenetv1_025 \
+    python benchmarks/effort.py SHARED WORK cifar10_resnet20 squeezenet1_1 mobilenetv2 vit_tiny \
         -o docs/benchmarks/effort.md --date 2026-11-27
 
 Every trial is run once on many images, and what it does to each image is kept in WORK. Analyses with few images are
-then drawn from these, five of each kind. Their scores are compared with the mean divergence on all other images, and
-the bits that they choose are simulated and compared with the float network on all other images. The images that ranges
-and rounding use are not among them.
+then drawn from these. Their scores are compared with those from other images, and the bits that they choose are
+simulated and compared with the float network on other images. InfoQ's trials are run anew for each draw.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,12 +29,19 @@ from infoq_onnx.allocation.solve import Solution, solve
 from infoq_onnx.graph.session import open_session
 from infoq_onnx.pipeline.analyzing import _find_grids, set_up, settings_of
 from infoq_onnx.pipeline.looking import look
+from infoq_onnx.pipeline.settling import TOLERATED, regret
 from infoq_onnx.preparation import load_samples, prepare
 from infoq_onnx.quantize.codes import CodeTable
 from infoq_onnx.reporter import Silent
-from infoq_onnx.schema import Bits, LocalError, tensor_of, units_of
+from infoq_onnx.schema import Bits, LocalError, Score, tensor_of, units_of
+from infoq_onnx.sensitivity.blocks import bounds
+from infoq_onnx.sensitivity.criteria import get_criteria
+from infoq_onnx.sensitivity.criteria.base import Context
 from infoq_onnx.sensitivity.criteria.pooled import Harm, pool
+from infoq_onnx.sensitivity.journal import open_journal
 from infoq_onnx.sensitivity.local_error import local_errors
+from infoq_onnx.sensitivity.sweep import SPARSE_BITS, sweep
+from infoq_onnx.sensitivity.targets import groups, has_classmates
 from infoq_onnx.sensitivity.trials import GROUPS, Problem, baseline_graph, variant_of
 from infoq_onnx.simulate.quantizers.quantizable import Quantizable
 from infoq_onnx.simulate.rounding import get_rounding
@@ -44,17 +52,19 @@ from infoq_onnx.simulate.running.suffix import Suffix
 from infoq_onnx.simulate.simulation import layer_codes, simulation
 
 Array = npt.NDArray[np.float64]
+Positions = npt.NDArray[np.int64]
 
 BITS = (2, 3, 4, 5, 6, 7)
-SPARSE = (2, 3, 4, 6)
-IMAGES = (32, 64, 128, 256)
-DRAWS = 5
+WIDTHS = ((2, 3, 4, 5, 6, 7), (2, 3, 4, 6), (2, 3, 4), (2, 4))
+IMAGES = (32, 64, 128, 256, 500)
+DRAWS = 3
 BUDGETS = {
     "weights 8×": (("compression", "8"), True),
     "weights 12×": (("compression", "12"), True),
     "BitOps 5/5": (("bitops", "uniform:5/5"), False),
     "BitOps 4/4": (("bitops", "uniform:4/4"), False),
 }
+WEIGHT_BUDGETS = {f"weights {times}×": (("compression", str(times)), True) for times in (6, 8, 10, 12)}
 
 
 @dataclass(frozen=True)
@@ -66,14 +76,18 @@ class Case:
     rounding: int
     """Images for ranges and rounding."""
     trials: int
-    """Other images, for trials and comparisons."""
+    """Other images: one half for trials, the other half for comparisons."""
+    weight_only: bool = False
+    infoq: tuple[int, ...] = ()
+    """Numbers of images with which InfoQ's criterion is tried, too."""
 
 
 CASES = {
-    "cifar10_resnet20": Case("cifar10", "imagenet", 1000, 1536),
-    "mobilenetv1_025": Case("imagenet", "tf", 200, 800),
-    "mobilenetv2": Case("imagenet", "tf", 200, 800),
-    "squeezenet1_1": Case("imagenet", "imagenet", 200, 800),
+    "cifar10_resnet20": Case("cifar10", "imagenet", 1000, 1024, infoq=(64, 256)),
+    "mobilenetv1_025": Case("imagenet", "tf", 200, 600),
+    "mobilenetv2": Case("imagenet", "tf", 200, 400),
+    "squeezenet1_1": Case("imagenet", "imagenet", 200, 512, infoq=(64,)),
+    "vit_tiny": Case("imagenet", "tf", 200, 320, weight_only=True),
 }
 
 
@@ -83,7 +97,7 @@ class Network:
     def __init__(self, shared: Path, work: Path, name: str) -> None:
         case, images = CASES[name], shared / "data" / CASES[name].images
         classes = images / "classes.txt" if (images / "classes.txt").exists() else None
-        settings = settings_of(None, {"samples": case.rounding})
+        settings = settings_of(None, {"samples": case.rounding, "weight_only": case.weight_only, "effort": "full"})
         model, calib = shared / "models" / f"{name}.onnx", images / "calib"
         prepared, used, settings = set_up(model, calib, classes, case.preprocessing, settings, Silent())
         seen, grids = _find_grids(look(prepared, used, settings, Silent()), used, settings, Silent())
@@ -94,15 +108,27 @@ class Network:
         codes: CodeTable = layerwise(prepared.graph, prepared.network, used, settings.bits, nothing)
         others = (calib, classes, case.preprocessing, case.trials, 0, None, used.indices)
         self.dataset = load_samples(prepare(model), *others)
-        labels = np.zeros(len(self.dataset), np.int64)
-        encoded = np.zeros((len(labels), 1))
+        looked = look(prepare(model), self.dataset, dataclasses.replace(settings, equalize=False), Silent())
+        self.labels, self.encoded = looked.labels, looked.encoded
         self.problem = Problem(
-            prepared.graph, prepared.network, grids, self.dataset, labels, labels, encoded, settings, codes
+            prepared.graph,
+            prepared.network,
+            grids,
+            self.dataset,
+            self.labels,
+            self.labels,
+            self.encoded,
+            settings,
+            codes,
         )
         self.quantizable = Quantizable(prepared.graph, prepared.network, prepared.placement, grids)
-        self.units = units_of(prepared.network)
+        self.units = units_of(prepared.network, weight_only=case.weight_only)
+        self.budgets = WEIGHT_BUDGETS if case.weight_only else BUDGETS
         self.errors: tuple[LocalError, ...] = local_errors(self.problem, BITS)
-        self._file = work / f"{name}.npz"
+        order = np.random.default_rng(0).permutation(len(self.dataset))
+        half = len(order) // 2
+        self.tried, self.others = order[:half], np.sort(order[half:])
+        self.case, self._work, self._file = case, work, work / f"{name}.npz"
         self._simulated: dict[tuple[tuple[str, int], ...], tuple[Array, npt.NDArray[np.bool_]]] = {}
 
     @cached_property
@@ -138,22 +164,60 @@ class Network:
             print(f"{done + 1} of {len(ordered)} units", flush=True)
         return found
 
-    def scores(self, drawn: npt.NDArray[np.int64], way: str, widths: tuple[int, ...]) -> Array:
-        """Scores [units, bit-widths] from some images."""
-        if way == "raw":
+    def scores(self, drawn: Positions, way: str, widths: tuple[int, ...]) -> Array:
+        """Scores [units, bit-widths] from some images, by divergence."""
+        if way == "kl":
             return self.harm[0][:, :, drawn].mean(axis=-1, dtype=np.float64)
+        return self._table(self._pooled(drawn, widths))
+
+    def _pooled(self, drawn: Positions, widths: tuple[int, ...]) -> tuple[Score, ...]:
         harm = {}
         for (row, unit), (column, bits) in itertools.product(enumerate(self.units), enumerate(BITS)):
             if bits in widths:
                 values = self.harm[1, row, column, drawn].astype(np.float64)
                 parts = tuple(float(values[first::GROUPS].mean()) for first in range(GROUPS))
                 harm[unit, bits] = Harm(float(np.mean(parts)), parts)
-        found = {(score.unit, score.bits): score.value for score in pool(harm, self.errors)}
-        return np.array([[found[unit, bits] for bits in BITS] for unit in self.units])
+        return pool(harm, self.errors)
+
+    def settled(self, drawn: Positions) -> tuple[int, Array]:
+        """Images and scores at which trials stop at normal effort."""
+        for _, end in bounds(len(drawn)):
+            scores = self._pooled(drawn[:end], SPARSE_BITS)
+            if regret(self.problem.network, scores, self.problem.settings) <= TOLERATED:
+                break
+        return end, self._table(scores)
+
+    def _table(self, scores: Sequence[Score]) -> Array:
+        found = {(score.unit, score.bits): score.value for score in scores}
+        return np.array([[found.get((unit, bits), 0.0) for bits in BITS] for unit in self.units])
+
+    def by_infoq(self, drawn: Positions, way: str, widths: tuple[int, ...]) -> Array:
+        """Scores [units, bit-widths] from some images, by lost information."""
+        images = self.dataset.part(np.sort(drawn))
+        problem = dataclasses.replace(
+            self.problem,
+            dataset=images,
+            labels=self.labels[np.sort(drawn)],
+            targets=self._targets(np.sort(drawn)),
+            encoded=self.encoded[np.sort(drawn)],
+        )
+        journal = open_journal(self._work / f"{self._file.stem}.{images.sha256[:8]}.jsonl", images.sha256)
+        result = sweep(problem, journal, lambda *_: None)
+        trials = tuple(trial for trial in result.trials if trial.bits in widths)
+        sources = {"trials": lambda: (trials, result.candidates), "local_errors": lambda: self.errors}
+        found = get_criteria()[way]
+        scored = found.function(Context(found, problem.network, BITS, sources))
+        return self._table(scored.scores)
+
+    def _targets(self, drawn: Positions) -> npt.NDArray[np.int64]:
+        labels = self.labels[drawn]
+        if has_classmates(labels, self.problem.settings.neighbours):
+            return labels
+        return groups(self.float_logits[drawn])
 
     def chosen(self, scores: Array, budget: str) -> Solution:
         """Bits by some scores."""
-        (metric, text), weight_only = BUDGETS[budget]
+        (metric, text), weight_only = self.budgets[budget]
         by_kind: dict[str, dict[str, dict[int, float]]] = {"weight": {}, "activation": {}}
         for unit, row in zip(self.units, scores.tolist(), strict=True):
             by_kind[unit.kind][unit.name] = dict(zip(BITS, row, strict=True))
@@ -173,51 +237,88 @@ class Network:
             self._simulated[key] = (kl_divergence(self.float_logits, logits), same)
         return self._simulated[key]
 
-    def agreement(self, scores: Array, others: npt.NDArray[np.int64]) -> tuple[float, float]:
-        """Spearman correlation and spread of log2 ratio with the divergence on other images."""
-        reference = self.harm[0][:, :, others].mean(axis=-1, dtype=np.float64)
+    def agreement(self, scores: Array, reference: Array) -> tuple[float, float]:
+        """Spearman correlation and spread of log2 ratio with the scores from other images."""
         correlations, spreads = [], []
         for kind, column in itertools.product(("weight", "activation"), range(len(BITS))):
             rows = [index for index, unit in enumerate(self.units) if unit.kind == kind]
-            correlations.append(stats.spearmanr(scores[rows, column], reference[rows, column]).statistic)
-            spreads.append(np.log2(scores[rows, column] / reference[rows, column]).std())
+            one, other = scores[rows, column], reference[rows, column]
+            both = (one > 0) & (other > 0)
+            if both.any():
+                correlations.append(stats.spearmanr(one, other).statistic)
+                spreads.append(np.log2(one[both] / other[both]).std())
         return float(np.mean(correlations)), float(np.mean(spreads))
 
-    def rows(self) -> list[str]:
+    def rows(self) -> Iterator[str]:
         """Table rows, one per way to score."""
-        count, half = len(self.dataset), len(self.dataset) // 2
-        found = []
-        ways = [
-            (n, way, widths) for n in IMAGES for way, widths in (("raw", BITS), ("pooled", BITS), ("pooled", SPARSE))
-        ]
-        for images, way, widths in [*ways, (half, "raw", BITS)]:
-            agreements, harms = [], {budget: [] for budget in BUDGETS}
-            for draw in range(DRAWS):
-                order = np.random.default_rng(draw).permutation(count)
-                drawn, others = np.sort(order[:images]), np.sort(order[half:])
-                scores = self.scores(drawn, way, widths)
-                agreements.append(self.agreement(scores, others))
-                for budget, values in harms.items():
-                    kl, same = self.simulated(self.chosen(scores, budget))
-                    values.append((float(kl[others].mean()), float(same[others].mean())))
-            rho, spread = np.mean(agreements, axis=0)
-            cells = [
-                f"{np.mean([kl for kl, _ in values]):.4f} ± {np.std([kl for kl, _ in values], ddof=1):.4f}, "
-                f"{100 * np.mean([same for _, same in values]):.1f} %"
-                for values in harms.values()
-            ]
-            share = images * len(widths) / (half * len(BITS))
-            head = (
-                way,
-                str(images),
-                ", ".join(map(str, widths)),
-                f"{100 * share:.1f} %",
-                f"{rho:.2f}",
-                f"{spread:.2f}",
-            )
-            found.append(f"| {' | '.join((*head, *cells))} |")
-            print(found[-1], flush=True)
-        return found
+        half, others = len(self.tried), self.others
+        full = self._drawn(lambda _: (half, self.scores(self.tried, "kl", BITS)))
+        reference = self.harm[0][:, :, others].mean(axis=-1, dtype=np.float64)
+        yield self._row("kl (full effort)", BITS, full, full, reference)
+        yield self._row("kl-pooled (normal effort)", SPARSE_BITS, self._drawn(self.settled), full, reference)
+        for images in (images for images in IMAGES if images <= half):
+            for way, widths in (("kl", BITS), *(("kl-pooled", widths) for widths in WIDTHS)):
+                drawn = self._drawn(lambda order: (images, self.scores(order[:images], way, widths)))  # noqa: B023
+                yield self._row(way, widths, drawn, full, reference)
+        if self.case.infoq:
+            reference = self.by_infoq(others, "infoq", BITS)
+        for images in self.case.infoq:
+            for way, widths in (("infoq", BITS), ("infoq-pooled", BITS), ("infoq-pooled", (2, 3, 4))):
+                drawn = self._drawn(lambda order: (images, self.by_infoq(order[:images], way, widths)))  # noqa: B023
+                yield self._row(way, widths, drawn, full, reference)
+
+    def _drawn(self, score: Callable[[Positions], tuple[int, Array]]) -> list[tuple[int, Array]]:
+        """Images and scores for each draw."""
+        return [score(np.random.default_rng(draw).permutation(self.tried)) for draw in range(DRAWS)]
+
+    def _row(
+        self,
+        way: str,
+        widths: tuple[int, ...],
+        drawn: list[tuple[int, Array]],
+        full: list[tuple[int, Array]],
+        reference: Array,
+    ) -> str:
+        rho, spread = np.mean([self.agreement(scores, reference) for _, scores in drawn], axis=0)
+        images = float(np.mean([count for count, _ in drawn]))
+        share = images * len(widths) / (len(self.tried) * len(BITS))
+        cells, ratios, moved = [], [], []
+        for budget in self.budgets:
+            solutions = [self.chosen(scores, budget) for _, scores in drawn]
+            values = [self._compared(solution) for solution in solutions]
+            ratios += [kl / self._compared(self.chosen(full[0][1], budget))[0] for kl, _ in values]
+            moved += [_differing(one, other) for one, other in itertools.combinations(solutions, 2)]
+            kl, same = np.mean(values, axis=0)
+            cells.append(f"{kl:.4f} ± {np.std([kl for kl, _ in values], ddof=1):.4f}, {100 * same:.1f} %")
+        head = (
+            way,
+            f"{images:.0f}",
+            ", ".join(map(str, widths)),
+            f"{100 * share:.1f} %",
+            f"{rho:.2f}",
+            f"{spread:.2f}",
+            f"{stats.gmean(ratios):.2f}",
+            f"{np.mean(moved):.1f}",
+        )
+        line = f"| {' | '.join((*head, *cells))} |"
+        print(line, flush=True)
+        return line
+
+    def _compared(self, solution: Solution) -> tuple[float, float]:
+        kl, same = self.simulated(solution)
+        return float(kl[self.others].mean()), float(same[self.others].mean())
+
+
+def _differing(one: Solution, other: Solution) -> int:
+    """Number of units with other bits."""
+    return sum(
+        mine[name] != theirs[name]
+        for mine, theirs in (
+            (one.weight_bits, other.weight_bits),
+            (one.activation_bits, other.activation_bits),
+        )
+        for name in mine
+    )
 
 
 def main() -> None:
@@ -230,24 +331,35 @@ def main() -> None:
         f"{arguments.date}; {versions('infoq-onnx', 'onnxruntime', 'numpy')}; made by",
         f"`python benchmarks/effort.py SHARED WORK {' '.join(arguments.models)}`.",
         "",
-        "*raw* is the mean KL divergence of each trial (`kl`), *pooled* is `kl-pooled`. *Work*: trials "
-        "times images, as a share of the last row. *Correlation*: Spearman's, within a width and kind of unit, with "
-        "the divergence on other images. *Spread*: standard deviation over units of the log2 ratio to it. Then, for "
-        "models with these bits: mean KL divergence from the float network on other images ± standard deviation over 5 "
-        "draws of images, and share of equal predictions. Weights are rounded one layer at a time. `allocate` "
-        "compensates for errors of earlier layers, and so loses less.",
+        "Calibration images that ranges and rounding did not use are divided into two halves: scores come from images "
+        "of the first half, comparisons from the second. Each row is the mean of 3 draws of images.",
+        "",
+        "- *work*: trials times images, as a share of full effort",
+        "- *correlation*: Spearman's, within a width and kind of unit, with the scores of the same criterion from all "
+        "images of the second half at all bit-widths; *spread*: standard deviation over units of the log2 ratio",
+        "- then, for models with the bits chosen by these scores at four budgets: mean KL divergence from the float "
+        "network on the second half ± standard deviation over the draws, and share of equal predictions",
+        "- *× full*: geometric mean over draws and budgets of that KL as a multiple of that at full effort",
+        "- *moved*: units whose bits differ between two draws, mean over pairs of draws and budgets",
+        "",
+        "Weights are rounded one layer at a time. `allocate` compensates for errors of earlier layers, and so loses "
+        "less.",
     ]
     for name in arguments.models:
         network = Network(arguments.shared.resolve(), arguments.work.resolve(), name)
+        case = network.case
         lines += [
             "",
             f"## {name}",
             "",
-            f"Ranges and rounding use {CASES[name].rounding} images; {CASES[name].trials} others.",
+            f"{len(network.units)} units. Ranges and rounding use {case.rounding} images; {case.trials} others.",
+            "",
+            "| scores | images | bit-widths | work | correlation | spread | × full | moved | "
+            f"{' | '.join(network.budgets)} |",
+            "|---" * (8 + len(network.budgets)) + "|",
+            *network.rows(),
         ]
-        lines += ["", f"| scores | images | bit-widths | work | correlation | spread | {' | '.join(BUDGETS)} |"]
-        lines += ["|---" * (6 + len(BUDGETS)) + "|", *network.rows()]
-    arguments.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        arguments.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

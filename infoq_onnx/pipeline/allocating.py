@@ -219,10 +219,10 @@ def _rounded_layerwise(request: Request, allocation: Allocation) -> CodeTable:
     prepared, file = request.prepared, request.measurement.codes
     if request.method.layerwise is None:
         return {}
-    # codes can be shared with the analysis only if they come from the images of the analysis
-    shared = request.settings.samples is None
+    # codes can be shared with the analysis only if they come from all images of the analysis
+    shared = request.settings.samples is None and request.found.settings.effort == "full"
     kept = load_codes(file, prepared.network) if shared and file.exists() else {}
-    widths = sorted({*request.found.settings.bits, *allocation.weight_bits.values()})
+    widths = sorted({*(request.found.settings.bits if shared else ()), *allocation.weight_bits.values()})
     if not unrounded(prepared.graph, prepared.network, widths, kept):
         return kept
     table = request.method.layerwise(

@@ -60,9 +60,10 @@ from infoq_onnx.schema import (
     to_json,
     typed,
 )
+from infoq_onnx.sensitivity.blocks import rounding_positions
 from infoq_onnx.sensitivity.criteria import get_criteria
 from infoq_onnx.sensitivity.journal import locked
-from infoq_onnx.sensitivity.sweep import trial_count
+from infoq_onnx.sensitivity.sweep import trial_count, tried_bits
 from infoq_onnx.sensitivity.trials import Problem
 from infoq_onnx.simulate.equalization.equalize import Factors, equalized, find_factors
 from infoq_onnx.simulate.quantizers.calibrate import calibrate
@@ -371,20 +372,25 @@ def _rounded_weights(
     method = get_rounding(settings.trial_rounding)
     if method.layerwise is None:
         return {}
+    part = rounding_positions(dataset.labels, len(dataset), settings.effort, settings.seed)
+    if len(part) < len(dataset):
+        dataset = dataset.part(part)
+        fingerprint = f"{fingerprint} {dataset.sha256}"
     path = measurement.unfinished_codes
     kept: CodeTable = {}
     for file in (measurement.codes, path):
         with contextlib.suppress(AnalysisError):
             kept = load_codes(file, prepared.network, fingerprint)
     graph, network = prepared.graph, prepared.network
-    if kept and (left := unrounded(graph, network, settings.bits, kept)):
+    bits = [*tried_bits(settings), BASELINE_BITS]
+    if kept and (left := unrounded(graph, network, bits, kept)):
         layers = len(left.keys() | kept.keys())
         reporter.note(f"going on with {measurement.path.parent}: {layers - len(left)} of {layers} layers are rounded")
     table = method.layerwise(
         graph,
         network,
         dataset,
-        settings.bits,
+        bits,
         lambda layer, done, total: reporter.progress("rounding", layer, done, total),
         spill,
         kept,

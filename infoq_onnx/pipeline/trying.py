@@ -20,9 +20,9 @@ from infoq_onnx.schema import BASELINE_BITS, CalibrationRef, LocalError, Measure
 from infoq_onnx.sensitivity.blocks import positions
 from infoq_onnx.sensitivity.criteria.pooled import divergences, pool
 from infoq_onnx.sensitivity.journal import Journal, open_journal
-from infoq_onnx.sensitivity.local_error import local_errors
+from infoq_onnx.sensitivity.local_error import interpolated, local_errors
 from infoq_onnx.sensitivity.pooling import pooled
-from infoq_onnx.sensitivity.sweep import SweepResult, sweep
+from infoq_onnx.sensitivity.sweep import SweepResult, sweep, tried_bits
 from infoq_onnx.sensitivity.targets import groups, has_classmates
 from infoq_onnx.sensitivity.trials import Problem
 from infoq_onnx.simulate.running.spill import Spill
@@ -107,7 +107,8 @@ def run_trials(
             problem, dataset=block.dataset, labels=block.labels, targets=block.targets, encoded=block.encoded
         )
         if not errors:
-            errors = local_errors(own, [b for b in settings.bits if b != BASELINE_BITS], spill)
+            wanted = [b for b in settings.bits if b != BASELINE_BITS]
+            errors = interpolated(local_errors(own, tried_bits(settings), spill), wanted)
         journal = _journal(measurement, fingerprint, block.dataset, block.index, whole=block.whole)
         seeing = results[0].seeing if results else None
         results.append(sweep(own, journal, functools.partial(reporter.progress, "trials"), resources, seeing))

@@ -69,7 +69,8 @@ class LocalError:
     unit: Unit
     bits: int
     value: float
-    """Mean squared difference from the baseline's outputs as a share of their variance, summed over the layers."""
+    """Mean squared difference from the baseline's outputs as a share of their variance, summed over the layers;
+    interpolated at bit-widths that were not tried."""
 
 
 @dataclass(frozen=True)

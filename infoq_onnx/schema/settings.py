@@ -28,7 +28,7 @@ class MeasurementSettings:
     """Bit-widths to choose among later, including the baseline's."""
     effort: Effort = "full"
     """How much trials measure. "full": all images and all bit-widths. "normal": only low bit-widths, and as many images
-    as the decision needs. "quick": only low bit-widths, and a few images. Ranges and rounding use all images."""
+    as the decision needs. "quick": only low bit-widths, and a few images. Ranges use all images."""
     encoder: str = "pca"
     """Encoder of X: "pca", "self", "dinov2", or the path of an ONNX file."""
     projections: int = 128

@@ -1,6 +1,6 @@
 """The images of the trials, in blocks: trials use one block after the other until the decision is settled.
 
-Ranges and rounding use all calibration images, which is cheap. Trials are what takes time. How many images they need
+Ranges use all calibration images, which is cheap. Trials are what takes time. How many images they need
 depends on the network and on the budget, so they take blocks of images that double in number.
 """
 
@@ -13,6 +13,9 @@ from infoq_onnx.schema import Effort
 
 FIRST = 64
 """Number of images of the first block."""
+
+ROUNDING = 256
+"""Number of images with which the weights of trials are rounded below full effort."""
 
 Positions = npt.NDArray[np.int64]
 
@@ -38,6 +41,23 @@ def positions(labels: npt.NDArray[np.int64] | None, count: int, effort: Effort, 
     order = balanced(labels, count, seed)
     parts = [np.sort(order[start:stop]) for start, stop in bounds(count)]
     return parts[:1] if effort == "quick" else parts
+
+
+def rounding_positions(labels: npt.NDArray[np.int64] | None, count: int, effort: Effort, seed: int) -> Positions:
+    """Choose the images with which the weights of trials are rounded.
+
+    Parameters
+    ----------
+    labels, count, effort, seed : see `positions`
+
+    Returns
+    -------
+    int64 array
+        Positions in ascending order: all images at full effort, else at most `ROUNDING`.
+    """
+    if effort == "full":
+        return np.arange(count)
+    return np.sort(balanced(labels, count, seed)[:ROUNDING])
 
 
 def bounds(count: int) -> list[tuple[int, int]]:

@@ -7,7 +7,8 @@ measure. `criteria.pooled` combines both.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +70,39 @@ def local_errors(problem: Problem, bits: Sequence[int], spill: Spill | None = No
             values = (errors[:, varying] / power).sum(axis=1)
             found[unit] = [LocalError(unit, b, float(value)) for b, value in zip(bits, values, strict=True)]
     return tuple(error for unit in units for error in found.get(unit, ()))
+
+
+def interpolated(errors: Sequence[LocalError], bits: Sequence[int]) -> tuple[LocalError, ...]:
+    """Estimate local errors at bit-widths that were not measured.
+
+    Parameters
+    ----------
+    errors : measured local errors
+    bits : bit-widths of the result
+
+    Returns
+    -------
+    tuple of LocalError
+        By unit, then by bit-width. Measured errors are unchanged. Between two measured widths, the logarithm is
+        interpolated; beyond them, each bit more divides the error by 4, as halving a uniform step does.
+    """
+    by_unit: dict[Unit, dict[int, float]] = {}
+    for error in errors:
+        by_unit.setdefault(error.unit, {})[error.bits] = error.value
+    return tuple(
+        LocalError(unit, b, known[b] if b in known else _between(known, b))
+        for unit, known in by_unit.items()
+        for b in bits
+    )
+
+
+def _between(known: Mapping[int, float], bits: int) -> float:
+    if not all(known.values()):
+        return 0.0
+    widths = sorted(known)
+    nearest = min(max(bits, widths[0]), widths[-1])
+    logarithm = float(np.interp(nearest, widths, np.log([known[b] for b in widths])))
+    return math.exp(logarithm) * 4.0 ** (nearest - bits)
 
 
 def _outputs(problem: Problem, unit: Unit) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -70,6 +71,11 @@ def stages(settings: MeasurementSettings) -> tuple[list[int], list[int]]:
     low = selection_bits(settings.bits)
     rest = [b for b in settings.bits if b != BASELINE_BITS and b not in low]
     return low, rest if settings.effort == "full" else [b for b in rest if b in SPARSE_BITS]
+
+
+def tried_bits(settings: MeasurementSettings) -> list[int]:
+    """Return the bit-widths of trials, in ascending order."""
+    return sorted(itertools.chain.from_iterable(stages(settings)))
 
 
 def sweep(

@@ -14,11 +14,14 @@ from infoq_onnx.analyses import current, read_analysis, read_analyzed
 from infoq_onnx.errors import SettingsError
 from infoq_onnx.files import write_text
 from infoq_onnx.pipeline import allocate, analyze, trying
+from infoq_onnx.preparation import prepare
+from infoq_onnx.quantize.codes import load_codes
 from infoq_onnx.report import tables
 from infoq_onnx.schema import Trial, to_json
+from infoq_onnx.sensitivity import blocks
 from infoq_onnx.sensitivity.trials import Baseline, Bench, Task
 from tests.networks import mlp, residual_convnet
-from tests.pipeline.cases import NAMES, QUICK, Listener, content, data_for, files_of, refused, saved
+from tests.pipeline.cases import CODES, NAMES, QUICK, Listener, content, data_for, files_of, refused, saved
 
 SETTINGS: dict[str, Any] = {**QUICK, "bits": (2, 3, 4, 5, 6, 7, 8)}
 IMAGES = 200
@@ -104,35 +107,59 @@ def test_a_larger_effort_goes_on_from_a_smaller_one(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(blocks, "ROUNDING", 100)
+    settings = {**SETTINGS, "trial_rounding": "gptq"}
     folder = tmp_path / "a.infoq"
-    analyze(*files, output=folder, effort="quick", **SETTINGS)
+    analyze(*files, output=folder, effort="quick", **settings)
     tried.clear()
     settled(monkeypatch, 2)
-    analyze(*files, output=folder, effort="normal", **SETTINGS)
+    analyze(*files, output=folder, effort="normal", **settings)
     # the second block only, as the first is done
     again = len(tried)
     assert {images for images, _ in tried} == {64}
     tried.clear()
     settled(monkeypatch, 2)
-    fresh = analyze(*files, output=tmp_path / "b.infoq", effort="normal", **SETTINGS)
+    fresh = analyze(*files, output=tmp_path / "b.infoq", effort="normal", **settings)
     assert content(folder, "analysis.json", *NAMES[-4:]) == content(fresh, "analysis.json", *NAMES[-4:])
     assert len(tried) == 2 * again
     # the same or a smaller effort finds everything done
     tried.clear()
     settled(monkeypatch, 2)
     listener = Listener()
-    analyze(*files, output=folder, effort="quick", reporter=listener, **SETTINGS)
+    analyze(*files, output=folder, effort="quick", reporter=listener, **settings)
     assert not tried
     assert any("`effort` normal" in note for note in listener.notes)
     assert read_analysis(folder).settings.effort == "normal"
     # full effort measures all images at once, at all widths
-    analyze(*files, output=folder, effort="full", **SETTINGS)
+    analyze(*files, output=folder, effort="full", **settings)
     assert {images for images, _ in tried} == {IMAGES}
     assert {b for _, bits in tried for b in bits} == {2, 3, 4, 5, 6, 7}
-    whole = analyze(*files, output=tmp_path / "c.infoq", effort="full", **SETTINGS)
-    assert content(folder, *NAMES) == content(whole, *NAMES)
+    whole = analyze(*files, output=tmp_path / "c.infoq", effort="full", **settings)
+    assert content(folder, *NAMES, CODES) == content(whole, *NAMES, CODES)
     # … in the same measurement, with the same ranges
     assert current(folder).path.name == current(fresh).path.name == current(whole).path.name
+
+
+def test_below_full_effort_few_images_round_the_widths_that_are_tried(
+    files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "ROUNDING", 100)
+    with np.load(files[1]) as arrays:
+        images = dict(arrays)
+    chosen = blocks.rounding_positions(images["y"], IMAGES, "quick", 0)
+    assert len(chosen) == 100
+    np.savez(tmp_path / "part.npz", **{name: array[chosen] for name, array in images.items()})
+    network = prepare(files[0]).network
+    settings = {**SETTINGS, "equalize": False, "trial_rounding": "gptq"}
+    few = analyze(*files, output=tmp_path / "few.infoq", effort="quick", **settings)
+    part = analyze(files[0], tmp_path / "part.npz", output=tmp_path / "part.infoq", effort="quick", **settings)
+    whole = analyze(*files, output=tmp_path / "whole.infoq", effort="full", **settings)
+    one, other, all_images = (load_codes(current(folder).codes, network) for folder in (few, part, whole))
+    assert {tuple(widths) for widths in one.values()} == {(2, 3, 4, 6, 8)}
+    for layer, widths in one.items():
+        for bits, rounded in widths.items():
+            assert (rounded.codes == other[layer][bits].codes).all()
+    assert any((one[layer][bits].codes != all_images[layer][bits].codes).any() for layer in one for bits in one[layer])
 
 
 @pytest.mark.parametrize(("share", "workers"), [(0.1, 1), (0.5, 1), (0.5, 2), (0.9, 2)])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
 from infoq_onnx.graph.editing import expose
-from infoq_onnx.schema import Change, Trial, units_of
-from infoq_onnx.sensitivity.local_error import IMAGES, local_errors
+from infoq_onnx.schema import Change, LocalError, Trial, Unit, units_of
+from infoq_onnx.sensitivity.local_error import IMAGES, interpolated, local_errors
 from tests.prepared import Ready, small
 from tests.sensitivity.by_hand import ByHand, problem_of, run_in_batches
 from tests.simulate.rounded import alone
@@ -36,3 +38,15 @@ def test_local_errors_are_those_of_the_whole_network(name: str, rounding: str) -
                 expected += np.square(one - other).sum() / np.square(one - one.mean()).sum()
             assert found[unit, b] == pytest.approx(expected, rel=2e-3), (unit, b)
     assert len(found) == len(units_of(of.network)) * len(bits)
+
+
+def test_errors_between_measured_widths_are_interpolated() -> None:
+    one, other = (Unit("weight", name) for name in ("one", "other"))
+    measured = [LocalError(one, 2, 0.5), LocalError(one, 4, 0.02), LocalError(one, 6, 0.001), LocalError(other, 4, 0.0)]
+    found = {(error.unit, error.bits): error.value for error in interpolated(measured, (2, 3, 4, 5, 6, 7))}
+    assert (found[one, 2], found[one, 4]) == (0.5, 0.02)
+    assert found[one, 3] == pytest.approx(math.sqrt(0.5 * 0.02))
+    assert found[one, 5] == pytest.approx(math.sqrt(0.02 * 0.001))
+    assert found[one, 7] == pytest.approx(0.001 / 4)
+    assert [found[other, b] for b in (2, 4, 7)] == [0.0, 0.0, 0.0]
+    assert len(found) == 12

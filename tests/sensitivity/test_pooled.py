@@ -161,10 +161,10 @@ def trial(unit: Unit, bits: int, kl: float, lost: float) -> Trial:
 
 
 def test_both_criteria_pool_what_they_are_named_after() -> None:
-    """InfoQ's harm is what exceeds the noise, without the factor 1/b."""
+    """InfoQ's harm has no factor 1/b."""
     network = small("mlp").network
     unit, logits = Unit("weight", network.layers[0].name), network.output
-    trials = [trial(unit, b, 3.0 * 4.0**-b, 0.5 + 7.0 * 4.0**-b) for b in LOW]
+    trials = [trial(unit, b, 3.0 * 4.0**-b, 7.0 * 4.0**-b) for b in LOW]
     errors = errors_of({unit: 1.0})
     candidates = (Candidate("logits", 1.0, 2.0),)
     made = {"trials": (trials, candidates), "local_errors": errors}

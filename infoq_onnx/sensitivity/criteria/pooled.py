@@ -68,11 +68,12 @@ def kl_pooled(context: Context) -> tuple[Score, ...]:
     options={"threshold": "Correlation with the accuracy drop above which a candidate becomes an observer."},
 )
 def infoq_pooled(context: Context, *, threshold: float = THRESHOLD) -> Scored:
-    """Mutual information lost at the observers, above its noise, pooled over bit-widths by the local errors."""
+    """Mutual information lost at the observers, pooled over bit-widths by the local errors of the layers."""
     observers = observers_of(context, threshold)
     harm = {}
     for trial in context.trials:
-        lost, variance, present = lost_information(trial, observers, debias=True)
+        # less the noise, |Δ| is often 0, and the units whose harm is left are those that noise favours
+        lost, variance, present = lost_information(trial, observers, debias=False)
         if present > 0:
             harm[trial.unit, trial.bits] = Harm(lost / present, se=math.sqrt(variance) / present)
     return Scored(pool(harm, context.local_errors), observers)

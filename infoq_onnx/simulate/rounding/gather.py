@@ -90,7 +90,7 @@ def gather(
     moments = Columns(width, rows, taken * reference.images) if wide else Moments(groups, width, rows)
     size = int(np.clip(_COLUMN_BYTES // (4 * groups * width * taken), 1, reference.size))
     draw, pick = np.random.default_rng(0), np.random.default_rng(1)
-    kept = min(_CLIPPED_POSITIONS, _CLIPPED_BYTES // (4 * groups * (width + 2 * rows)))
+    kept = min(_CLIPPED_POSITIONS // every, _CLIPPED_BYTES // (4 * groups * (width + 2 * rows)))
     apart = max(1, -(-taken * reference.images // max(1, kept)))
     parts: list[list[Float32]] = []
     streams = zip(reference.run([target], size), student.run(wanted, size), strict=True)
