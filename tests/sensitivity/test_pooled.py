@@ -22,6 +22,7 @@ from infoq_onnx.sensitivity.criteria.pooled import (
     infoq_pooled,
     kl_pooled,
     pool,
+    proportional,
 )
 from tests.prepared import is_one_line, small
 
@@ -110,11 +111,29 @@ def test_noise_is_averaged_and_what_is_real_stays(spread: float, noise: float) -
         assert told == pytest.approx(found, rel=0.25)
 
 
-def test_noise_of_standard_errors_is_independent() -> None:
-    unit = Unit("weight", "fc")
-    harm = {(unit, b): Harm(4.0**-b, se=0.1 * 4.0**-b) for b in LOW}
-    for score in pool(harm, errors_of({unit: 1.0})):
-        assert score.se / score.value == pytest.approx(0.1 / math.sqrt(3))
+def test_additive_noise_is_fitted_by_weighted_least_squares() -> None:
+    random = np.random.default_rng(5)
+    scales = {unit: float(np.exp(random.normal())) for unit in units(5)}
+    errors = errors_of(scales)
+    harm = {(unit, b): (float(random.normal(3 * scales[unit] * 4.0**-b, 0.1)), 0.1 * b) for unit in scales for b in LOW}
+    for score in proportional(harm, errors):
+        design = np.array([scales[score.unit] * 4.0**-b / (0.1 * b) for b in LOW])
+        target = np.array([harm[score.unit, b][0] / (0.1 * b) for b in LOW])
+        (slope,), *_ = np.linalg.lstsq(design[:, None], target)
+        error = scales[score.unit] * 4.0**-score.bits
+        assert score.value == pytest.approx(slope * error)
+        assert score.se == pytest.approx(error / np.linalg.norm(design))
+
+
+def test_exact_and_missing_harm_can_be_fitted() -> None:
+    exact, constant, untried = units(3)
+    errors = errors_of({exact: 1.0, constant: 0.0, untried: 1.0})
+    harm = {(exact, 2): (0.5, 0.0), (exact, 3): (9.0, 0.1), (constant, 2): (0.1, 0.1)}
+    found = {(score.unit, score.bits): score.value for score in proportional(harm, errors)}
+    assert {unit for unit, _ in found} == {exact, constant}
+    assert found[exact, 3] == pytest.approx(0.5 / 4)
+    assert {found[constant, b] for b in BITS} == {0.0}
+    assert proportional({(exact, 2): (0.5, 0.0)}, errors)[0].value == pytest.approx(0.5)
 
 
 def test_the_fit_is_that_of_least_squares_where_medians_are_means() -> None:
@@ -145,9 +164,13 @@ def test_what_is_missing_does_not_matter() -> None:
 
 
 def test_an_analysis_without_local_errors_is_refused() -> None:
-    with pytest.raises(SettingsError) as caught:
-        pool({(Unit("weight", "fc"), 2): Harm(1.0)}, ())
-    assert is_one_line(caught.value, "older version", "`criterion` kl", "analyze again")
+    for fitted in (
+        lambda: pool({(Unit("weight", "fc"), 2): Harm(1.0)}, ()),
+        lambda: proportional({(Unit("weight", "fc"), 2): (1.0, 0.1)}, ()),
+    ):
+        with pytest.raises(SettingsError) as caught:
+            fitted()
+        assert is_one_line(caught.value, "older version", "`criterion` kl", "analyze again")
 
 
 def all_bits(asked: Criterion, **made: Any) -> Context:

@@ -16,7 +16,13 @@ the divergence of predictions is quadratic in them, so harm and local error are 
   where there is much, they follow the local errors.
 
 Between the bit-widths that were tried, i and d are interpolated, so that the score s(u) · e(u, b) · exp(d + i) is also
-defined at the others. The criteria extend ZeroQ's divergence (arXiv 2001.00281) and InfoQ (arXiv 2508.04753).
+defined at the others.
+
+The noise of a divergence shrinks with it, that of mutual information does not: differences between estimates have about
+the same standard error at all bit-widths, and at many bits they are nothing else. Their model is therefore additive,
+h(u, b) = s(u) · e(u, b) + noise, and s(u) is fitted by weighted least squares.
+
+The criteria extend ZeroQ's divergence (arXiv 2001.00281) and InfoQ (arXiv 2508.04753).
 """
 
 from __future__ import annotations
@@ -48,9 +54,7 @@ class Harm:
     value: float
     """In any unit."""
     parts: tuple[float, ...] = ()
-    """Means over groups of images, at least 2. All trials have the same groups."""
-    se: float = 0.0
-    """Standard error, independent of that at other bit-widths; only used if there are no parts."""
+    """Means over groups of images, at least 2; empty: there is no noise. All trials have the same groups."""
 
 
 @criterion(source="infoq-onnx, on ZeroQ's divergence, arXiv 2001.00281", needs=("trials", "local_errors"))
@@ -75,8 +79,8 @@ def infoq_pooled(context: Context, *, threshold: float = THRESHOLD) -> Scored:
         # less the noise, |Δ| is often 0, and the units whose harm is left are those that noise favours
         lost, variance, present = lost_information(trial, observers, debias=False)
         if present > 0:
-            harm[trial.unit, trial.bits] = Harm(lost / present, se=math.sqrt(variance) / present)
-    return Scored(pool(harm, context.local_errors), observers)
+            harm[trial.unit, trial.bits] = lost / present, math.sqrt(variance) / present
+    return Scored(proportional(harm, context.local_errors), observers)
 
 
 def divergences(trials: Sequence[Trial]) -> dict[tuple[Unit, int], Harm]:
@@ -117,6 +121,46 @@ def pool(harm: Mapping[tuple[Unit, int], Harm], errors: Sequence[LocalError]) ->
     return tuple(found[one.unit, one.bits] for one in errors if one.unit in tried)
 
 
+def proportional(
+    harm: Mapping[tuple[Unit, int], tuple[float, float]], errors: Sequence[LocalError]
+) -> tuple[Score, ...]:
+    """Pool harm whose noise is additive: scores are s(u) · e(u, b), with s(u) by weighted least squares.
+
+    Parameters
+    ----------
+    harm : harm of each trial and its standard error, by unit and bit-width
+    errors : local errors, at these and further bit-widths
+
+    Returns
+    -------
+    tuple of Score
+        One per local error whose unit has a trial, in the order of `errors` and in the unit of the harm.
+
+    Raises
+    ------
+    SettingsError
+        There is harm but no local error.
+    """
+    if harm and not errors:
+        raise _outdated()
+    local = {(error.unit, error.bits): error.value for error in errors}
+    # a standard error of 0 would give a trial all the weight
+    least = 1e-6 * max((se for _, se in harm.values()), default=0.0) or 1.0
+    products: dict[Unit, float] = {}
+    squares: dict[Unit, float] = {}
+    for key, (value, se) in harm.items():
+        weighted = local.get(key, 0.0) / max(se, least)
+        products[key[0]] = products.get(key[0], 0.0) + value / max(se, least) * weighted
+        squares[key[0]] = squares.get(key[0], 0.0) + weighted * weighted
+    scores = []
+    for error in errors:
+        if error.unit in squares:
+            square = squares[error.unit]
+            sensitivity, se = (products[error.unit] / square, 1 / math.sqrt(square)) if square > 0 else (0.0, 0.0)
+            scores.append(Score(error.unit, error.bits, sensitivity * error.value, se * error.value))
+    return tuple(scores)
+
+
 def _outdated() -> SettingsError:
     return SettingsError(
         "the analysis lacks what this criterion pools, as an older version made it: give "
@@ -151,9 +195,7 @@ def _pool_kind(
         ]
         real, noise = agreement(halves)
     else:
-        relative = np.square(table(lambda one: one.se / one.value))
-        real = max(0.0, whole.spread() - float(np.nanmean(relative)))
-        noise = np.nanmean(relative, axis=1) / np.count_nonzero(~np.isnan(relative), axis=1)
+        real, noise = whole.spread(), np.zeros(len(units))
     total = whole.spread()
     weight = min(1.0, real / total) if total > 0 else 0.0
     for row, unit in enumerate(units):
