@@ -86,7 +86,10 @@ class Classifier:
         """
         logits = np.concatenate([self.run(batch) for batch in dataset.batches(self.batch or _BATCH)])
         if np.isnan(logits).any():
-            raise ModelError(f"{self.path} computes NaN logits on these images; check the preprocessing")
+            raise ModelError(
+                f"{self.path} computes NaN logits on these images; check the preprocessing, or export the model again "
+                "so that its values stay within float32"
+            )
         return logits
 
 
@@ -115,7 +118,7 @@ def open_classifier(path: Path, logits: str = "") -> Classifier:
         inputs, outputs = session.get_inputs(), session.get_outputs()
         _ = [value.name for value in (*inputs, *outputs)]
     except NOT_ONNX as error:
-        raise ModelError(f"{path} is not an ONNX model, or damaged; give the path of an .onnx file") from error
+        raise ModelError(f"{path} is not an ONNX model, or damaged; give the path of one") from error
     except ORT_ERRORS as error:
         if QONNX_DOMAIN in str(error):
             raise ModelError(f"{path} {QONNX}") from error

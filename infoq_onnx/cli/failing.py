@@ -68,7 +68,8 @@ def _out_of_memory(error: MemoryError, command: click.Command) -> str:
     """Return a message with the requested memory, if known, and the options of the command that reduce it."""
     known = {option for parameter in command.params for option in parameter.opts}
     ways = [way for option, way in _LESS_MEMORY.items() if option in known]
-    advice = ", ".join([*ways, f"{'or ' * bool(ways)}use a machine that has more"])
+    ways += ["use a machine that has more", *(() if ways else ("export the model for smaller images",))]
+    advice = f"{', '.join(ways[:-1])}, or {ways[-1]}"
     what = f" ({' '.join(str(error).split())})" if str(error) else ""
     return f"there is not enough memory{what}; {advice}"
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, ValueInfoProto, helper
+from onnx import NodeProto, TensorProto, TensorShapeProto, ValueInfoProto, helper
 
 from infoq_onnx.errors import ModelError
 from infoq_onnx.graph.editing import consumers_of, expose, initializers_of, producers_of, reads, to_array, walk
@@ -220,6 +220,12 @@ class Graph:
         return {name: value for name, value in zip(names, values, strict=True) if isinstance(value, np.ndarray)}
 
 
+def _example(dims: Sequence[TensorShapeProto.Dimension]) -> str:
+    """Return a shape for one image, with a size that is common for free axes."""
+    sizes = [dim.dim_value if dim.dim_value > 0 else (1 if axis == 0 else 224) for axis, dim in enumerate(dims)]
+    return ",".join(map(str, sizes))
+
+
 def _input_shape(value: ValueInfoProto) -> tuple[Any, ...]:
     """Return the shape of the graph input, with None for a free batch axis."""
     dims = value.type.tensor_type.shape.dim
@@ -232,7 +238,8 @@ def _input_shape(value: ValueInfoProto) -> tuple[Any, ...]:
     if free:
         raise ModelError(
             f"input {value.name!r} has free dimensions besides the batch ({', '.join(free)}); fix them, for example "
-            "with python -m onnxruntime.tools.make_dynamic_shape_fixed"
+            "with python -m onnxruntime.tools.make_dynamic_shape_fixed --input_name "
+            f"{value.name} --input_shape {_example(dims)} MODEL FIXED"
         )
     batch = dims[0].dim_value if dims[0].dim_value > 0 else None
     shape = tuple(dim.dim_value for dim in dims[1:])

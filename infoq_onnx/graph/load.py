@@ -146,9 +146,9 @@ def _read(path: Path) -> ModelProto:
         # every exporter writes the IR version first, as field 1: a file with this first byte is a damaged ONNX file
         if content[:1] == b"\x08":
             raise ModelError(f"{path} is truncated or damaged; download or export the model again") from error
-        raise ModelError(f"{path} is not an ONNX model; give the path of an .onnx file") from error
+        raise ModelError(f"{path} is not an ONNX model; give the path of one") from error
     if not model.ir_version and not model.opset_import:
-        raise ModelError(f"{path} is not an ONNX model; give the path of an .onnx file")
+        raise ModelError(f"{path} is not an ONNX model; give the path of one")
     if not model.HasField("graph"):
         raise ModelError(f"{path} is truncated or damaged: it has no graph; download or export the model again")
     if not model.opset_import:
@@ -233,7 +233,8 @@ def _check_input(path: Path, value: ValueInfoProto) -> None:
     kind = value.type.tensor_type.elem_type
     if kind != TensorProto.FLOAT:
         raise ModelError(
-            f"{path}: input {value.name!r} is {_type_name(kind)}, not float32; export the model with a float32 input"
+            f"{path}: input {value.name!r} is {_type_name(kind)}, not float32; export the model in float32, its "
+            "weights included (in PyTorch: model.float())"
         )
 
 

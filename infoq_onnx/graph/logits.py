@@ -31,7 +31,10 @@ def with_logits(graph: Graph, wanted: str | None = None) -> Graph:
         No output holds class scores, several may, or there is no output of that name.
     """
     if wanted is not None and wanted not in graph.outputs:
-        raise ModelError(f"there is no output {wanted!r}: choose {setting('logits')} among {', '.join(graph.outputs)}")
+        raise ModelError(
+            f"there is no output {wanted!r}; its outputs are {', '.join(graph.outputs)}: give one of them with "
+            f"{setting('logits')}"
+        )
     if wanted is None:
         possible = [name for name in graph.outputs if classes_of(graph, name)]
         if len(possible) > 1 and graph.outputs[0] not in possible:
@@ -83,8 +86,12 @@ def refusal(graph: Graph, output: str) -> str:
         )
     elements = int(np.prod(graph.shapes[output], dtype=np.int64))
     if output in graph.batched and elements == 1:
+        joined = "cat" if graph.shapes[output] else "stack"
         return (
             f"{told}, one score an image, as binary classifiers have it: export the model with a score for each of "
-            "the two classes (in PyTorch: return torch.stack([torch.zeros_like(z), z], dim=1) for a logit z)"
+            f"the two classes (in PyTorch: return torch.{joined}([torch.zeros_like(z), z], dim=1) for a logit z)"
         )
-    return f"{told}, not float32 [batch, classes]: infoq-onnx quantizes classifiers that give one score a class"
+    return (
+        f"{told}, not float32 [batch, classes]: infoq-onnx quantizes classifiers that give one score a class; export "
+        "the model so that it returns such scores"
+    )

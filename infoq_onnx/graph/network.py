@@ -71,7 +71,8 @@ def find_network(graph: Graph) -> Network:
         leading = {node.op_type for node in graph.nodes if not wanted.isdisjoint(node.output)}
         found = ", ".join(sorted(leading)) or "no operators"
         raise ModelError(
-            f"nothing to quantize: no Conv, ConvTranspose, Gemm or MatMul with float32 weights among {found}"
+            f"nothing to quantize: no Conv, ConvTranspose, Gemm or MatMul with float32 weights among {found}; give a "
+            "model that has some, exported to standard operators of ONNX"
         )
     return Network(
         input=graph.input,

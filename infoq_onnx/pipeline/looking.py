@@ -82,7 +82,8 @@ def look(
     logits = logits_of(open_session(prepared.graph.model), prepared.graph, dataset, batch_size(prepared.graph))
     if not np.isfinite(logits).all():
         raise ModelError(
-            f"{prepared.path} computes NaN or infinite logits on the calibration data; check the preprocessing"
+            f"{prepared.path} computes NaN or infinite logits on the calibration data; check the preprocessing, or "
+            "export the model again so that its values stay within float32"
         )
     if np.ptp(logits, axis=0).max() <= _SAME * np.abs(logits).max():
         raise ModelError(

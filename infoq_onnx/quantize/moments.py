@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from infoq_onnx.errors import ModelError
+from infoq_onnx.errors import ModelError, setting
 
 Array = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]
@@ -120,8 +120,9 @@ class Moments:
     def _statistics(self, part: slice, centred: bool) -> Statistics:
         if not (np.isfinite(self._xx[part]).all() and np.isfinite(self._tx[part]).all()):
             raise ModelError(
-                "a layer's inputs are so large that their squares exceed float32; scale the weights or the inputs, "
-                "check the preprocessing, or round to nearest"
+                "the inputs are so large that their squares exceed float32; scale the weights or the inputs, check the "
+                f"preprocessing, or give {setting('trial_rounding')} nearest (in allocate: {setting('rounding')} "
+                "nearest)"
             )
         count, weight = sum(self._counts[part]), self._weights[part].sum()
         x, t = self._offsets(part)

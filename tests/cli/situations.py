@@ -105,13 +105,13 @@ def changed(name: str, *operators: str, **attributes: object) -> Callable[[Place
     return make
 
 
-def retyped(kind: int, name: str) -> Callable[[Place], None]:
-    def make(place: Place) -> None:
-        ends = [helper.make_tensor_value_info(end, kind, ["batch", 4]) for end in ("x", "logits")]
-        graph = helper.make_graph([helper.make_node("Relu", ["x"], ["logits"])], "g", ends[:1], ends[1:])
-        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), place.folder / name)
-
-    return make
+def in_float64(place: Place) -> None:
+    model = mlp()
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.DOUBLE
+    onnx.save(model, place.folder / "double.onnx")
 
 
 def classical(place: Place) -> None:
@@ -173,7 +173,7 @@ def quantized(place: Place) -> None:
     scale, zero = b.constant("scale", 0.1), b.constant("zero", 0, np.uint8)
     codes = b.op("QuantizeLinear", ["x", scale, zero], "quantize")
     values = b.op("DequantizeLinear", [codes, scale, zero], "dequantize")
-    onnx.save(b.model(b.gemm(values, "fc", 4, 3), (4,), (3,)), place.folder / "int8.onnx")
+    onnx.save(b.model(b.gemm(values, "fc", 12, 4), (12,), (4,)), place.folder / "int8.onnx")
 
 
 def other_input(place: Place) -> None:
@@ -449,7 +449,7 @@ SITUATIONS: dict[str, Callable[[Place], None]] = {
     "it gives the chosen class only": chosen,
     "it gives one score an image": binary,
     "there is no output of that name": nothing,
-    "its input is float64": retyped(TensorProto.DOUBLE, "double.onnx"),
+    "its input is float64": in_float64,
     "its image size is free": free_size,
     "it gives more than one score a class": segmentation,
     "it was exported in training mode": changed("trained.onnx", "Dropout"),

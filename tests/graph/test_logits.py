@@ -76,10 +76,10 @@ def test_the_output_with_the_scores(
     ("outputs", "wanted", "told"),
     [
         ([LABEL], None, r"'label_out' is int64 \[batch\], a chosen class .* without ArgMax"),
-        ([MEAN], None, r"'mean_out' is float32 \[batch, 1\], one score an image.*torch.stack"),
+        ([MEAN], None, r"'mean_out' is float32 \[batch, 1\], one score an image.*torch.cat"),
         ([LABEL, HIDDEN, SCORES], None, r"several others .* \(relu_out, fc2_out\): choose one with `logits`"),
         ([LABEL, SCORES], "label_out", "a chosen class"),
-        ([SCORES], "prob", "no output 'prob': choose `logits` among fc2_out"),
+        ([SCORES], "prob", "no output 'prob'; its outputs are fc2_out: give one of them with `logits`"),
     ],
 )
 def test_what_is_said_where_there_are_none(

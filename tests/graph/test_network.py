@@ -339,7 +339,7 @@ def test_output_that_is_not_class_scores(kind: str) -> None:
         y, shape = b.op("Softmax", [b.op("Transpose", [y], "turn", perm=[1, 0])], "softmax"), (6,)
     else:
         y, shape = b.op("ReduceMean", [y], "mean", axes=[0], keepdims=0), ()
-    told = r"one score an image.* torch.stack" if kind == "one" else r"not float32 \[batch, classes\]"
+    told = r"one score an image.* torch.cat" if kind == "one" else r"not float32 \[batch, classes\]"
     with pytest.raises(ModelError, match=r"output 'logits' is float32 .*, " + told):
         network_of(b.model(y, (4,), shape))
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
+from infoq_onnx.errors import ModelError
 from infoq_onnx.graph.editing import attribute
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.quantize.bias_correction import Clipped
@@ -118,6 +121,21 @@ def gather(
         return Gathered(moments, None)
     joined = [np.concatenate(part, axis=1) for part in zip(*parts, strict=True)]
     return Gathered(moments, Clipped(joined[0], joined[1], joined[2] if shortcut is not None else None, *bounds))
+
+
+@contextlib.contextmanager
+def named(layer: Layer) -> Iterator[None]:
+    """Name the layer in errors of the block.
+
+    Raises
+    ------
+    ModelError
+        The block raised one.
+    """
+    try:
+        yield
+    except ModelError as error:
+        raise ModelError(f"layer {layer.name}: {error.marked}") from error
 
 
 def _wanted_positions(groups: int, width: int) -> int:

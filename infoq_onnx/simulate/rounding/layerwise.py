@@ -11,7 +11,7 @@ from infoq_onnx.quantize.codes import CodeTable
 from infoq_onnx.quantize.rounding import round_widths
 from infoq_onnx.schema import Network
 from infoq_onnx.simulate.rounding.as_matmul import form_of, target_of
-from infoq_onnx.simulate.rounding.gather import gather
+from infoq_onnx.simulate.rounding.gather import gather, named
 from infoq_onnx.simulate.running.spill import Spill
 from infoq_onnx.simulate.running.streams import Stream
 
@@ -58,14 +58,15 @@ def round_layerwise(
         if form is not None:
             bounds = bounds_behind(graph, target_of(graph, layer))
             seen = gather(stream, stream, layer, form, bounds=bounds, every=_EVERY)
-            widths = round_widths(
-                form.rows(),
-                seen.moments,
-                missing[layer.name],
-                has_bias=layer.bias is not None,
-                exact_input=True,
-                clipped=seen.clipped,
-            )
+            with named(layer):
+                widths = round_widths(
+                    form.rows(),
+                    seen.moments,
+                    missing[layer.name],
+                    has_bias=layer.bias is not None,
+                    exact_input=True,
+                    clipped=seen.clipped,
+                )
             found = {**table.get(layer.name, {}), **{b: form.rounded(rounded) for b, rounded in widths.items()}}
             table[layer.name] = dict(sorted(found.items()))
             keep(table)

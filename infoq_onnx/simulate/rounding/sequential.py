@@ -22,7 +22,7 @@ from infoq_onnx.simulate.quantizers.calibrate import quantizers_of
 from infoq_onnx.simulate.quantizers.insert import insert_quantizers
 from infoq_onnx.simulate.quantizers.quantizable import Quantizable
 from infoq_onnx.simulate.rounding.as_matmul import form_of, target_of
-from infoq_onnx.simulate.rounding.gather import gather
+from infoq_onnx.simulate.rounding.gather import gather, named
 from infoq_onnx.simulate.running.spill import Spill
 from infoq_onnx.simulate.running.streams import Stream
 from infoq_onnx.simulate.simulation import LayerCodes, fitting, layer_codes, with_bias
@@ -68,9 +68,10 @@ def round_sequential(
             bounds = bounds_behind(graph, target) if _feels_shifts(graph, layer, target) else None
             seen = gather(reference, student, layer, form, shortcut, bounds)
             has_bias = layer.bias is not None
-            rounded = round_layer(
-                form.rows(), seen.moments, bits.weights[layer.name], has_bias=has_bias, clipped=seen.clipped
-            )
+            with named(layer):
+                rounded = round_layer(
+                    form.rows(), seen.moments, bits.weights[layer.name], has_bias=has_bias, clipped=seen.clipped
+                )
             held = form.rounded(rounded)
             if layer.name in exact:
                 held = fitting(layer, held)
