@@ -143,6 +143,7 @@ def decide(
         pins=parse_pins(settings.pins, found.network, found.settings.bits),
         alpha=settings.alpha,
         weight_only=settings.weight_only,
+        only_weights_tried=found.settings.weight_only,
         widest_weight=widest_weight,
         saturating=saturating,
     )

@@ -42,6 +42,8 @@ class Rules:
     """Factor on activation scores."""
     weight_only: bool = False
     """Keep all activations at 8 bits."""
+    only_weights_tried: bool = False
+    """The analysis tried weights only, which is why activations have no scores."""
     widest_weight: int = BASELINE_BITS
     """Most bits that a weight may have."""
     saturating: Collection[str] = ()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from infoq_onnx.allocation.bounds import Pins
 from infoq_onnx.allocation.costs import Budget
-from infoq_onnx.allocation.metrics.base import Metric
 from infoq_onnx.allocation.program import Program, Rules, Scores, bits_of, build_program, is_feasible, score_of
 from infoq_onnx.allocation.solvers import SOLVERS
 from infoq_onnx.allocation.units import format_quantity
@@ -77,7 +77,7 @@ def solve(
     program = build_program(network, scores, bounds, rules)
     variables = units_of(network)
     narrowest = dict(zip(variables, bits_of(program, [0] * len(variables)), strict=True))
-    _require_reachable(network, narrowest, bounds, rules, _without_scores(network, scores, rules))
+    _require_reachable(network, scores, narrowest, bounds, rules)
     outcome = SOLVERS[solver](program, time_limit)
     picks = _widen(program, outcome.picks)
     chosen = dict(zip(variables, bits_of(program, picks), strict=True))
@@ -113,11 +113,7 @@ def _without_scores(network: Network, scores: Scores, rules: Rules) -> list[Unit
 
 
 def _require_reachable(
-    network: Network,
-    narrowest: Mapping[Unit, int],
-    bounds: Sequence[Budget],
-    rules: Rules,
-    unscored: Sequence[Unit],
+    network: Network, scores: Scores, narrowest: Mapping[Unit, int], bounds: Sequence[Budget], rules: Rules
 ) -> None:
     """Raise unless the narrowest choices meet every bound.
 
@@ -140,18 +136,48 @@ def _require_reachable(
             best[metric.name] = reachable
             complaints.append(f"{setting(metric.name)} {bound.text} cannot be met: the {extreme} reachable is {hint}")
     if complaints:
-        ways = ["loosen the budget", *(["drop a pin"] if rules.pins.texts else [])]
-        missed = [budget.metric for budget in bounds if budget.metric.name in best]
-        if rules.weight_only and any(_counts_activations(metric, network) for metric in missed):
-            ways.append(f"drop {setting('weight_only')}")
-        if unscored:
-            ways += ["analyze more images", f"take another {setting('criterion')}"]
+        unscored = _without_scores(network, scores, rules)
+        ways = ["loosen the budget", *_ways(network, scores, bounds, rules, best.keys(), unscored)]
         told = f"{'; '.join(complaints)} ({_describe(narrowest, rules.pins, unscored)}); {' or '.join(ways)}"
         raise InfeasibleBudgetError(told, best)
 
 
-def _counts_activations(metric: Metric, network: Network) -> bool:
-    return any(unit.kind == "activation" for term in metric.terms(network) for unit in term.units)
+def _ways(
+    network: Network,
+    scores: Scores,
+    bounds: Sequence[Budget],
+    rules: Rules,
+    missed: Collection[str],
+    unscored: Sequence[Unit],
+) -> Iterator[str]:
+    """Yield what besides looser budgets can help to meet those that are missed."""
+    counted = {
+        unit
+        for budget in bounds
+        if budget.metric.name in missed
+        for term in budget.metric.terms(network)
+        for unit in term.units
+    }
+    if rules.pins.texts and _is_reachable(network, scores, bounds, dataclasses.replace(rules, pins=Pins())):
+        yield "drop the pin" if len(rules.pins.texts) == 1 else "drop pins"
+    activations = any(unit.kind == "activation" for unit in counted)
+    if rules.weight_only and activations:
+        yield f"drop {setting('weight_only')}"
+    if rules.only_weights_tried and activations:
+        yield f"run analyze without {setting('weight_only')}"
+    elif any(unit in counted for unit in unscored):
+        yield "analyze more images"
+        yield f"take another {setting('criterion')}"
+
+
+def _is_reachable(network: Network, scores: Scores, bounds: Sequence[Budget], rules: Rules) -> bool:
+    """Return whether the narrowest choices meet every bound."""
+    try:
+        program = build_program(network, scores, bounds, rules)
+    except SettingsError:
+        return False
+    narrowest = dict(zip(units_of(network), bits_of(program, [0] * len(program.choices)), strict=True))
+    return all(budget.meets(budget.value(network, narrowest)) for budget in bounds)
 
 
 def _describe(narrowest: Mapping[Unit, int], pins: Pins, unscored: Sequence[Unit]) -> str:

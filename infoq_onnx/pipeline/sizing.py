@@ -56,28 +56,41 @@ def within_file(emission: Emission, bounds: tuple[Budget, ...], bits: Sequence[i
         """Return the bounds with an overhead, and with another limit on the size if one is given."""
         return tuple(_loosened(budget, overhead, limit) if is_absolute(budget.bound) else budget for budget in bounds)
 
-    def smallest(error: InfeasibleBudgetError, widest: int) -> float:
-        """Return the overhead of the smallest allocation, including the text of a limit."""
+    def smallest(error: InfeasibleBudgetError, widest: int) -> tuple[Allocation, float]:
+        """Return the smallest allocation and its overhead, including the text of a limit."""
         allocation = decide(with_room(0, error.reachable["size"]), widest)
-        return (
-            emission.overhead(dataclasses.replace(allocation, bounds=tuple(budget.bound for budget in with_room(0))))
-            + _DIGITS
-        )
+        allocation = dataclasses.replace(allocation, bounds=tuple(budget.bound for budget in with_room(0)))
+        return allocation, emission.overhead(allocation) + _DIGITS
 
     def fitted(widest: int) -> Allocation:
         overhead = emission.overhead(decide(others, widest))
+        least: Allocation | None = None
         while True:
             try:
                 allocation = decide(with_room(overhead), widest)
             except InfeasibleBudgetError as error:
-                if error.reachable.keys() != {"size"} or (needed := smallest(error, widest)) <= overhead:
+                if error.reachable.keys() != {"size"}:
                     raise
+                if least is not None:
+                    # nothing in between fits
+                    return least
+                small, needed = smallest(error, widest)
+                try:
+                    decide(with_room(needed), widest)
+                except InfeasibleBudgetError:
+                    # tell a little more, as the file also holds the limit's text and name: whoever asks for the size
+                    # that is told gets it
+                    decide(with_room(needed + _DIGITS), widest)
+                    raise
+                if needed < overhead:
+                    # the smallest allocation can need less room than what was tried, as it has fewer bit-widths
+                    least = dataclasses.replace(small, bounds=tuple(budget.bound for budget in with_room(needed)))
                 overhead = needed
                 continue
             needed = emission.overhead(allocation)
             if needed <= overhead:
                 return allocation
-            # the overhead only grows, so the loop ends
+            # apart from one return to the smallest allocation, the overhead only grows, so the loop ends
             overhead = max(needed, overhead + 8)
 
     # in a small file the functions of some widths take more room than they are worth

@@ -235,7 +235,21 @@ def test_same_arguments_same_solution(resnet18: Network, scores: tuple) -> None:
             ["conv1=8/8"],
             False,
             "`bitops` 0.5G cannot be met: the smallest reachable is 14.34G (all layers at 2/2 but for the pins "
-            "conv1=8/8); loosen the budget or drop a pin",
+            "conv1=8/8); loosen the budget",
+        ),
+        (
+            {"bitops": "8G"},
+            ["conv1=8/8"],
+            False,
+            "`bitops` 8G cannot be met: the smallest reachable is 14.34G (all layers at 2/2 but for the pins "
+            "conv1=8/8); loosen the budget or drop the pin",
+        ),
+        (
+            {"bitops": "8G"},
+            ["conv1=8/8", "fc=8/8"],
+            True,
+            "`bitops` 8G cannot be met: the smallest reachable is 34.72G (all layers at 2/8 but for the pins "
+            "conv1=8/8 fc=8/8); loosen the budget or drop `weight_only`",
         ),
         (
             {"compression": "20x"},
@@ -259,6 +273,21 @@ def test_infeasible_budget_says_what_is_reachable(
     with pytest.raises(InfeasibleBudgetError) as caught:
         solve(resnet18, *scores, parsed, parse_pins(pins, resnet18), weight_only=weight_only)
     assert str(caught.value) == message
+
+
+def test_what_helps_where_units_lack_scores(resnet18: Network, scores: tuple) -> None:
+    weights, activations = scores
+    few = dict(list(activations.items())[:-1])
+    size, bitops = parse_budget("compression", "20", resnet18), parse_budget("bitops", "1G", resnet18)
+    for known, bound, tried, told in (
+        ({}, bitops, True, "loosen the budget or run analyze without `weight_only`"),
+        ({}, size, True, "loosen the budget"),
+        (few, bitops, False, "loosen the budget or analyze more images or take another `criterion`"),
+        (few, size, False, "loosen the budget"),
+    ):
+        with pytest.raises(InfeasibleBudgetError) as caught:
+            solve(resnet18, weights, known, [bound], Pins(), only_weights_tried=tried)
+        assert str(caught.value).endswith(f"; {told}")
 
 
 def test_reachable_value_in_the_message_can_be_typed_back(resnet18: Network, scores: tuple) -> None:
