@@ -23,6 +23,7 @@ import contextlib
 import dataclasses
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -176,7 +177,10 @@ def current(folder: Path | str) -> Measurement:
         raise AnalysisError(f"no such analysis: {folder}; make one with {setting('analyze')}")
     if not folder.is_dir():
         raise AnalysisError(f"{folder} is a file, and an analysis is a folder, such as model.infoq")
-    raise AnalysisError(f"{folder} holds no analysis; make one with {setting('analyze')}")
+    raise AnalysisError(
+        f"{folder} holds no analysis; name the folder that {setting('analyze')} made, or make one there with "
+        f"{setting('analyze')} and {setting('output')}"
+    )
 
 
 def read_analysis(folder: Path | str) -> Analysis:
@@ -219,7 +223,7 @@ def read_scores(measurement: Measurement, criterion: str) -> ScoreTable | None:
     path = measurement.scores_by(criterion)
     if not os.path.exists(path):
         return None
-    command = f"{setting('score')} {measurement.path} {setting('criterion')} {criterion}"
+    command = f"{setting('score')} {shlex.quote(str(measurement.path))} {setting('criterion')} {criterion}"
     remedy = f"make it again with: {command}"
     table = _read(ScoreTable, path, remedy)
     if table.sha256 not in ("", _hash_of(table)):

@@ -16,7 +16,7 @@ from scipy.special import ndtri
 
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.data.preprocess import AS_IS
-from infoq_onnx.errors import ModelError
+from infoq_onnx.errors import ModelError, setting
 from infoq_onnx.graph.external import model_bytes
 from infoq_onnx.graph.graph import LOGITS_KEY
 from infoq_onnx.graph.load import NO_OUTPUTS, NO_TEXT, QONNX, QONNX_DOMAIN, require_file
@@ -272,7 +272,7 @@ def evaluate_model(model: Classifier, dataset: Dataset, reference: Classifier | 
     if reference is not None and reference_logits is not None and reference_logits.shape != logits.shape:
         raise ModelError(
             f"{reference.path} has {reference_logits.shape[1]} classes, {model.path} has {logits.shape[1]}: "
-            "not comparable"
+            f"not comparable; give {setting('against')} a model of the same classes"
         )
     other = None if reference_logits is None else reference_logits.argmax(axis=1)
     labels = dataset.labels

@@ -220,7 +220,7 @@ def prepare_again(found: Analysis, model: Path | str | None) -> PreparedModel:
     if prepared.sha256 != found.model.sha256:
         raise AnalysisError(
             f"the analysis is of another model than {path} (SHA-256 {found.model.sha256[:12]}… then, "
-            f"{prepared.sha256[:12]}… now); run analyze on it, or "
+            f"{prepared.sha256[:12]}… now); run analyze on it and allocate from that, or "
             f"{'say where the analysed one is with' if model is None else 'give another'} {setting('model')}"
         )
     if {one.tensor for one in found.splits} <= set(splittable(prepared.graph, prepared.network, prepared.placement)):

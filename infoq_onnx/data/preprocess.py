@@ -205,7 +205,7 @@ def _require_image(input_shape: tuple[int, ...]) -> None:
     if not is_image(input_shape):
         raise SettingsError(
             f"the model's input has the shape {input_shape} and is not an image: give arrays (.npy, .npz) of that "
-            f"shape, and drop {setting('preprocessing')}"
+            "shape, and no options of preprocessing"
         )
 
 

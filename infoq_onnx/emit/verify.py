@@ -28,7 +28,7 @@ from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.emit.kernels import find_kernels
 from infoq_onnx.emit.saturation import with_unsigned_weights
 from infoq_onnx.emit.targets import lacks_vnni
-from infoq_onnx.errors import VerificationError
+from infoq_onnx.errors import VerificationError, setting
 from infoq_onnx.graph.editing import with_initializers
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.ort import ORT_ERRORS, first_line
@@ -100,7 +100,8 @@ def verify(
         raise VerificationError(
             f"{name}: the emitted model disagrees with the simulation on {result.images} images (largest logit "
             f"difference {result.max_difference:.4g}, {100 * worst:.1f} % of the logits' spread, top-1 agreement "
-            f"{100 * result.agreement:.1f} %); no file was left"
+            f"{100 * result.agreement:.1f} %); no file was left: try another {setting('storage')} or "
+            f"{setting('rounding')}, or report it"
         )
     return dataclasses.replace(result, kernels=kernels, emulated=emulated)
 

@@ -154,7 +154,7 @@ def _check_answers(address: str, host: str, port: int) -> None:
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise WorkerError(
-            f"no Ray cluster answers at {address}: {reason}; start one there with ray start --head, or give "
+            f"no Ray cluster answers at {address}: {reason}; start one there with ray start --head --port={port}, or give "
             f"{setting('ray')} local"
         ) from error
 

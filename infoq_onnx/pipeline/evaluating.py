@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from infoq_onnx.data.dataset import load_dataset
-from infoq_onnx.errors import ModelError
+from infoq_onnx.errors import ModelError, setting
 from infoq_onnx.evaluation import evaluate_model, open_classifier
 from infoq_onnx.preparation import (
     Recipe,
@@ -55,7 +55,8 @@ def evaluate(
     reference = None if against is None else open_classifier(Path(against), classifier.output)
     if reference is not None and reference.input_shape != classifier.input_shape:
         raise ModelError(
-            f"{against} takes inputs of {reference.input_shape}, {model} of {classifier.input_shape}: not comparable"
+            f"{against} takes inputs of {reference.input_shape}, {model} of {classifier.input_shape}: not comparable; "
+            f"give {setting('against')} a model of the same inputs"
         )
     dataset = load_dataset(
         Path(data),

@@ -196,9 +196,6 @@ def _check_settings(settings: AllocationSettings) -> None:
             f"give one or more bounds (such as {setting('bitops')} 23.04G or {setting('compression')} 10.66), or "
             f"{setting('uniform_bits')} W/A"
         )
-    # uniform bits need no scores, but an unknown criterion is an error anyway
-    if settings.criterion is not None:
-        get_criterion(settings.criterion)
     choosing = [
         *(setting(metric) for metric in settings.bounds),
         *([setting("tables")] if settings.tables else []),
@@ -208,7 +205,15 @@ def _check_settings(settings: AllocationSettings) -> None:
         *([setting("criterion")] if settings.criterion is not None else []),
     ]
     if settings.uniform_bits is not None and choosing:
-        raise SettingsError(f"{setting('uniform_bits')} decides all bits: drop it, or {' and '.join(choosing)}")
+        others = " and ".join(choosing)
+        ways = (
+            f"drop it, or {others}"
+            if settings.bounds or settings.tables
+            else f"drop {others}, or give a budget instead"
+        )
+        raise SettingsError(f"{setting('uniform_bits')} decides all bits: {ways}")
+    if settings.criterion is not None:
+        get_criterion(settings.criterion)
 
 
 def _load_grids(path: Path, prepared: PreparedModel, bits: Sequence[int]) -> GridTable:

@@ -54,7 +54,9 @@ def read(cls: type[T], text: str) -> T:
     found = value.get("schema") if isinstance(value, dict) else None
     if isinstance(found, int):
         if found > known:
-            raise OtherVersion(f"has schema {found}, and this infoq-onnx knows up to {known}: update infoq-onnx")
+            raise OtherVersion(
+                f"has schema {found}, and this infoq-onnx knows up to {known}: update infoq-onnx, or make it again"
+            )
         while found < known:
             if found not in upgrades:
                 raise OtherVersion(f"has schema {found}, which is too old: make it again")

@@ -525,7 +525,7 @@ SITUATIONS: dict[str, Callable[[Place], None]] = {
     "pins that contradict each other": nothing,
     "bits that were not analysed": nothing,
     "an unknown criterion": nothing,
-    "an unknown criterion, and bits that need none": nothing,
+    "a criterion, and bits that need none": nothing,
     "scores that are damaged": damaged_scores,
     "an option that the criterion does not have": nothing,
     "a threshold that is no correlation": nothing,

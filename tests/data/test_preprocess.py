@@ -206,7 +206,7 @@ def test_it_survives_json(value: Preprocessing) -> None:
     [
         (
             {"input_shape": (16,)},
-            r"the model's input has the shape \(16,\) and is not an image: give arrays .* drop `preprocessing`",
+            r"the model's input has the shape \(16,\) and is not an image: give arrays .* no options of preprocessing",
         ),
         ({"color": "L"}, r"`color` L with `layout` NCHW does not fit the model's input 3×32×32"),
         ({"layout": "NHWC"}, "`color` RGB with `layout` NHWC does not fit"),

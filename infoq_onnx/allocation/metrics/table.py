@@ -117,7 +117,9 @@ def read_table(text: str, network: Network) -> tuple[Table, float]:
         content = path.read_bytes()
         lines = content.decode("utf-8-sig")
     except OSError as error:
-        raise SettingsError(f"{setting('tables')} {text}: cannot read {path}: {error.strerror or error}") from error
+        raise SettingsError(
+            f"{setting('tables')} {text}: cannot read {path}: {error.strerror or error}; check the path"
+        ) from error
     except UnicodeDecodeError as error:
         raise SettingsError(f"{setting('tables')} {text}: {path} is not UTF-8 text; save it as CSV in UTF-8") from error
     listed = _rows(lines, path, suffix, network)
