@@ -154,8 +154,8 @@ def _check_answers(address: str, host: str, port: int) -> None:
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise WorkerError(
-            f"no Ray cluster answers at {address}: {reason}; start one there with ray start --head --port={port}, or give "
-            f"{setting('ray')} local"
+            f"no Ray cluster answers at {address}: {reason}; start one there with ray start --head "
+            f"--port={port}, or give {setting('ray')} local"
         ) from error
 
 
