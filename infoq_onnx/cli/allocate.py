@@ -48,9 +48,9 @@ Examples: infoq-onnx allocate --bitops uniform:4/4
 )
 @click.option(
     "--criterion",
-    help="Criterion that scores the layers. kl: how far predictions diverge, which kept more accuracy on all networks "
-    "that we measured; infoq: lost information, as published; infoq-onnx criteria lists all. [kl; after analyze "
-    "--effort normal or quick: kl-pooled]",
+    help="Criterion that scores the layers. kl-pooled: how far predictions diverge, which kept more accuracy on all "
+    "networks that we measured; infoq: lost information, as published; infoq-onnx criteria lists all. [kl-pooled; "
+    "after analyze --effort full: kl]",
 )
 @click.option("--bits", type=BitList(), help="Bit-widths to choose among, such as 2,4,8 [all that were analysed].")
 @click.option(

@@ -45,9 +45,8 @@ _DEFAULTS = MeasurementSettings()
     type=click.Choice(EFFORTS),
     default=_DEFAULTS.effort,
     show_default=True,
-    help="How much is tried. full: all bit-widths, with all images. normal: only low bit-widths, with as many images "
-    "as the choice of bits needs. quick: only low bit-widths, with 64 images. With normal and quick, use criteria that "
-    "pool bit-widths (kl-pooled, infoq-pooled).",
+    help="How much is tried. normal: 2, 3, 4 and 6 bits, with as many images as the choice of bits needs. quick: the "
+    "same with 64 images. full: all bit-widths, with all images; takes many times as long.",
 )
 @click.option(
     "--encoder",

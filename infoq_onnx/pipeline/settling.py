@@ -14,8 +14,8 @@ from infoq_onnx.allocation.program import Rules, Scores
 from infoq_onnx.allocation.solve import Solution, solve
 from infoq_onnx.schema import BASELINE_BITS, Bound, MeasurementSettings, Network, Score, Unit, units_of
 
-TOLERATED = 0.05
-"""Regret at which trials stop: the choice is then within 5 % of the best for the true scores, on average."""
+TOLERATED = 0.03
+"""Regret at which trials stop: the choice is then within 3 % of the best for the true scores, on average."""
 RESAMPLES = 8
 """Number of times that the scores are drawn anew within their standard errors."""
 SHARES = (0.1, 0.25, 0.4)

@@ -12,8 +12,9 @@ Observing = Literal["selected", "all"]
 Effort = Literal["quick", "normal", "full"]
 EFFORTS: tuple[Effort, ...] = get_args(Effort)
 DEFAULT_CRITERION = {"full": "kl", "normal": "kl-pooled", "quick": "kl-pooled"}
-"""Default criterion of `allocate`, by the effort of the analysis. `kl` kept more accuracy than InfoQ's criterion
-(docs/benchmarks/default_criterion.md), and is pooled where few bit-widths and images were tried."""
+"""Default criterion of `allocate`, by the effort of the analysis. The divergence of predictions kept more accuracy than
+InfoQ's criterion (docs/benchmarks/default_criterion.md). It is pooled where few bit-widths and images were tried
+(docs/benchmarks/effort.md)."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,9 @@ class MeasurementSettings:
     """Seed of the choice of images, the directions and the jitter."""
     bits: tuple[int, ...] = BITS
     """Bit-widths to choose among later, including the baseline's."""
-    effort: Effort = "full"
-    """How much trials measure. "full": all images and all bit-widths. "normal": only low bit-widths, and as many images
-    as the decision needs. "quick": only low bit-widths, and a few images. Ranges use all images."""
+    effort: Effort = "normal"
+    """How much trials measure. "normal": only low bit-widths, and as many images as the decision needs. "quick": only low
+    bit-widths, and a few images. "full": all images and all bit-widths. Ranges use all images."""
     encoder: str = "pca"
     """Encoder of X: "pca", "self", "dinov2", or the path of an ONNX file."""
     projections: int = 128
@@ -66,8 +67,8 @@ class AllocationSettings:
     alpha: float = 1.0
     """Factor on activation scores."""
     criterion: str | None = None
-    """Criterion of the scores: "kl", the divergence of predictions; "infoq", the information lost, as published; or any
-    other of `sensitivity.criteria`. None: see `DEFAULT_CRITERION`."""
+    """Criterion of the scores: "kl-pooled", the divergence of predictions; "infoq", the information lost, as published;
+    or any other of `sensitivity.criteria`. None: see `DEFAULT_CRITERION`."""
     bits: Sequence[int] | None = None
     """Bit-widths to choose among; None: all analysed ones."""
     pins: Sequence[str] = ()
