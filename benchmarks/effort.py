@@ -27,7 +27,7 @@ from infoq_onnx.allocation.monotone import monotone
 from infoq_onnx.allocation.program import Rules, Scores
 from infoq_onnx.allocation.solve import Solution, solve
 from infoq_onnx.graph.session import open_session
-from infoq_onnx.pipeline.analyzing import _find_grids, set_up, settings_of
+from infoq_onnx.pipeline.analyzing import find_grids, set_up, settings_of
 from infoq_onnx.pipeline.looking import look
 from infoq_onnx.pipeline.settling import TOLERATED, regret
 from infoq_onnx.preparation import load_samples, prepare
@@ -86,7 +86,7 @@ CASES = {
     "cifar10_resnet20": Case("cifar10", "imagenet", 1000, 1024, infoq=(64, 256)),
     "mobilenetv1_025": Case("imagenet", "tf", 200, 600),
     "mobilenetv2": Case("imagenet", "tf", 200, 256),
-    "squeezenet1_1": Case("imagenet", "imagenet", 200, 384, infoq=(64,)),
+    "squeezenet1_1": Case("imagenet", "imagenet", 200, 384),
     "vit_tiny": Case("imagenet", "tf", 200, 192, weight_only=True),
 }
 
@@ -100,7 +100,7 @@ class Network:
         settings = settings_of(None, {"samples": case.rounding, "weight_only": case.weight_only, "effort": "full"})
         model, calib = shared / "models" / f"{name}.onnx", images / "calib"
         prepared, used, settings = set_up(model, calib, classes, case.preprocessing, settings, Silent())
-        seen, grids = _find_grids(look(prepared, used, settings, Silent()), used, settings, Silent())
+        seen, grids = find_grids(look(prepared, used, settings, Silent()), used, settings, Silent())
         prepared = seen.prepared
         nothing = lambda *_: None  # noqa: E731
         layerwise = get_rounding("gptq").layerwise
@@ -322,6 +322,14 @@ def _differing(one: Solution, other: Solution) -> int:
     )
 
 
+def rows_of(shared: Path, work: Path, name: str) -> list[str]:
+    """Table rows of a model, kept in WORK when they are complete."""
+    path = work / f"{name}.rows"
+    if not path.exists():
+        path.write_text("\n".join(Network(shared, work, name).rows()))
+    return path.read_text().splitlines()
+
+
 def main() -> None:
     """Measure and write the page."""
     arguments = models_parser(__doc__, CASES).parse_args()
@@ -347,18 +355,17 @@ def main() -> None:
         "less.",
     ]
     for name in arguments.models:
-        network = Network(arguments.shared.resolve(), arguments.work.resolve(), name)
-        case = network.case
+        case = CASES[name]
+        budgets = WEIGHT_BUDGETS if case.weight_only else BUDGETS
         lines += [
             "",
             f"## {name}",
             "",
-            f"{len(network.units)} units. Ranges and rounding use {case.rounding} images; {case.trials} others.",
+            f"Ranges and rounding use {case.rounding} images; {case.trials} others.",
             "",
-            "| scores | images | bit-widths | work | correlation | spread | × full | moved | "
-            f"{' | '.join(network.budgets)} |",
-            "|---" * (8 + len(network.budgets)) + "|",
-            *network.rows(),
+            f"| scores | images | bit-widths | work | correlation | spread | × full | moved | {' | '.join(budgets)} |",
+            "|---" * (8 + len(budgets)) + "|",
+            *rows_of(arguments.shared.resolve(), arguments.work.resolve(), name),
         ]
         arguments.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

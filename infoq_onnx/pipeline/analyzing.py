@@ -148,7 +148,7 @@ def analyze(
         load = functools.partial(_load, prepared, calib, classes, preprocessing, chosen.seed, resources.share)
         seen, fingerprint, datasets = _identify(folder, prepared, dataset, chosen, load, reporter)
         measurement, chosen = _begin(folder, fingerprint, seen.prepared, datasets[0], chosen, reporter)
-        seen, grids = _find_grids(seen, datasets[0], chosen, reporter)
+        seen, grids = find_grids(seen, datasets[0], chosen, reporter)
         spill = None if resources.share is None else Spill(measurement.path, resources.share)
         rounded = _rounded_weights(measurement, fingerprint, seen.prepared, datasets[0], chosen, spill, reporter)
         problem = Problem(
@@ -338,7 +338,7 @@ def _begin(
     return measurement, settings
 
 
-def _find_grids(
+def find_grids(
     seen: Seen, dataset: Dataset, settings: MeasurementSettings, reporter: Reporter
 ) -> tuple[Seen, GridTable]:
     """Equalize the channels if requested, then calibrate all grids."""

@@ -28,8 +28,8 @@ class MeasurementSettings:
     bits: tuple[int, ...] = BITS
     """Bit-widths to choose among later, including the baseline's."""
     effort: Effort = "normal"
-    """How much trials measure. "normal": only low bit-widths, and as many images as the decision needs. "quick": only low
-    bit-widths, and a few images. "full": all images and all bit-widths. Ranges use all images."""
+    """How much trials measure. "normal": only low bit-widths, and as many images as the decision needs. "quick": only
+    low bit-widths, and a few images. "full": all images and all bit-widths. Ranges use all images."""
     encoder: str = "pca"
     """Encoder of X: "pca", "self", "dinov2", or the path of an ONNX file."""
     projections: int = 128

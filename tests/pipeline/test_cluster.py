@@ -17,7 +17,8 @@ from ray.cluster_utils import Cluster
 
 from infoq_onnx.analyses import measurements
 from infoq_onnx.execute.cluster import Distributed
-from infoq_onnx.pipeline import analyze
+from infoq_onnx.pipeline import analyze, trying
+from infoq_onnx.sensitivity import blocks
 from tests.networks import residual_convnet
 from tests.pipeline.cases import CODES, NAMES, Case, Listener, content, data_for, files_of, measured, saved
 
@@ -180,3 +181,14 @@ def test_the_command_is_stopped_and_goes_on(whole: Case, tmp_path: Path) -> None
         assert "raylet" not in shown
     assert content(folder, *FILES) == content(whole.analysis, *FILES)
     assert files_of(folder) == sorted(FILES)
+
+
+def test_blocks_of_images(whole: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(blocks, "FIRST", 24)
+    monkeypatch.setattr(trying, "TOLERATED", -1.0)
+    alone = analyze(whole.model, whole.calib, output=tmp_path / "alone.infoq", **SETTINGS)
+    assert sum(name.startswith("journal") for name in files_of(alone)) == 2
+    on_cluster = analyze(whole.model, whole.calib, output=tmp_path / "cluster.infoq", ray="local", **SETTINGS)
+    assert content(on_cluster, *files_of(alone)) == content(alone, *files_of(alone))
+    assert files_of(on_cluster) == files_of(alone)

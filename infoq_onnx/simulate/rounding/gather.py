@@ -143,6 +143,25 @@ def _wanted_positions(groups: int, width: int) -> int:
     return most_positions(width) if is_wide(groups, width) else max(_POSITIONS, _POSITIONS_A_WEIGHT * width)
 
 
+def positions_of(layer: Layer, shape: tuple[int, int, int], images: int, every: int = 1) -> int:
+    """Return how many output positions of a layer are taken over all images, where none are left out.
+
+    Parameters
+    ----------
+    layer : the layer
+    shape : G, R and d of `quantize.im2col`
+    images : number of calibration images
+    every : see `gather`
+
+    Returns
+    -------
+    int
+    """
+    groups, rows, width = shape
+    available = images * math.prod(layer.output_shape) // (groups * rows)
+    return min(available, -(-_wanted_positions(groups, width) // every))
+
+
 def most_bytes(graph: Graph, network: Network, images: int) -> int:
     """Estimate the memory for gathering and rounding the most demanding layer.
 
@@ -161,8 +180,7 @@ def most_bytes(graph: Graph, network: Network, images: int) -> int:
         form = form_of(graph, layer)
         if form is not None:
             groups, rows, width = form.shape
-            positions = images * math.prod(layer.output_shape) // (groups * rows)
-            taken = min(positions, _wanted_positions(groups, width))
+            taken = positions_of(layer, form.shape, images)
             columns = min(_COLUMN_BYTES, 4 * groups * width * taken)
             most = max(most, columns + bytes_to_round(groups, rows, width, taken))
     return most
