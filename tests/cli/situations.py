@@ -329,7 +329,7 @@ def costs(name: str, row: str) -> Callable[[Place], None]:
 
 
 def damaged_scores(place: Place) -> None:
-    current(place.folder / "model.infoq").scores_by("kl").write_text("")
+    current(place.folder / "model.infoq").scores_by("kl-pooled").write_text("")
 
 
 def with_analysis(place: Place, old: str, new: str) -> None:

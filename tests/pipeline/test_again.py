@@ -142,7 +142,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, tuple[int, ...]
 def test_only_further_widths_are_tried(
     rounding: str, case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings: dict[str, Any] = {**QUICK, "trial_rounding": rounding}
+    settings: dict[str, Any] = {**QUICK, "trial_rounding": rounding, "effort": "full"}
     folder = analyze(case.model, case.calib, output=tmp_path / "a.infoq", **settings)
     fresh = analyze(case.model, case.calib, output=tmp_path / "b.infoq", **{**settings, "bits": (2, 4, 5, 8)})
     trials = run(monkeypatch)
@@ -168,7 +168,7 @@ def test_only_activations_are_tried_where_weights_were(
 def test_further_observers_look_at_what_they_have_not_seen(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings: dict[str, Any] = {**QUICK, "bits": (2, 5, 6)}
+    settings: dict[str, Any] = {**QUICK, "bits": (2, 5, 6), "effort": "full"}
     folder = analyze(case.model, case.calib, output=tmp_path / "a.infoq", **settings)
     fresh = analyze(case.model, case.calib, output=tmp_path / "b.infoq", observers="all", **settings)
     trials = run(monkeypatch)
@@ -181,7 +181,7 @@ def test_further_observers_look_at_what_they_have_not_seen(
 def test_only_further_images_are_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The trials on both sets of images, taken together: means over all images."""
     model, calib = saved(mlp(), tmp_path / "mlp.onnx"), data_for(mlp(), tmp_path / "calib.npz", 80)
-    folder = analyze(model, calib, output=tmp_path / "a.infoq", samples=32, **QUICK)
+    folder = analyze(model, calib, output=tmp_path / "a.infoq", samples=32, effort="full", **QUICK)
     before = read_analysis(folder)
     images: list[int] = []
     trials = Bench.trials
@@ -194,7 +194,7 @@ def test_only_further_images_are_tried(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(TRIALS, noted)
     listener = Listener()
-    analyze(model, calib, output=folder, samples=72, reporter=listener, **QUICK)
+    analyze(model, calib, output=folder, samples=72, reporter=listener, effort="full", **QUICK)
     assert any("extended by 40 others" in note for note in listener.notes)
     assert set(images) == {40}
     found = read_analysis(folder)
@@ -217,7 +217,7 @@ def test_only_further_images_are_tried(tmp_path: Path, monkeypatch: pytest.Monke
     assert read_analyzed(folder).scores["kl"].scores[0].value == found.trials[0].kl
     # the same again, and further widths on all images
     images.clear()
-    analyze(model, calib, output=folder, samples=72, **QUICK)
+    analyze(model, calib, output=folder, samples=72, effort="full", **QUICK)
     assert images == []
     analyze(model, calib, output=folder, samples=72, **{**QUICK, "bits": (2, 3, 4)})
     assert sorted(set(images)) == [32, 40]
@@ -226,7 +226,7 @@ def test_only_further_images_are_tried(tmp_path: Path, monkeypatch: pytest.Monke
     # eight more are too few for an estimate
     images.clear()
     listener = Listener()
-    analyze(model, calib, output=folder, samples=None, reporter=listener, **QUICK)
+    analyze(model, calib, output=folder, samples=None, reporter=listener, effort="full", **QUICK)
     assert images == []
     assert any("8 images more" in note for note in listener.notes)
     assert read_analysis(folder).settings.samples == 72
