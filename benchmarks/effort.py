@@ -322,6 +322,29 @@ def _differing(one: Solution, other: Solution) -> int:
     )
 
 
+def figure(network: Network, path: Path) -> None:
+    """Draw the harm of all trials on other images against their local errors, one line a unit."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "effort"
+    from matplotlib import pyplot
+
+    harm = network.harm[1][:, :, network.others].mean(axis=-1, dtype=np.float64)
+    local = {(error.unit, error.bits): error.value for error in network.errors}
+    drawn, panels = pyplot.subplots(1, 2, figsize=(9, 4), sharey=True, layout="constrained")
+    for panel, kind in zip(panels, ("weight", "activation"), strict=True):
+        rows = [index for index, unit in enumerate(network.units) if unit.kind == kind]
+        errors = np.array([[local[network.units[row], bits] for bits in BITS] for row in rows])
+        panel.loglog(errors.T, harm[rows].T, ".-", linewidth=0.8, markersize=4)
+        ends = np.array([errors.min(), errors.max()])
+        middle = float(np.exp(np.log(harm[rows] / errors).mean()))
+        panel.loglog(ends, middle * ends, "k--", linewidth=1)
+        panel.set(title=f"{kind}s, 7 to 2 bits", xlabel="local error e(u, b)")
+    panels[0].set(ylabel="divergence at temperature 2, nats")
+    drawn.savefig(path, metadata={"Date": None})
+
+
 def rows_of(shared: Path, work: Path, name: str) -> list[str]:
     """Table rows of a model, kept in WORK when they are complete."""
     path = work / f"{name}.rows"
@@ -332,8 +355,13 @@ def rows_of(shared: Path, work: Path, name: str) -> list[str]:
 
 def main() -> None:
     """Measure and write the page."""
-    arguments = models_parser(__doc__, CASES).parse_args()
+    parser = models_parser(__doc__, CASES)
+    parser.add_argument("--figure", type=Path, help="draw the first model's trials")
+    arguments = parser.parse_args()
     arguments.work.mkdir(exist_ok=True)
+    if arguments.figure is not None:
+        figure(Network(arguments.shared.resolve(), arguments.work.resolve(), arguments.models[0]), arguments.figure)
+        return
     lines = [
         "# Effort: few images and few bit-widths",
         "",

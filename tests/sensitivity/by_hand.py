@@ -48,7 +48,7 @@ def problem_of(
         labels = run_in_batches(of.graph.model, of, {})[of.graph.output].argmax(axis=1).astype(np.int64)
     rounding: str = "nearest" if rounded is None else "gptq"
     settings = MeasurementSettings(
-        len(values), seed=SEED, projections=PROJECTIONS, bits=tuple(bits), trial_rounding=rounding
+        len(values), SEED, tuple(bits), "full", projections=PROJECTIONS, trial_rounding=rounding
     )
     encoded = values.reshape(len(values), -1)[:, :5].astype(np.float64)
     return Problem(of.graph, of.network, of.table, of.dataset, labels, labels % 3, encoded, settings, rounded or {})
