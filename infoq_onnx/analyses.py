@@ -21,17 +21,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import re
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from infoq_onnx.errors import AnalysisError, OutputError, setting
-from infoq_onnx.files import first_changed, sha256_of, sha256_of_text, write_checksums, write_text
+from infoq_onnx.errors import AnalysisError, InfoQError, OutputError, setting
+from infoq_onnx.files import advice_on, read_checksums, sha256_of, sha256_of_text, write_checksums, write_text
 from infoq_onnx.schema import Analysis, Analyzed, OtherVersion, ScoreTable, UnknownField, read, to_json
 
 _CURRENT = "current"
@@ -92,7 +93,7 @@ class Measurement:
 
     def seal(self) -> None:
         """Write the checksums."""
-        names = [path.name for path in (self.analysis, self.grids, self.codes) if path.exists()]
+        names = [path.name for path in (self.analysis, self.grids, self.codes) if path.is_file()]
         write_checksums(self.path, names, self.checksums.name)
 
 
@@ -158,29 +159,46 @@ def current(folder: Path | str) -> Measurement:
         The folder holds no finished measurement, or the file `current` is damaged.
     """
     folder = Path(folder)
+    pointer = folder / _CURRENT
+    for path in (folder / _ANALYSIS, pointer):
+        require_no_folder(path)
     if os.path.isfile(folder / _ANALYSIS):
         return Measurement(folder)
-    pointer = folder / _CURRENT
     if os.path.isfile(pointer):
         try:
             name = pointer.read_text(encoding="utf-8").strip()
         except (OSError, ValueError) as error:
             raise AnalysisError(f"{pointer} is damaged; run analyze again") from error
         found = Measurement(folder / name)
-        if _NAME.fullmatch(name) and os.path.isfile(found.analysis):
-            return found
+        if _NAME.fullmatch(name):
+            require_no_folder(found.analysis)
+            if os.path.isfile(found.analysis):
+                return found
         if not _NAME.fullmatch(name) or not found.path.is_dir():
             raise AnalysisError(f"{pointer} is damaged; run analyze again")
     if os.path.isdir(folder) and (measurements(folder) or os.path.exists(folder / "journal.jsonl")):
         raise AnalysisError(f"{folder} is not finished; run analyze again, it goes on where it stopped")
-    if not folder.exists():
-        raise AnalysisError(f"no such analysis: {folder}; make one with {setting('analyze')}")
-    if not folder.is_dir():
-        raise AnalysisError(f"{folder} is a file, and an analysis is a folder, such as model.infoq")
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise AnalysisError(
+            f"{folder} is a file, and an analysis is a folder; give the one that {setting('analyze')} made"
+        )
+    state = f"{folder} holds no analysis" if folder.is_dir() else f"no such analysis: {folder}"
     raise AnalysisError(
-        f"{folder} holds no analysis; name the folder that {setting('analyze')} made, or make one there with "
-        f"{setting('analyze')} and {setting('output')}"
+        f"{state}; give the folder that {setting('analyze')} made, or make one there with {setting('analyze')} … "
+        f"{setting('output')} {shlex.quote(str(folder))}"
     )
+
+
+def require_no_folder(path: Path) -> None:
+    """Check that there is no folder where an analysis has a file.
+
+    Raises
+    ------
+    AnalysisError
+        There is one.
+    """
+    if os.path.isdir(path):
+        raise AnalysisError(f"{path} is a folder, not a file; remove it and run analyze again")
 
 
 def read_analysis(folder: Path | str) -> Analysis:
@@ -200,16 +218,35 @@ def read_analysis(folder: Path | str) -> Analysis:
         The analysis is missing, unfinished or damaged, or has a version that cannot be read.
     """
     measurement = current(folder)
-    analysis = _read(Analysis, measurement.analysis, "run analyze again")
+    remedy = "run analyze again"
+    analysis = _read(Analysis, measurement.analysis, remedy)
+    checksums = measurement.checksums
     try:
-        changed = first_changed(measurement.path, measurement.checksums.name)
-    except FileNotFoundError as error:
-        raise AnalysisError(f"{error.filename} is missing; run analyze again") from error
-    except (OSError, ValueError) as error:
-        raise AnalysisError(f"{measurement.checksums} is damaged; run analyze again") from error
-    if changed is not None:
-        raise AnalysisError(f"{measurement.path / changed} was changed after it was written; run analyze again")
+        sums = read_checksums(checksums)
+    except OSError as error:
+        raise _unreadable(checksums, error, remedy) from error
+    except ValueError as error:
+        raise AnalysisError(f"{checksums} is damaged; {remedy}") from error
+    needed = {measurement.analysis.name, measurement.grids.name}
+    if not needed <= sums.keys() <= {*needed, measurement.codes.name}:
+        raise AnalysisError(f"{checksums} is damaged; {remedy}")
+    for name, digest in sums.items():
+        path = measurement.path / name
+        try:
+            found = sha256_of(path)
+        except OSError as error:
+            raise _unreadable(path, error, remedy) from error
+        if found != digest:
+            raise AnalysisError(f"{path} was changed after it was written; {remedy}")
     return analysis
+
+
+def _unreadable(path: Path, error: OSError, remedy: str) -> AnalysisError:
+    if isinstance(error, FileNotFoundError):
+        return AnalysisError(f"{path} is missing; {remedy}")
+    if os.path.isdir(path):
+        return AnalysisError(f"{path} is a folder, not a file; remove it and {remedy}")
+    return AnalysisError(f"{path} cannot be read ({error.strerror or error}); {remedy}")
 
 
 def read_scores(measurement: Measurement, criterion: str) -> ScoreTable | None:
@@ -223,12 +260,45 @@ def read_scores(measurement: Measurement, criterion: str) -> ScoreTable | None:
     path = measurement.scores_by(criterion)
     if not os.path.exists(path):
         return None
-    command = f"{setting('score')} {shlex.quote(str(measurement.path))} {setting('criterion')} {criterion}"
-    remedy = f"make it again with: {command}"
+    remedy = f"make it again with: {scoring(measurement, criterion, _options_in(path))}"
     table = _read(ScoreTable, path, remedy)
     if table.sha256 not in ("", _hash_of(table)):
         raise AnalysisError(f"{path} was changed after it was written; {remedy}")
     return table
+
+
+def _options_in(path: Path) -> dict[str, Any]:
+    """Return the options in a file of scores, even if the rest of it is damaged; empty if they cannot be read."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        _, name, rest = path.read_text(encoding="utf-8").partition('"options":')
+        options = json.JSONDecoder().raw_decode(rest.lstrip())[0] if name else {}
+        return options if isinstance(options, dict) else {}
+    return {}
+
+
+def scoring(measurement: Measurement, criterion: str, options: Mapping[str, Any]) -> str:
+    """Return the command that makes scores, as part of a message.
+
+    Parameters
+    ----------
+    measurement : the measurement to score
+    criterion : name of the criterion
+    options : options of the criterion; left out if they are its defaults, or if it does not accept them
+    """
+    from infoq_onnx.sensitivity.criteria import get_criterion
+
+    values: dict[str, Any] = {}
+    with contextlib.suppress(InfoQError):
+        chosen = get_criterion(criterion)
+        defaults = chosen.settings({})
+        values = {name: value for name, value in chosen.settings(options).items() if value != defaults[name]}
+    words = [setting("score"), shlex.quote(str(measurement.path)), setting("criterion"), shlex.quote(criterion)]
+    for name, value in values.items():
+        if isinstance(value, bool):
+            words.append(setting(name if value else f"no_{name}"))
+        else:
+            words += [setting(name), shlex.quote(str(value))]
+    return " ".join(words)
 
 
 def write_scores(measurement: Measurement, table: ScoreTable) -> None:
@@ -242,7 +312,8 @@ def write_scores(measurement: Measurement, table: ScoreTable) -> None:
     try:
         measurement.scores.mkdir(exist_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot create {measurement.scores}: {error.strerror}") from error
+        remedy = "remove that file" if isinstance(error, FileExistsError) else advice_on(error)
+        raise OutputError(f"cannot create {measurement.scores}: {error.strerror}; {remedy}") from error
     write_text(measurement.scores_by(table.criterion), to_json(with_hash(table)))
 
 
@@ -276,14 +347,14 @@ def _read(cls: type[T], path: Path, remedy: str) -> T:
     try:
         return read(cls, path.read_text(encoding="utf-8"))
     except OtherVersion as error:
-        raise AnalysisError(f"{path} {error}") from error
+        raise AnalysisError(f"{path} {error}, or {remedy}") from error
     except UnknownField as error:
         raise AnalysisError(
             f"{path} has a field that this infoq-onnx does not know ({error}): another version wrote it, or a hand; "
             f"{remedy}"
         ) from error
     except OSError as error:
-        raise AnalysisError(f"{path} cannot be read ({error.strerror or error}); {remedy}") from error
+        raise _unreadable(path, error, remedy) from error
     except (UnicodeDecodeError, RecursionError) as error:
         raise AnalysisError(f"{path} is damaged (not JSON text); {remedy}") from error
     except ValueError as error:

@@ -18,7 +18,7 @@ not refer to the command line. The command line replaces the settings by its opt
 exit code (`cli.exit_codes`). Any other exception that escapes is a defect of infoq-onnx.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 MARK = "\u2060"
 """Word joiner, an invisible character: it stands in front of the settings that a message names."""
@@ -30,6 +30,12 @@ def setting(name: str) -> str:
     The mark tells the name apart from text of the user's that looks the same, such as a file called `samples`.
     """
     return f"{MARK}`{name}`"
+
+
+def enumerated(parts: Sequence[str], word: str = "and") -> str:
+    """Join parts of a message: "a", "a and b", "a, b and c"."""
+    *first, last = parts
+    return f"{', '.join(first)} {word} {last}" if first else last
 
 
 class InfoQError(Exception):
@@ -65,10 +71,13 @@ class InfeasibleBudgetError(InfoQError):
 
     reachable: Mapping[str, float]
     """Metric → best reachable value without overhead, for each bound that cannot be met."""
+    ways: tuple[str, ...]
+    """By what else all bounds could be met, apart from a looser budget and fewer pins, as the message has it."""
 
-    def __init__(self, message: str, reachable: Mapping[str, float] | None = None) -> None:
+    def __init__(self, message: str, reachable: Mapping[str, float] | None = None, ways: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.reachable = reachable or {}
+        self.ways = ways
 
 
 class VerificationError(InfoQError):

@@ -271,8 +271,8 @@ def evaluate_model(model: Classifier, dataset: Dataset, reference: Classifier | 
     reference_logits = None if reference is None else reference.logits(dataset)
     if reference is not None and reference_logits is not None and reference_logits.shape != logits.shape:
         raise ModelError(
-            f"{reference.path} has {reference_logits.shape[1]} classes, {model.path} has {logits.shape[1]}: "
-            f"not comparable; give {setting('against')} a model of the same classes"
+            f"{reference.path} has {reference_logits.shape[1]} classes, {model.path} has {logits.shape[1]}; give "
+            f"{setting('against')} a model of the same classes"
         )
     other = None if reference_logits is None else reference_logits.argmax(axis=1)
     labels = dataset.labels

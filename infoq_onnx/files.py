@@ -6,13 +6,15 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from infoq_onnx.errors import OutputError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_CHECKSUM = re.compile(r"(?P<digest>[0-9a-f]{64})  (?P<name>.+)")
+"""A line of sha256sum."""
 
 
 @contextlib.contextmanager
@@ -39,8 +41,7 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         temporary.replace(path)
     except OSError as error:
-        room = "free some, or " * (error.errno in _FULL)
-        raise OutputError(f"cannot write {path}: {error.strerror or error}; {room}choose another place") from error
+        raise OutputError(f"cannot write {path}: {error.strerror or error}; {advice_on(error)}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -72,13 +73,19 @@ def require_writable(path: Path) -> None:
 def _beside(path: Path) -> Path:
     """Create an empty temporary file in the folder of `path`."""
     if os.path.isdir(path):
-        raise OutputError(f"cannot write {path}: it is a folder; choose another name")
+        raise OutputError(f"cannot write {path}: it is a folder; move it away, or choose another name")
     try:
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
+        raise OutputError(f"cannot write {path}: {error.strerror or error}; {advice_on(error)}") from error
     os.close(descriptor)
     return Path(name)
+
+
+def advice_on(error: OSError) -> str:
+    """Say what to do about a file that cannot be written."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return "free some space, or choose another place" if full else "choose another place"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -105,29 +112,32 @@ def write_checksums(folder: Path, names: Sequence[str], to: str) -> None:
     write_text(folder / to, "".join(f"{sha256_of(folder / name)}  {name}\n" for name in names))
 
 
-def first_changed(folder: Path, checksums: str) -> str | None:
-    """Return the name of the first file that has changed since `write_checksums`; None if no file has changed.
+def read_checksums(path: Path) -> dict[str, str]:
+    """Read a file written by `write_checksums`.
 
     Parameters
     ----------
-    folder : the folder
-    checksums : name of the file written by `write_checksums`
+    path : the file
+
+    Returns
+    -------
+    dict of str to str
+        Name of a file → SHA-256.
 
     Raises
     ------
     OSError
-        The checksums or a file cannot be read.
+        The file cannot be read.
     ValueError
-        The checksums are empty or malformed.
+        The file is malformed.
     """
-    lines = (folder / checksums).read_text(encoding="utf-8").splitlines()
-    if not lines:
-        raise ValueError(f"{checksums} is empty")
-    for line in lines:
-        digest, name = line.split("  ", 1)
-        if sha256_of(folder / name) != digest:
-            return name
-    return None
+    found = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        parts = _CHECKSUM.fullmatch(line)
+        if parts is None:
+            raise ValueError(f"{path}: {line!r} is no checksum")
+        found[parts["name"]] = parts["digest"]
+    return found
 
 
 def sha256_of(path: Path) -> str:

@@ -218,10 +218,11 @@ def prepare_again(found: Analysis, model: Path | str | None) -> PreparedModel:
     require_there("model", path, given=model is not None)
     prepared = prepare(path, found.network.output)
     if prepared.sha256 != found.model.sha256:
+        way = "say where the analysed one is with" if model is None else "give another"
         raise AnalysisError(
             f"the analysis is of another model than {path} (SHA-256 {found.model.sha256[:12]}… then, "
-            f"{prepared.sha256[:12]}… now); run analyze on it and allocate from that, or "
-            f"{'say where the analysed one is with' if model is None else 'give another'} {setting('model')}"
+            f"{prepared.sha256[:12]}… now); {way} {setting('model')}, or run analyze on this one and go on from that "
+            "analysis"
         )
     if {one.tensor for one in found.splits} <= set(splittable(prepared.graph, prepared.network, prepared.placement)):
         prepared = with_splits(prepared, found.splits)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import PurePath
 
 from infoq_onnx.allocation.bounds import parse_pins
 from infoq_onnx.allocation.costs import Budget, costs, uniform
 from infoq_onnx.allocation.monotone import monotone
-from infoq_onnx.allocation.program import Rules, Scores
+from infoq_onnx.allocation.program import Rules, Scores, build_program
 from infoq_onnx.allocation.solve import solve
 from infoq_onnx.errors import SettingsError, setting
 from infoq_onnx.schema import (
@@ -21,6 +22,7 @@ from infoq_onnx.schema import (
     Analysis,
     Bound,
     Score,
+    units_of,
 )
 
 
@@ -43,6 +45,23 @@ def budget_label(bounds: Sequence[Budget], uniform_bits: tuple[int, int] | None,
 def _without_folder(bound: Bound) -> str:
     """Return the bound as written by the user, without the folder of a table."""
     return PurePath(bound.text).name if bound.table_sha256 else bound.text
+
+
+def require_analysed(found: Analysis, uniform_bits: tuple[int, int], weight_only: bool) -> None:
+    """Check that uniform bits were analysed. With `weight_only`, activations keep 8 bits.
+
+    Raises
+    ------
+    SettingsError
+        A bit-width was not analysed.
+    """
+    weights, activations = uniform_bits[0], BASELINE_BITS if weight_only else uniform_bits[1]
+    for width in (weights, activations):
+        if width not in found.settings.bits:
+            raise SettingsError(
+                f"{setting('uniform_bits')} {weights}/{activations}: {width} was not analysed; choose among "
+                f"{', '.join(map(str, found.settings.bits))}"
+            )
 
 
 def decide_uniform(
@@ -68,12 +87,7 @@ def decide_uniform(
         A bit-width was not analysed.
     """
     weights, activations = uniform_bits[0], BASELINE_BITS if weight_only else uniform_bits[1]
-    for width in (weights, activations):
-        if width not in found.settings.bits:
-            raise SettingsError(
-                f"{setting('uniform_bits')} {weights}/{activations}: {width} is not among the analysed bits "
-                f"{', '.join(map(str, found.settings.bits))}"
-            )
+    require_analysed(found, uniform_bits, weight_only)
     bits = uniform(found.network, weights, activations)
     if weights == activations == BASELINE_BITS:
         narrowed = {layer: EXACT_BITS if layer in saturating else width for layer, width in bits.weights.items()}
@@ -102,7 +116,7 @@ def decide(
     scores: Sequence[Score],
     settings: AllocationSettings,
     bounds: tuple[Budget, ...],
-    widest_weight: int = BASELINE_BITS,
+    weights: Mapping[str, Collection[int]] | None = None,
     saturating: Collection[str] = (),
 ) -> Allocation:
     """Solve the integer program for the scores of an analysis.
@@ -113,7 +127,7 @@ def decide(
     scores : scores by the criterion of `settings`
     settings : bit-widths, pins and factors; the bounds in the settings are ignored
     bounds : the parsed bounds
-    widest_weight : most bits that a weight may have
+    weights : layer → bits to which its weights are restricted, among those of `weight_choices`; None: no restriction
     saturating : names of layers whose weights get 7 bits instead of 8
 
     Returns
@@ -128,26 +142,8 @@ def decide(
     InfeasibleBudgetError
         No allocation meets the bounds. The message states what is reachable.
     """
-    widths = sorted(set(settings.bits)) if settings.bits is not None else list(found.settings.bits)
-    if unknown := sorted(set(widths) - set(found.settings.bits)):
-        raise SettingsError(
-            f"{setting('bits')}: {unknown[0]} was not analysed; the analysis has "
-            f"{', '.join(map(str, found.settings.bits))}"
-        )
-    by_kind: dict[str, dict[str, dict[int, float]]] = {"weight": {}, "activation": {}}
-    for score in scores:
-        by_kind[score.unit.kind].setdefault(score.unit.name, {})[score.bits] = score.value
-    # noise can make more bits score worse; `monotone` then uses the score of fewer bits for more bits as well
-    rules = Rules(
-        bits=widths,
-        pins=parse_pins(settings.pins, found.network, found.settings.bits),
-        alpha=settings.alpha,
-        weight_only=settings.weight_only,
-        only_weights_tried=found.settings.weight_only,
-        widest_weight=widest_weight,
-        saturating=saturating,
-    )
-    solution = solve(found.network, Scores(monotone(by_kind["weight"]), monotone(by_kind["activation"])), bounds, rules)
+    rules = dataclasses.replace(_rules(found, settings, saturating), weights=weights or {})
+    solution = solve(found.network, _monotone(scores), bounds, rules)
     return Allocation(
         schema=ALLOCATION_VERSION,
         model_sha256=found.model.sha256,
@@ -165,3 +161,36 @@ def decide(
         score=solution.score,
         optimal=solution.optimal,
     )
+
+
+def weight_choices(
+    found: Analysis, scores: Sequence[Score], settings: AllocationSettings, saturating: Collection[str] = ()
+) -> dict[str, tuple[int, ...]]:
+    """Return the bits that the weights of each layer can have, ascending. The parameters are those of `decide`."""
+    program = build_program(found.network, _monotone(scores), (), _rules(found, settings, saturating))
+    units = units_of(found.network)
+    return {unit.name: bits for unit, bits in zip(units, program.choices, strict=True) if unit.kind == "weight"}
+
+
+def _rules(found: Analysis, settings: AllocationSettings, saturating: Collection[str]) -> Rules:
+    widths = sorted(set(settings.bits)) if settings.bits is not None else list(found.settings.bits)
+    if unknown := sorted(set(widths) - set(found.settings.bits)):
+        raise SettingsError(
+            f"{setting('bits')}: {unknown[0]} was not analysed; choose among {', '.join(map(str, found.settings.bits))}"
+        )
+    return Rules(
+        bits=widths,
+        pins=parse_pins(settings.pins, found.network, found.settings.bits),
+        alpha=settings.alpha,
+        weight_only=settings.weight_only,
+        tried_weights_only=found.settings.weight_only,
+        saturating=saturating,
+    )
+
+
+def _monotone(scores: Sequence[Score]) -> Scores:
+    by_kind: dict[str, dict[str, dict[int, float]]] = {"weight": {}, "activation": {}}
+    for score in scores:
+        by_kind[score.unit.kind].setdefault(score.unit.name, {})[score.bits] = score.value
+    # noise can make more bits score worse; `monotone` then uses the score of fewer bits for more bits as well
+    return Scores(monotone(by_kind["weight"]), monotone(by_kind["activation"]))

@@ -42,10 +42,10 @@ class Rules:
     """Factor on activation scores."""
     weight_only: bool = False
     """Keep all activations at 8 bits."""
-    only_weights_tried: bool = False
-    """The analysis tried weights only, which is why activations have no scores."""
-    widest_weight: int = BASELINE_BITS
-    """Most bits that a weight may have."""
+    tried_weights_only: bool = False
+    """The analysis tried weights only, so that activations have no scores."""
+    weights: Mapping[str, Collection[int]] = field(default_factory=dict)
+    """Layer → bits to which its weights are restricted; at least one of them is a choice without this restriction."""
     saturating: Collection[str] = ()
     """Layers whose weights get 7 bits instead of 8, unless a pin gives their activations fewer than 8 bits."""
 
@@ -101,8 +101,8 @@ def build_program(network: Network, scores: Scores, bounds: Sequence[Budget], ru
     Raises
     ------
     SettingsError
-        `alpha` is negative or not finite, a unit has no score at any of `bits`, a pin lowers an activation that
-        `weight_only` keeps, or a weight cannot have as few bits as `widest_weight`.
+        `alpha` is negative or not finite, a unit has no score at any of `bits`, or a pin lowers an activation that
+        `weight_only` keeps.
     AnalysisError
         A score is not finite.
     """
@@ -120,6 +120,8 @@ def build_program(network: Network, scores: Scores, bounds: Sequence[Budget], ru
         is_weight = unit.kind == "weight"
         known = (scores.weights if is_weight else scores.activations).get(unit.name, {})
         by_bits = _allowed(unit, known, rules, narrowed=is_weight and unit.name in saturating)
+        if is_weight and unit.name in rules.weights:
+            by_bits = {width: score for width, score in by_bits.items() if width in rules.weights[unit.name]}
         for width, score in by_bits.items():
             if not math.isfinite(score):
                 raise AnalysisError(f"the {unit.kind} score of {unit.name} at {width} bits is {score}; analyze again")
@@ -139,12 +141,14 @@ def build_program(network: Network, scores: Scores, bounds: Sequence[Budget], ru
 
 def _allowed(unit: Unit, scores: Mapping[int, float], rules: Rules, *, narrowed: bool) -> dict[int, float]:
     """Return the score of every bit-width that a unit can have, in ascending order. If `narrowed`, 7 bits replace 8."""
-    widest = rules.widest_weight if unit.kind == "weight" else BASELINE_BITS
     scores = {BASELINE_BITS: 0.0, **scores} if scores else {}
     bits, pinned = rules.bits, rules.pins.bits.get(unit)
     if rules.weight_only and unit.kind == "activation":
         if pinned not in (None, BASELINE_BITS):
-            raise SettingsError(f"a pin puts activation {unit.name} at {pinned} bits, but weight-only keeps it at 8")
+            raise SettingsError(
+                f"a pin puts activation {unit.name} at {pinned} bits, but {setting('weight_only')} keeps it at 8: drop "
+                "one of the two"
+            )
         pinned = BASELINE_BITS
     if pinned is None and not scores:
         pinned = BASELINE_BITS
@@ -152,14 +156,14 @@ def _allowed(unit: Unit, scores: Mapping[int, float], rules: Rules, *, narrowed:
         scores = _without_baseline(scores)
         pinned = EXACT_BITS if pinned == BASELINE_BITS else pinned
         bits = [min(width, EXACT_BITS) for width in bits]
-    if pinned is not None and pinned > widest:
-        raise SettingsError(f"weight of {unit.name} is kept at {pinned} bits, but the target takes {widest} at most")
     if pinned is not None:
         return {pinned: scores.get(pinned, 0.0)}
-    allowed = {width: scores[width] for width in sorted(set(bits)) if width in scores and width <= widest}
+    allowed = {width: scores[width] for width in sorted(set(bits)) if width in scores}
     if not allowed:
         measured = ", ".join(map(str, sorted(scores)))
-        raise SettingsError(f"{unit.kind} of {unit.name} was measured at {measured} bits: allow one of these")
+        raise SettingsError(
+            f"{unit.kind} of {unit.name} was measured at {measured} bits: allow one of these with {setting('bits')}"
+        )
     return allowed
 
 

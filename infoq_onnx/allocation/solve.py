@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from infoq_onnx.allocation.bounds import Pins
@@ -11,7 +11,7 @@ from infoq_onnx.allocation.costs import Budget
 from infoq_onnx.allocation.program import Program, Rules, Scores, bits_of, build_program, is_feasible, score_of
 from infoq_onnx.allocation.solvers import SOLVERS
 from infoq_onnx.allocation.units import format_quantity
-from infoq_onnx.errors import InfeasibleBudgetError, SettingsError, setting
+from infoq_onnx.errors import InfeasibleBudgetError, SettingsError, enumerated, setting
 from infoq_onnx.schema import BASELINE_BITS, Network, Unit, units_of
 
 TIME_LIMIT = 60.0
@@ -76,8 +76,7 @@ def solve(
     rules = rules or Rules()
     program = build_program(network, scores, bounds, rules)
     variables = units_of(network)
-    narrowest = dict(zip(variables, bits_of(program, [0] * len(variables)), strict=True))
-    _require_reachable(network, scores, narrowest, bounds, rules)
+    _require_reachable(network, scores, bounds, rules, _narrowest(network, program))
     outcome = SOLVERS[solver](program, time_limit)
     picks = _widen(program, outcome.picks)
     chosen = dict(zip(variables, bits_of(program, picks), strict=True))
@@ -102,6 +101,11 @@ def _widen(program: Program, picks: Sequence[int]) -> tuple[int, ...]:
     return tuple(widened)
 
 
+def _narrowest(network: Network, program: Program) -> dict[Unit, int]:
+    variables = units_of(network)
+    return dict(zip(variables, bits_of(program, [0] * len(variables)), strict=True))
+
+
 def _without_scores(network: Network, scores: Scores, rules: Rules) -> list[Unit]:
     """List the units that would get fewer bits but for want of a score."""
     known = {"weight": scores.weights, "activation": scores.activations}
@@ -113,7 +117,7 @@ def _without_scores(network: Network, scores: Scores, rules: Rules) -> list[Unit
 
 
 def _require_reachable(
-    network: Network, scores: Scores, narrowest: Mapping[Unit, int], bounds: Sequence[Budget], rules: Rules
+    network: Network, scores: Scores, bounds: Sequence[Budget], rules: Rules, narrowest: Mapping[Unit, int]
 ) -> None:
     """Raise unless the narrowest choices meet every bound.
 
@@ -137,47 +141,53 @@ def _require_reachable(
             complaints.append(f"{setting(metric.name)} {bound.text} cannot be met: the {extreme} reachable is {hint}")
     if complaints:
         unscored = _without_scores(network, scores, rules)
-        ways = ["loosen the budget", *_ways(network, scores, bounds, rules, best.keys(), unscored)]
-        told = f"{'; '.join(complaints)} ({_describe(narrowest, rules.pins, unscored)}); {' or '.join(ways)}"
-        raise InfeasibleBudgetError(told, best)
+        unpinned = _is_reachable(network, scores, bounds, dataclasses.replace(rules, pins=Pins()))
+        ways = tuple(_other_ways(network, scores, bounds, rules))
+        told = enumerated(["loosen the budget", *(without(rules.pins.texts) if unpinned else []), *ways], "or")
+        raise InfeasibleBudgetError(
+            f"{'; '.join(complaints)} ({_describe(narrowest, rules.pins, unscored)}); {told}", best, ways
+        )
 
 
-def _ways(
-    network: Network,
-    scores: Scores,
-    bounds: Sequence[Budget],
-    rules: Rules,
-    missed: Collection[str],
-    unscored: Sequence[Unit],
-) -> Iterator[str]:
-    """Yield what besides looser budgets can help to meet those that are missed."""
-    counted = {
-        unit
-        for budget in bounds
-        if budget.metric.name in missed
-        for term in budget.metric.terms(network)
-        for unit in term.units
-    }
-    if rules.pins.texts and _is_reachable(network, scores, bounds, dataclasses.replace(rules, pins=Pins())):
-        yield "drop the pin" if len(rules.pins.texts) == 1 else "drop pins"
-    activations = any(unit.kind == "activation" for unit in counted)
-    if rules.weight_only and activations:
-        yield f"drop {setting('weight_only')}"
-    if rules.only_weights_tried and activations:
-        yield f"run analyze without {setting('weight_only')}"
-    elif any(unit in counted for unit in unscored):
-        yield "analyze more images"
-        yield f"take another {setting('criterion')}"
+def without(pins: Sequence[str]) -> list[str]:
+    """Return the advice to drop pins, if there are any, for a message."""
+    return [] if not pins else ["drop the pin"] if len(pins) == 1 else ["drop pins"]
 
 
 def _is_reachable(network: Network, scores: Scores, bounds: Sequence[Budget], rules: Rules) -> bool:
     """Return whether the narrowest choices meet every bound."""
     try:
-        program = build_program(network, scores, bounds, rules)
+        narrowest = _narrowest(network, build_program(network, scores, bounds, rules))
     except SettingsError:
         return False
-    narrowest = dict(zip(units_of(network), bits_of(program, [0] * len(program.choices)), strict=True))
     return all(budget.meets(budget.value(network, narrowest)) for budget in bounds)
+
+
+def _other_ways(network: Network, scores: Scores, bounds: Sequence[Budget], rules: Rules) -> Iterator[str]:
+    """Say by which single change, apart from fewer pins, all bounds could be met as they are."""
+
+    def meets(rules: Rules, scores: Scores = scores) -> bool:
+        return _is_reachable(network, scores, bounds, rules)
+
+    both = dataclasses.replace(rules, weight_only=False)
+    if rules.weight_only and meets(both):
+        yield f"drop {setting('weight_only')}"
+    # as if units without scores had one of the fewest bits
+    least = {min(rules.bits): 0.0}
+    weights, activations = (
+        {unit.name: least for unit in _without_scores(network, scores, both) if unit.kind == kind}
+        for kind in ("weight", "activation")
+    )
+    tried = Scores({**scores.weights, **weights}, {**scores.activations, **activations})
+    if rules.tried_weights_only and activations and meets(both, tried._replace(weights=scores.weights)):
+        yield f"run analyze without {setting('weight_only')}{' and drop it here' if rules.weight_only else ''}"
+    if rules.tried_weights_only or rules.weight_only:
+        tried = tried._replace(activations=scores.activations)
+    if tried != scores and meets(rules, tried):
+        # where no activation has a score, the criterion gives none to activations, whatever the images
+        if scores.activations or meets(rules, tried._replace(activations=scores.activations)):
+            yield "analyze more images"
+        yield f"take another {setting('criterion')}"
 
 
 def _describe(narrowest: Mapping[Unit, int], pins: Pins, unscored: Sequence[Unit]) -> str:

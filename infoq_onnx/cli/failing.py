@@ -12,6 +12,7 @@ import click
 from infoq_onnx.cli.exit_codes import FAILED, INTERRUPTED, exit_code
 from infoq_onnx.cli.wording import in_options
 from infoq_onnx.errors import InfoQError
+from infoq_onnx.files import advice_on
 
 _LESS_MEMORY = {
     "--memory": "say with --memory how much there is",
@@ -41,7 +42,7 @@ class InfoQGroup(click.Group):
                 raise
             # help and version are printed by click, perhaps to a file on a full disk
             discard_stdout()
-            click.echo(f"error: cannot write: {error.strerror}", err=True)
+            click.echo(f"error: cannot write: {error.strerror}; {advice_on(error)}", err=True)
             sys.exit(FAILED)
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from infoq_onnx.errors import enumerated
+
 if TYPE_CHECKING:
     from infoq_onnx.schema import Preprocessing
 
@@ -149,7 +151,7 @@ def preprocessing_of(options: dict[str, Any]) -> str | Callable[[tuple[int, ...]
     if not own and crop:
         return preset
     if preset is not None:
-        given = ", ".join([*(f"--{name}" for name in own), *([] if crop else ["--no-crop"])])
+        given = enumerated([*(f"--{name}" for name in own), *([] if crop else ["--no-crop"])])
         raise click.UsageError(f"--preprocess {preset} is a whole recipe: drop it, or {given}")
 
     def recipe(input_shape: tuple[int, ...]) -> Preprocessing:

@@ -10,6 +10,7 @@ from rich.console import Console, RenderableType
 
 from infoq_onnx.cli.failing import discard_stdout
 from infoq_onnx.errors import OutputError
+from infoq_onnx.files import advice_on
 
 
 def show(result: RenderableType) -> None:
@@ -32,7 +33,9 @@ def show(result: RenderableType) -> None:
         raise
     except OSError as error:
         discard_stdout()
-        raise OutputError(f"cannot write the result to stdout: {error.strerror or error}") from error
+        raise OutputError(
+            f"cannot write the result to stdout: {error.strerror or error}; {advice_on(error)}"
+        ) from error
 
 
 def _stdout() -> Console:

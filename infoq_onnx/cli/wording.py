@@ -32,5 +32,8 @@ def in_options(message: str) -> str:
             parameters = command.get_params(context)
         for parameter in parameters:
             if isinstance(parameter, click.Option) and parameter.name is not None:
-                names.setdefault(parameter.name.removeprefix("option_"), max(parameter.opts, key=len))
+                own = parameter.name.removeprefix("option_")
+                names.setdefault(own, max(parameter.opts, key=len))
+                if parameter.secondary_opts:
+                    names.setdefault(f"no_{own}", max(parameter.secondary_opts, key=len))
     return re.sub(rf"{MARK}`(\w+)`", lambda found: names.get(found[1], f"`{found[1]}`"), message)

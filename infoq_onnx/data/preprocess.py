@@ -118,7 +118,7 @@ def custom(
     SettingsError
         A value is out of range or does not fit `input_shape`.
     """
-    _require_image(input_shape)
+    _require_image(input_shape, "options of preprocessing")
     layout = layout or layout_of(input_shape)
     height, width, channels = image_size(input_shape, layout)
     color = color or ("L" if channels == 1 else "RGB")
@@ -168,6 +168,7 @@ def check_fits(preprocessing: Preprocessing, input_shape: tuple[int, ...]) -> No
     SettingsError
         The number of channels differs, the images are resized to less than the crop, or the input is not an image.
     """
+    _require_image(input_shape, setting("preprocessing"))
     custom(
         input_shape,
         resize=preprocessing.resize,
@@ -201,11 +202,11 @@ def normalise(pixels: npt.NDArray[np.uint8], preprocessing: Preprocessing) -> np
     return tensors
 
 
-def _require_image(input_shape: tuple[int, ...]) -> None:
+def _require_image(input_shape: tuple[int, ...], given: str) -> None:
     if not is_image(input_shape):
         raise SettingsError(
             f"the model's input has the shape {input_shape} and is not an image: give arrays (.npy, .npz) of that "
-            "shape, and no options of preprocessing"
+            f"shape, without {given}"
         )
 
 
@@ -219,7 +220,7 @@ def _each(values: Sequence[float], channels: int) -> tuple[float, ...]:
 def _preset(
     name: str, input_shape: tuple[int, ...], margin: float, scale: float, mean: Sequence[float], std: Sequence[float]
 ) -> Preprocessing:
-    _require_image(input_shape)
+    _require_image(input_shape, setting("preprocessing"))
     height, width, channels = image_size(input_shape, layout_of(input_shape))
     if channels == 1:
         mean, std = [sum(mean) / len(mean)], [sum(std) / len(std)]

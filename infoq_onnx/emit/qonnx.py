@@ -198,7 +198,8 @@ def verify_qonnx(
     if not result.relative_rms <= MAX_RELATIVE_RMS:
         raise VerificationError(
             f"{name}: executed by qonnx, the model disagrees with the simulation on {result.images} images "
-            f"({100 * result.relative_rms:.1f} % of the logits' spread); no file was left"
+            f"({100 * result.relative_rms:.1f} % of the logits' spread); no file was left: try another "
+            f"{setting('rounding')} or {setting('file_format')}, or report it"
         )
     return result
 

@@ -84,11 +84,13 @@ def verify(
         unfused = logits_of(open_session(content, optimize=False), graph, dataset, size)
     except ORT_ERRORS as error:
         raise VerificationError(
-            f"{name}: onnxruntime cannot run the emitted model ({first_line(error)}); no file was left"
+            f"{name}: onnxruntime cannot run the emitted model ({first_line(error)}); no file was left: try another "
+            f"{setting('storage')}, or report it"
         ) from error
     if exact and saturated:
         raise VerificationError(
-            f"{name}: the sums of {saturated[0]} may saturate on x86 processors without VNNI; no file was left"
+            f"{name}: the sums of {saturated[0]} may saturate on x86 processors without VNNI; no file was left: try "
+            f"another {setting('rounding')}, or report it"
         )
     result = compare(simulated, again, fused, unfused)
     # comparisons with NaN are false, so NaN must make the check fail

@@ -154,9 +154,15 @@ def _check_answers(address: str, host: str, port: int) -> None:
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise WorkerError(
-            f"no Ray cluster answers at {address}: {reason}; start one there with ray start --head "
-            f"--port={port}, or give {setting('ray')} local"
+            f"no Ray cluster answers at {address}: {reason}; start one there with {_start(address, port)}, or "
+            f"give {setting('ray')} local"
         ) from error
+
+
+def _start(address: str, port: int) -> str:
+    """Return the command that starts a cluster that answers at an address."""
+    option = "--ray-client-server-port" if address.startswith("ray:") else "--port"
+    return f"ray start --head {option}={port}"
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from infoq_onnx.allocation.costs import Budget, by_unit, float_costs
-from infoq_onnx.allocation.decide import decide, decide_uniform
+from infoq_onnx.allocation.decide import decide, decide_uniform, weight_choices
 from infoq_onnx.allocation.metrics import Table
 from infoq_onnx.emit.kernels import left_in_float
 from infoq_onnx.emit.targets import meeting_at_8_bits
@@ -19,7 +19,7 @@ from infoq_onnx.graph.external import model_bytes
 from infoq_onnx.pipeline.emitting import Emission
 from infoq_onnx.pipeline.resolving import Places, Request, resolve
 from infoq_onnx.pipeline.scoring import scores_for
-from infoq_onnx.pipeline.sizing import is_absolute, within_file
+from infoq_onnx.pipeline.sizing import Choosing, is_absolute, within_file
 from infoq_onnx.preparation import report_samples
 from infoq_onnx.quantize.codes import CodeTable, load_codes, save_codes
 from infoq_onnx.reporter import Reporter, Silent
@@ -133,9 +133,14 @@ def decide_bits(request: Request) -> Allocation:
         table = scores_for(request.measurement, found, criterion, request.prepared, request.grids, reporter)
         common["scores_sha256"] = sha256_of_text(to_json(table))
 
-        def within_bounds(within: tuple[Budget, ...], widest_weight: int = BASELINE_BITS) -> Allocation:
-            decided = decide(found, table.scores, settings, within, widest_weight, request.saturating)
-            return dataclasses.replace(decided, **common)
+        def choosing(wanted: AllocationSettings) -> Choosing:
+            def within_bounds(
+                within: tuple[Budget, ...], weights: Mapping[str, Collection[int]] | None = None
+            ) -> Allocation:
+                decided = decide(found, table.scores, wanted, within, weights, request.saturating)
+                return dataclasses.replace(decided, **common)
+
+            return Choosing(weight_choices(found, table.scores, wanted, request.saturating), within_bounds, wanted.pins)
 
         if found.settings.weight_only and not settings.weight_only:
             reporter.note(
@@ -143,9 +148,10 @@ def decide_bits(request: Request) -> Allocation:
                 "bits"
             )
         if request.storage == "packed" and settings.file_format == "qdq":
-            allocation = within_file(_emission(request), request.bounds, found.settings.bits, within_bounds)
+            unpinned = choosing(dataclasses.replace(settings, pins=())) if settings.pins else None
+            allocation = within_file(_emission(request), request.bounds, choosing(settings), unpinned)
         else:
-            allocation = within_bounds(request.bounds)
+            allocation = choosing(settings).decide(request.bounds)
     bits = by_unit(allocation.weight_bits, allocation.activation_bits)
     for budget in request.bounds:
         if isinstance(budget.metric, Table):
@@ -221,7 +227,7 @@ def _rounded_layerwise(request: Request, allocation: Allocation) -> CodeTable:
         return {}
     # codes can be shared with the analysis only if they come from all images of the analysis
     shared = request.settings.samples is None and request.found.settings.effort == "full"
-    kept = load_codes(file, prepared.network) if shared and file.exists() else {}
+    kept = load_codes(file, prepared.network) if shared and file.is_file() else {}
     widths = sorted({*(request.found.settings.bits if shared else ()), *allocation.weight_bits.values()})
     if not unrounded(prepared.graph, prepared.network, widths, kept):
         return kept

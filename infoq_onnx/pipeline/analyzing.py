@@ -21,6 +21,7 @@ from infoq_onnx.analyses import (
     make_current,
     measurement_of,
     read_analysis,
+    require_no_folder,
 )
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.data.encoders import get_encoder
@@ -308,9 +309,10 @@ def _begin(
             f"cannot write in {folder}: {error.strerror}; choose another folder with {setting('output')}"
         ) from error
     kept = (measurement.analysis, measurement.grids, measurement.journal, measurement.codes)
-    clear_leftovers(
-        measurement.path, [path.name for path in (*kept, measurement.unfinished_codes, measurement.checksums)]
-    )
+    files = (*kept, measurement.unfinished_codes, measurement.checksums)
+    for path in files:
+        require_no_folder(path)
+    clear_leftovers(measurement.path, [path.name for path in files])
     clear_leftovers(measurement.scores, [f"{name}.json" for name in get_criteria()])
     with contextlib.suppress(AnalysisError):
         known = read_analysis(measurement.path).settings

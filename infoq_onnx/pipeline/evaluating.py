@@ -55,8 +55,8 @@ def evaluate(
     reference = None if against is None else open_classifier(Path(against), classifier.output)
     if reference is not None and reference.input_shape != classifier.input_shape:
         raise ModelError(
-            f"{against} takes inputs of {reference.input_shape}, {model} of {classifier.input_shape}: not comparable; "
-            f"give {setting('against')} a model of the same inputs"
+            f"{against} takes inputs of {reference.input_shape}, {model} of {classifier.input_shape}; give "
+            f"{setting('against')} a model of the same inputs"
         )
     dataset = load_dataset(
         Path(data),

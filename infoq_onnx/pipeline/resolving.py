@@ -10,13 +10,13 @@ from pathlib import Path
 
 from infoq_onnx.allocation.bounds import parse_budget, parse_table
 from infoq_onnx.allocation.costs import Budget
-from infoq_onnx.allocation.decide import budget_label
+from infoq_onnx.allocation.decide import budget_label, require_analysed
 from infoq_onnx.analyses import Measurement, current, find_analysis, read_analysis
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.emit.qonnx import require_qonnx
 from infoq_onnx.emit.storage import STORAGES
 from infoq_onnx.emit.targets import TARGETS, require_target, saturating_layers
-from infoq_onnx.errors import AnalysisError, SettingsError, setting
+from infoq_onnx.errors import AnalysisError, SettingsError, enumerated, setting
 from infoq_onnx.execute.resources import Resources
 from infoq_onnx.files import require_writable
 from infoq_onnx.pipeline.emitting import CHECKED_IMAGES, require_replaceable
@@ -30,7 +30,7 @@ from infoq_onnx.schema import (
     Analysis,
     require_types,
 )
-from infoq_onnx.sensitivity.criteria import get_criterion
+from infoq_onnx.sensitivity.criteria import get_criteria, get_criterion
 from infoq_onnx.simulate.equalization.equalize import equalized
 from infoq_onnx.simulate.quantizers.quantizable import Quantizable
 from infoq_onnx.simulate.rounding import RoundingMethod, get_rounding
@@ -146,6 +146,7 @@ def resolve(
     share = Resources(memory=memory_bytes(memory)).share
     folder = Path(analysis) if analysis is not None else find_analysis()
     found, measurement = read_analysis(folder), current(folder)
+    _check_uniform(settings, found)
     bounds = (
         *(parse_budget(metric, str(text), found.network) for metric, text in settings.bounds.items()),
         *(parse_table(text, found.network) for text in settings.tables),
@@ -192,11 +193,18 @@ def _check_settings(settings: AllocationSettings) -> None:
             "drop one of the two"
         )
     if settings.uniform_bits is None and not settings.bounds and not settings.tables:
+        # what else chooses bits is of no use with uniform bits
+        instead = "" if _choosing(settings) else f", or {setting('uniform_bits')} W/A"
         raise SettingsError(
-            f"give one or more bounds (such as {setting('bitops')} 23.04G or {setting('compression')} 10.66), or "
-            f"{setting('uniform_bits')} W/A"
+            f"give one or more bounds (such as {setting('bitops')} 23.04G or {setting('compression')} 10.66){instead}"
         )
-    choosing = [
+    if settings.uniform_bits is None and settings.criterion is not None:
+        get_criterion(settings.criterion)
+
+
+def _choosing(settings: AllocationSettings) -> list[str]:
+    """Name the settings that choose bits, apart from uniform bits."""
+    return [
         *(setting(metric) for metric in settings.bounds),
         *([setting("tables")] if settings.tables else []),
         *([setting("pins")] if settings.pins else []),
@@ -204,16 +212,25 @@ def _check_settings(settings: AllocationSettings) -> None:
         *([setting("alpha")] if settings.alpha != AllocationSettings.alpha else []),
         *([setting("criterion")] if settings.criterion is not None else []),
     ]
-    if settings.uniform_bits is not None and choosing:
-        others = " and ".join(choosing)
-        ways = (
-            f"drop it, or {others}"
-            if settings.bounds or settings.tables
-            else f"drop {others}, or give a budget instead"
-        )
-        raise SettingsError(f"{setting('uniform_bits')} decides all bits: {ways}")
-    if settings.criterion is not None:
-        get_criterion(settings.criterion)
+
+
+def _check_uniform(settings: AllocationSettings, found: Analysis) -> None:
+    """Check that uniform bits were analysed, and that nothing else is to choose bits."""
+    if settings.uniform_bits is None:
+        return
+    require_analysed(found, settings.uniform_bits, settings.weight_only)
+    choosing = _choosing(settings)
+    if not choosing:
+        return
+    uniform, others = setting("uniform_bits"), enumerated(choosing)
+    if settings.criterion is not None and settings.criterion not in get_criteria():
+        # without uniform bits it would be refused, too
+        told = f"drop {others}"
+    elif settings.bounds or settings.tables:
+        told = f"drop it, or {others}"
+    else:
+        told = f"drop {others}, or give a budget instead of {uniform}"
+    raise SettingsError(f"{uniform} decides all bits: {told}")
 
 
 def _load_grids(path: Path, prepared: PreparedModel, bits: Sequence[int]) -> GridTable:

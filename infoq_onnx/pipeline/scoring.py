@@ -20,6 +20,7 @@ from infoq_onnx.analyses import (
     is_of,
     read_analysis,
     read_scores,
+    scoring,
     with_hash,
     write_scores,
 )
@@ -167,8 +168,8 @@ def scores_for(
         if not chosen.is_cheap():
             state = "no scores" if known is None else "older scores than trials"
             raise SettingsError(
-                f"the analysis has {state} by {criterion}; make them with: {setting('score')} {measurement.path} "
-                f"{setting('criterion')} {criterion}"
+                f"the analysis has {state} by {criterion}; make them with: "
+                f"{scoring(measurement, criterion, {} if known is None else known.options)}"
             )
         options = chosen.settings({} if known is None else known.options)
         made = _without_images(found, lambda: prepared, lambda: grids)

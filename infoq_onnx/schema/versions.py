@@ -54,12 +54,10 @@ def read(cls: type[T], text: str) -> T:
     found = value.get("schema") if isinstance(value, dict) else None
     if isinstance(found, int):
         if found > known:
-            raise OtherVersion(
-                f"has schema {found}, and this infoq-onnx knows up to {known}: update infoq-onnx, or make it again"
-            )
+            raise OtherVersion(f"has schema {found}, and this infoq-onnx knows up to {known}: update infoq-onnx")
         while found < known:
             if found not in upgrades:
-                raise OtherVersion(f"has schema {found}, which is too old: make it again")
+                raise OtherVersion(f"has schema {found}, which is too old: use the infoq-onnx that wrote it")
             try:
                 value = {**upgrades[found](value), "schema": found + 1}
             except (KeyError, TypeError, AttributeError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import fcntl
 import os
@@ -20,7 +21,8 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from infoq_onnx.analyses import current
-from infoq_onnx.emit import verify
+from infoq_onnx.emit.storage import STORAGES, Storage, Stored, packed
+from infoq_onnx.quantize.codes import RoundedWeight
 from infoq_onnx.simulate.rounding import sequential
 from tests.cli.conftest import moved
 from tests.execute.workers import ends
@@ -384,6 +386,16 @@ def missing_ranges(place: Place) -> None:
     current(place.folder / "model.infoq").grids.unlink()
 
 
+def folder_for_ranges(place: Place) -> None:
+    missing_ranges(place)
+    current(place.folder / "model.infoq").grids.mkdir()
+
+
+def damaged_checksums(place: Place) -> None:
+    path = current(place.folder / "model.infoq").checksums
+    path.write_text(path.read_text().replace("ranges", "rangez"))
+
+
 def other_model(place: Place) -> None:
     onnx.save(mlp(seed=1), place.folder / "other.onnx")
 
@@ -422,9 +434,10 @@ def full_disk_for_json(place: Place) -> None:
 
 
 def disagreement(place: Place) -> None:
-    for limit in ("MAX_RELATIVE_RMS", "MAX_RELATIVE_RMS_UNFUSED"):
-        place.monkeypatch.setattr(verify, limit, -1.0)
-    place.monkeypatch.setattr(verify, "NOISE_FACTOR", -1.0)
+    def mixed_up(name: str, held: RoundedWeight, axis: int, opset: int) -> Stored:
+        return packed(name, dataclasses.replace(held, codes=held.codes[::-1]), axis, opset)
+
+    place.monkeypatch.setitem(STORAGES, "packed", Storage(mixed_up))
 
 
 SITUATIONS: dict[str, Callable[[Place], None]] = {
@@ -483,6 +496,7 @@ SITUATIONS: dict[str, Callable[[Place], None]] = {
     "an unknown encoder": nothing,
     "a preset and parts of another recipe": some_images,
     "a preset for a model that takes no images": nothing,
+    "parts of a recipe for a model that takes no images": nothing,
     "--calib is missing": nothing,
     "a command that does not exist": nothing,
     "the folder cannot be made": nothing,
@@ -502,6 +516,8 @@ SITUATIONS: dict[str, Callable[[Place], None]] = {
     "the model has changed since": changed_model,
     "the model has moved": moved_model,
     "one of its files is missing": missing_ranges,
+    "a folder lies in place of one of its files": folder_for_ranges,
+    "its checksums are damaged": damaged_checksums,
     "another model than the analysed one is given": other_model,
     "images that are not where they are said to be": nothing,
     "the images have moved": moved_data,
@@ -517,6 +533,7 @@ SITUATIONS: dict[str, Callable[[Place], None]] = {
     "a budget below what 2 bits need": nothing,
     "two budgets, one of them out of reach": nothing,
     "a pin that takes too much": nothing,
+    "a file that cannot be so small": nothing,
     "a table of costs that is not there": nothing,
     "a table with an unknown layer": costs("latency.csv", "fc9,8,8,1ms"),
     "a table with a cost that is none": costs("costs.csv", "fc1,8,8,soon"),
@@ -525,7 +542,7 @@ SITUATIONS: dict[str, Callable[[Place], None]] = {
     "pins that contradict each other": nothing,
     "bits that were not analysed": nothing,
     "an unknown criterion": nothing,
-    "a criterion, and bits that need none": nothing,
+    "an unknown criterion, and bits that need none": nothing,
     "scores that are damaged": damaged_scores,
     "an option that the criterion does not have": nothing,
     "a threshold that is no correlation": nothing,

@@ -20,6 +20,9 @@ from infoq_onnx.cli.progress_bar import ConsoleReporter
 from infoq_onnx.schema import Evaluation, from_json
 from tests.cli.process import run_process
 
+FULL = "No space left on device; free some space, or choose another place"
+"""What is said of a full disk."""
+
 pytestmark = pytest.mark.usefixtures("place")
 
 
@@ -90,7 +93,7 @@ def test_a_full_disk_behind_help(options: tuple[str, ...]) -> None:
         pytest.skip("no /dev/full here")
     with Path("/dev/full").open("w") as full:
         result = run_process(*options, stdout=full)
-    assert (result.returncode, result.stderr) == (1, "error: cannot write: No space left on device\n")
+    assert (result.returncode, result.stderr) == (1, f"error: cannot write: {FULL}\n")
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)], ids=["table", "json"])
@@ -99,7 +102,7 @@ def test_a_full_disk_behind_stdout_is_told_in_one_line(options: tuple[str, ...])
         pytest.skip("no /dev/full here")
     with Path("/dev/full").open("w") as full:
         result = run_process("inspect", "model.onnx", *options, stdout=full)
-    assert result.stderr == "error: cannot write the result to stdout: No space left on device\n"
+    assert result.stderr == f"error: cannot write the result to stdout: {FULL}\n"
     assert result.returncode == 1
 
 

@@ -206,7 +206,7 @@ def test_it_survives_json(value: Preprocessing) -> None:
     [
         (
             {"input_shape": (16,)},
-            r"the model's input has the shape \(16,\) and is not an image: give arrays .* no options of preprocessing",
+            r"input has the shape \(16,\) and is not an image: give arrays .* without options of preprocessing",
         ),
         ({"color": "L"}, r"`color` L with `layout` NCHW does not fit the model's input 3×32×32"),
         ({"layout": "NHWC"}, "`color` RGB with `layout` NHWC does not fit"),
@@ -228,8 +228,10 @@ def test_settings_that_make_no_sense(settings: dict, match: str) -> None:
 def test_presets_that_do_not_fit() -> None:
     with pytest.raises(SettingsError, match="unknown preprocessing 'imagnet': choose imagenet, tf, cifar10, none"):
         preset("imagnet", (3, 32, 32))
-    with pytest.raises(SettingsError, match="is not an image"):
+    with pytest.raises(SettingsError, match=r"is not an image: .*, without `preprocessing`"):
         preset("imagenet", (20, 7))
+    with pytest.raises(SettingsError, match=r"is not an image: .*, without `preprocessing`"):
+        check_fits(preset("imagenet", (3, 32, 32)), (20, 7))
     check_fits(preset("imagenet", (3, 32, 32)), (3, 32, 32))
     with pytest.raises(SettingsError, match="does not fit the model's input"):
         check_fits(preset("imagenet", (3, 32, 32)), (1, 32, 32))

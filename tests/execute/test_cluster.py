@@ -170,8 +170,12 @@ def test_a_connection_that_is_there_is_used_and_kept() -> None:
     ("address", "kind", "parts"),
     [
         ("here", SettingsError, ["`ray` here", "host:port"]),
-        ("127.0.0.1:1", WorkerError, ["127.0.0.1:1", "Connection refused", "ray start", "`ray` local"]),
-        ("ray://127.0.0.1:1", WorkerError, ["ray://127.0.0.1:1", "Connection refused"]),
+        (
+            "127.0.0.1:1",
+            WorkerError,
+            ["127.0.0.1:1", "Connection refused", "ray start --head --port=1,", "`ray` local"],
+        ),
+        ("ray://127.0.0.1:1", WorkerError, ["ray://127.0.0.1:1", "Connection refused", "--ray-client-server-port=1"]),
         ("127.0.0.1:99999", WorkerError, ["127.0.0.1:99999"]),
         ("nowhere.invalid:6379", WorkerError, ["nowhere.invalid:6379"]),
     ],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import shutil
 import sys
 from pathlib import Path
@@ -20,11 +19,8 @@ from infoq_onnx.errors import InfeasibleBudgetError, MissingDependencyError, Mod
 from infoq_onnx.graph.ort import run_session
 from infoq_onnx.graph.session import open_session
 from infoq_onnx.pipeline import allocate, analyze, lint
-from infoq_onnx.pipeline.allocating import decide_bits
-from infoq_onnx.pipeline.resolving import Places, resolve
 from infoq_onnx.report.tables import verification_line
-from infoq_onnx.reporter import Silent
-from infoq_onnx.schema import Allocation, AllocationSettings, Verification
+from infoq_onnx.schema import Verification
 from infoq_onnx.simulate.rounding import ROUNDINGS, RoundingMethod
 from tests.networks import residual_convnet
 from tests.pipeline.cases import Case, Listener, data_for, measured, refused, saved
@@ -86,26 +82,6 @@ def test_too_small_a_file_is_refused_with_the_smallest_there_is(residual: Case, 
         found = done(residual, tmp_path / "m.onnx", bounds={"size": told}, rounding=rounding)
         assert found.file_bytes <= found.allocation.bounds[0].limit
         (tmp_path / "m.onnx").unlink()
-
-
-@pytest.mark.parametrize("rounding", ["nearest", "gptq"])
-@pytest.mark.parametrize("pins", [["first=8"], ["first=8/8", "last=4"], ["last=6"], ["first=4", "last=2"]])
-def test_from_the_smallest_file_on_every_size_can_be_met(residual: Case, pins: list[str], rounding: str) -> None:
-    """Also with pins, whose bit-widths need functions of their own."""
-
-    def decided(size: str) -> Allocation:
-        settings = AllocationSettings(bounds={"size": size}, pins=pins, rounding=rounding)
-        return decide_bits(resolve(residual.analysis, settings, Places(), None, None, Silent()))
-
-    with pytest.raises(InfeasibleBudgetError) as caught:
-        decided("1KB")
-    told = str(caught.value).split("smallest reachable is ")[1].split(" ")[0]
-    smallest = math.ceil(float(told.removesuffix("KiB")) * 1024)
-    with pytest.raises(InfeasibleBudgetError, match="smallest reachable is"):
-        decided(f"{smallest - 100}B")
-    for more in (0, 1, 30, 100, 300, 700, 1500, 3000, 6000):
-        found = decided(f"{smallest + more}B")
-        assert found.costs.weight_bytes + found.bounds[0].overhead <= smallest + more
 
 
 @pytest.mark.parametrize("options", [{"bounds": {"size": "uniform:4"}}, {"bounds": {"size": "9KB"}, "storage": "int8"}])

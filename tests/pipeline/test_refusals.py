@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -115,7 +116,28 @@ def test_a_folder_in_use_by_another_process(case: Case, copied: Path) -> None:
     [
         ({}, SettingsError, ["`uniform_bits`", "`bitops`"]),
         ({"bounds": {"bitops": "1G"}, "uniform_bits": (4, 4)}, SettingsError, ["`uniform_bits`", "`bitops`"]),
-        ({"uniform_bits": (4, 4), "pins": ("fc1=8",)}, SettingsError, ["`uniform_bits`", "`pins`"]),
+        (
+            {"uniform_bits": (4, 4), "pins": ("fc1=8",)},
+            SettingsError,
+            ["`uniform_bits` decides all bits: drop `pins`, or give a budget instead of `uniform_bits`"],
+        ),
+        (
+            {"uniform_bits": (4, 4), "pins": ("fc1=8",), "alpha": 2.0, "bits": (2, 4)},
+            SettingsError,
+            ["drop `pins`, `bits` and `alpha`, or give a budget"],
+        ),
+        (
+            {"uniform_bits": (4, 4), "pins": ("fc1=8",), "bounds": {"bitops": "1G"}},
+            SettingsError,
+            ["`uniform_bits` decides all bits: drop it, or `bitops` and `pins`"],
+        ),
+        # an unknown criterion would be refused without uniform bits, too
+        ({"uniform_bits": (4, 4), "criterion": "hawq"}, SettingsError, ["decides all bits: drop `criterion`"]),
+        # uniform bits themselves come first
+        ({"uniform_bits": (3, 3), "pins": ("fc1=8",)}, SettingsError, ["3 was not analysed; choose among 2, 4, 8"]),
+        ({"uniform_bits": (3, 3), "criterion": "hawq"}, SettingsError, ["3 was not analysed; choose among 2, 4, 8"]),
+        # which leave no room for a pin
+        ({"pins": ("fc1=8",)}, SettingsError, ["give one or more bounds", "`compression` 10.66)"]),
         ({"uniform_bits": (4, 3)}, SettingsError, ["`uniform_bits`", "3", "2, 4, 8"]),
         ({"bounds": {"bitops": "uniform:4/4"}, "criterion": "hawq"}, SettingsError, ["hawq", "kl, kl-pooled, infoq"]),
         ({"bounds": {"bitops": "uniform:4/4"}, "bits": (3, 8)}, SettingsError, ["`bits`", "3", "2, 4, 8"]),
@@ -141,6 +163,15 @@ def test_choices_that_make_no_sense(
 ) -> None:
     refused(kind, *parts, call=lambda: allocate(case.analysis, output=tmp_path / "m.onnx", **options))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_budget_that_an_analysis_of_weights_alone_cannot_meet(case: Case, tmp_path: Path) -> None:
+    folder = analyze(case.model, case.calib, output=tmp_path / "a.infoq", weight_only=True, **QUICK)
+    options = {"bounds": {"avg_act_bits": 4}, "rounding": "nearest", "output": tmp_path / "m.onnx"}
+    told = "; loosen the budget or run analyze without `weight_only`"
+    refused(InfeasibleBudgetError, told, call=lambda: allocate(folder, **options))
+    analyze(case.model, case.calib, output=folder, **QUICK)
+    allocate(folder, **options)
 
 
 def test_names_of_results(case: Case, tmp_path: Path) -> None:
@@ -260,6 +291,73 @@ def test_scores_that_were_changed(copied: Path, tmp_path: Path) -> None:
     refused(AnalysisError, "kl.json was changed after it was written", "`score`", call=wanted)
     score(copied, criterion="kl")
     wanted()
+
+
+def test_scores_are_made_again_by_the_command_in_the_message(copied: Path) -> None:
+    """The path is quoted for the shell, and the options are those that the scores were made with."""
+    folder = copied.rename(copied.with_name("my analyses.infoq"))
+    path = measured(folder).scores_by("infoq")
+    for options, told in (
+        ({}, ""),
+        ({"debias": True}, " `debias`"),
+        ({"threshold": -0.5, "one_over_b": False}, " `threshold` -0.5 `no_one_over_b`"),
+    ):
+        score(folder, criterion="infoq", options=options)
+        made = path.read_text()
+        command = f"`score` {shlex.quote(str(measured(folder).path))} `criterion` infoq{told}"
+        cut = made[: made.index('"scores"')]
+        for damaged in (cut, made.replace('"schema": 2', '"schema": 99'), made.replace('"observer": ', "")):
+            path.write_text(damaged if damaged != made else damaged.replace("0.", "1.", 1))
+            with pytest.raises(AnalysisError) as caught:
+                allocate(folder, bounds={"compression": 8}, criterion="infoq", output=folder / "m.onnx")
+            assert str(caught.value).endswith(f"make it again with: {command}")
+
+
+@pytest.mark.parametrize("name", ["current", "analysis.json", "ranges.npz", "SHA256SUMS"])
+def test_a_folder_in_place_of_a_file_of_an_analysis(name: str, copied: Path, case: Case) -> None:
+    """It is told as what it is, and analyze makes the file when it is removed."""
+    path = copied / name if name == "current" else measured(copied).path / name
+    path.unlink()
+    path.mkdir()
+    told = f"{path} is a folder, not a file; remove it and run analyze again"
+    refused(AnalysisError, told, call=lambda: read_analysis(copied))
+    path.rmdir()
+    analyze(case.model, case.calib, output=copied, **QUICK)
+    assert path.is_file()
+    assert read_analysis(copied) == read_analysis(case.analysis)
+
+
+def test_a_folder_in_place_of_scores(copied: Path, tmp_path: Path) -> None:
+    path = measured(copied).scores_by("kl")
+    path.unlink()
+    path.mkdir()
+    wanted = partial(allocate, copied, bounds={"compression": 8}, criterion="kl", output=tmp_path / "m.onnx")
+    refused(AnalysisError, f"{path} is a folder, not a file; remove it and make it again with: `score`", call=wanted)
+    path.rmdir()
+    score(copied, criterion="kl")
+    assert path.is_file()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"ranges", b"rangez"),
+        (b"analysis.json", b"analysis.jsom"),
+        (b"ranges.npz", b"../ranges.npz"),
+        (b"  ranges", b" ranges"),
+        (b"ranges", b"rang\xffs"),
+        (
+            b"\n",
+            b"",
+        ),
+    ],
+)
+def test_damaged_checksums(old: bytes, new: bytes, copied: Path, case: Case) -> None:
+    path = measured(copied).checksums
+    path.write_bytes(path.read_bytes().replace(old, new, 1))
+    refused(AnalysisError, "SHA256SUMS is damaged; run analyze again", call=lambda: read_analysis(copied))
+    analyze(case.model, case.calib, output=copied, **QUICK)
+    read_analysis(copied)
 
 
 def test_analyses_that_cannot_be_read(case: Case, copied: Path, tmp_path: Path) -> None:
