@@ -46,7 +46,7 @@ _DEFAULTS = MeasurementSettings()
     default=_DEFAULTS.effort,
     show_default=True,
     help="How much is tried. normal: 2, 3, 4 and 6 bits, with as many images as the choice of bits needs. quick: the "
-    "same with 64 images. full: all bit-widths, with all images; takes many times as long.",
+    "same with 64 images. full: all bit-widths, with all images; takes several times as long.",
 )
 @click.option(
     "--encoder",
