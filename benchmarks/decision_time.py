@@ -134,8 +134,8 @@ def main() -> None:
         f"{arguments.date}; {versions('infoq-onnx', 'onnxruntime', 'numpy', 'numba')}; {os.cpu_count()} processors;",
         f"made by `python benchmarks/decision_time.py SHARED WORK OLD {' '.join(arguments.models)}`.",
         "",
-        "`analyze` with its defaults but for the number of images, as on the command line: *new* is this version, *old*",
-        "is the version that tried all bit-widths on all images (7e9f6de^). Of the old trials, the first "
+        "`analyze` with its defaults but for the number of images, as on the command line: *new* is this version,",
+        "*old* is the version that tried all bit-widths on all images (7e9f6de^). Of the old trials, the first "
         f"{100 * SHARE:.0f} % of the",
         "work were run, and the others counted up. Peak: the most memory that all processes together had resident; of",
         "the old version, until it was stopped.",
