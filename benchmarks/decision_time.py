@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from memory_use import Memory
-from page import page_parser, versions
+from page import given, page_parser, versions
 
 SHARE = 0.12
 """Share of the old trials' work that is run."""
@@ -78,24 +78,6 @@ def child(arguments: dict[str, Any], until: float) -> None:
         "peak": memory.most / 2**20,
     }
     print(json.dumps(found))
-
-
-def given(shared: Path, work: Path, name: str) -> dict[str, str]:
-    """What `analyze` is given: model, images, names of the classes."""
-    images = shared / "data" / ("cifar10" if name.startswith("cifar10") else "imagenet")
-    if name == "resnet18":
-        import onnx
-
-        from tests.networks import resnet18
-
-        path, listed = work / "resnet18.onnx", work / "images.txt"
-        onnx.save(resnet18(), path)
-        listed.write_text("".join(f"{path}\n" for path in sorted((images / "calib").rglob("*.*")) if path.is_file()))
-        return {"model": str(path), "calib": str(listed)}
-    found = {"model": str(shared / "models" / f"{name}.onnx"), "calib": str(images / "calib")}
-    if (images / "classes.txt").exists():
-        found["classes"] = str(images / "classes.txt")
-    return found
 
 
 def measured(shared: Path, work: Path, code: Path, name: str, until: float) -> dict[str, float]:

@@ -7,6 +7,8 @@ import importlib.metadata
 from collections.abc import Iterable
 from pathlib import Path
 
+import onnx
+
 from infoq_onnx.analyses import current
 from infoq_onnx.errors import AnalysisError
 
@@ -23,6 +25,25 @@ def is_finished(folder: Path) -> bool:
     except AnalysisError:
         return False
     return True
+
+
+def given(shared: Path, work: Path, model: str) -> dict[str, str]:
+    """What `analyze` is given: model, images, names of the classes.
+
+    resnet18 has random weights, as no trained one lies in SHARED; labels would mean nothing to it, so it gets none.
+    """
+    images = shared / "data" / ("cifar10" if model.startswith("cifar10") else "imagenet")
+    if model == "resnet18":
+        from tests.networks import resnet18
+
+        path, listed = work / "resnet18.onnx", work / "images.txt"
+        onnx.save(resnet18(), path)
+        found = sorted(path for path in (images / "calib").rglob("*") if path.is_file())
+        listed.write_text("".join(f"{path}\n" for path in found))
+        return {"model": str(path), "calib": str(listed)}
+    inputs = {"model": str(shared / "models" / f"{model}.onnx"), "calib": str(images / "calib")}
+    classes = images / "classes.txt"
+    return {**inputs, "classes": str(classes)} if classes.exists() else inputs
 
 
 def page_parser(doc: str) -> argparse.ArgumentParser:

@@ -22,10 +22,9 @@ from pathlib import Path
 from types import GeneratorType
 from typing import Any
 
-import onnx
 from clock import Clock
 from memory_use import Memory
-from page import models_parser, versions
+from page import given, models_parser, versions
 
 import infoq_onnx.sensitivity.sweep as sweeping
 from infoq_onnx import analyze
@@ -84,21 +83,6 @@ def timed_runner(folder: Path, state: tuple[Problem, Baseline, int, Spill | None
     return noted
 
 
-def files(shared: Path, work: Path, model: str) -> dict[str, Any]:
-    """What `analyze` is given: model, images, names of the classes."""
-    images = shared / "data" / "imagenet"
-    if model == "mobilenetv2":
-        path = shared / "models" / "mobilenetv2.onnx"
-        return {"model": path, "calib": images / "calib", "classes": images / "classes.txt"}
-    from tests.networks import resnet18
-
-    path, names = work / "resnet18.onnx", work / "images.txt"
-    onnx.save(resnet18(), path)
-    found = sorted(path for path in (images / "calib").rglob("*") if path.is_file())
-    names.write_text("".join(f"{path}\n" for path in found))
-    return {"model": path, "calib": names}
-
-
 def measured(shared: Path, work: Path, model: str) -> dict[str, Any]:
     """Analyze a model, or read what that gave."""
     path, folder, clocks = work / f"{model}.json", work / f"{model}.infoq", work / f"{model}.clocks"
@@ -108,12 +92,13 @@ def measured(shared: Path, work: Path, model: str) -> dict[str, Any]:
     for left in (folder, clocks):
         shutil.rmtree(left, ignore_errors=True)
     clocks.mkdir()
-    given = files(shared, work, model)
     sweeping.runner = functools.partial(timed_runner, clocks)
     clock, memory = Clock(), Memory()
     memory.start()
     start = time.monotonic()
-    analyze(**given, **CASES[model], samples=SAMPLES, workers="auto", output=folder, reporter=clock)
+    analyze(
+        **given(shared, work, model), **CASES[model], samples=SAMPLES, workers="auto", output=folder, reporter=clock
+    )
     seconds = time.monotonic() - start
     memory.over.set()
     spent: dict[str, float] = collections.defaultdict(float)

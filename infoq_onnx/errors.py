@@ -18,7 +18,8 @@ not refer to the command line. The command line replaces the settings by its opt
 exit code (`cli.exit_codes`). Any other exception that escapes is a defect of infoq-onnx.
 """
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 
 MARK = "\u2060"
 """Word joiner, an invisible character: it stands in front of the settings that a message names."""
@@ -48,6 +49,21 @@ class InfoQError(Exception):
 
     def __str__(self) -> str:
         return self.marked.replace(MARK, "")
+
+
+@contextlib.contextmanager
+def about(what: str) -> Iterator[None]:
+    """Put what a block is about, such as a file or a setting, in front of errors in the model or in a setting.
+
+    Raises
+    ------
+    ModelError, SettingsError
+        The block raised one.
+    """
+    try:
+        yield
+    except (ModelError, SettingsError) as error:
+        raise type(error)(f"{what}: {error.marked}") from error
 
 
 class ModelError(InfoQError):

@@ -16,7 +16,7 @@ from infoq_onnx.data import preprocess
 from infoq_onnx.data.dataset import CACHE_BYTES, TOLERATED_PERCENT, Dataset, load_dataset
 from infoq_onnx.data.encoders import get_encoder
 from infoq_onnx.data.encoders.onnx_file import encode
-from infoq_onnx.errors import AnalysisError, DataError, ModelError, SettingsError, setting
+from infoq_onnx.errors import AnalysisError, DataError, ModelError, SettingsError, about, setting
 from infoq_onnx.graph.editing import expose
 from infoq_onnx.graph.external import model_sha256
 from infoq_onnx.graph.graph import Graph
@@ -67,7 +67,8 @@ def prepare(model: Path | str, logits: str | None = None, reporter: Reporter | N
     """
     path = Path(model)
     loaded = load_model(path, reporter)
-    try:
+    # errors found in the graph do not name the file
+    with about(str(path)):
         normal = normalize(loaded)
         # check after constant folding: everything computed from constants is a constant now
         require_inference(normal)
@@ -75,9 +76,6 @@ def prepare(model: Path | str, logits: str | None = None, reporter: Reporter | N
         network = find_network(graph)
         require_finite(graph, network)
         placement = place(graph, network)
-    except ModelError as error:
-        # errors found in the graph do not name the file
-        raise ModelError(f"{path}: {error.marked}") from error
     if reporter is not None and logits is None and graph.output != graph.outputs[0]:
         reporter.note(f"{path}: the class scores are its output {graph.output!r}, not the first one")
     return PreparedModel(path, model_sha256(path), graph, network, placement)
@@ -160,10 +158,8 @@ def memory_bytes(memory: str | int | None) -> int | None:
     """
     if memory is None:
         return None
-    try:
+    with about(setting("memory")):
         found = int(parse_quantity(str(memory), BYTES))
-    except SettingsError as error:
-        raise SettingsError(f"{setting('memory')}: {error.marked}") from error
     if found < SMALLEST:
         raise SettingsError(f"{setting('memory')} {memory}: give at least {SMALLEST // 2**20}MiB")
     return found

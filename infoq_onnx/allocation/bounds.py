@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from infoq_onnx.allocation.costs import Budget, by_unit, total_of, uniform
 from infoq_onnx.allocation.metrics import METRICS, Metric, read_table
 from infoq_onnx.allocation.units import parse_quantity
-from infoq_onnx.errors import SettingsError, setting
+from infoq_onnx.errors import SettingsError, about, setting
 from infoq_onnx.schema import BASELINE_BITS, BITS, Bound, Layer, Network, Unit
 
 
@@ -50,13 +50,13 @@ def parse_budget(name: str, text: str, network: Network) -> Budget:
     metric = METRICS[name]
     if not metric.terms(network):
         raise SettingsError(f"{setting(name)} {text}: the model has nothing that this counts; drop this bound")
-    try:
+    with about(setting(name)):
         head, colon, tail = text.partition(":")
         if colon and head.strip().lower() == "uniform":
-            return Budget(metric, Bound(name, _uniform_value(metric, tail, network), text))
-        return Budget(metric, Bound(name, float(parse_quantity(text, metric.suffixes)), text))
-    except SettingsError as error:
-        raise SettingsError(f"{setting(name)}: {error.marked}") from error
+            limit = _uniform_value(metric, tail, network)
+        else:
+            limit = float(parse_quantity(text, metric.suffixes))
+    return Budget(metric, Bound(name, limit, text))
 
 
 def parse_table(text: str, network: Network) -> Budget:
@@ -125,11 +125,9 @@ def parse_pins(texts: Iterable[str], network: Network, bits: Sequence[int] = BIT
             raise SettingsError(
                 f"{setting('pins')} {text or repr(text)}: write NAME=W/A such as first=8/8, NAME=W or NAME=/A"
             )
-        try:
+        with about(f"{setting('pins')} {text}"):
             weight_bits, activation_bits = _parse_bits(widths, sorted({*bits, BASELINE_BITS}))
             layers = _find_layers(name, network)
-        except SettingsError as error:
-            raise SettingsError(f"{setting('pins')} {text}: {error.marked}") from error
         wanted: dict[Unit, int] = {}
         for layer in layers:
             if weight_bits is not None and layer.weight is not None:

@@ -11,7 +11,7 @@ import click
 
 from infoq_onnx.cli.exit_codes import FAILED, INTERRUPTED, exit_code
 from infoq_onnx.cli.wording import in_options
-from infoq_onnx.errors import InfoQError
+from infoq_onnx.errors import InfoQError, enumerated
 from infoq_onnx.files import advice_on
 
 _LESS_MEMORY = {
@@ -70,7 +70,7 @@ def _out_of_memory(error: MemoryError, command: click.Command) -> str:
     known = {option for parameter in command.params for option in parameter.opts}
     ways = [way for option, way in _LESS_MEMORY.items() if option in known]
     ways += ["use a machine that has more", *(() if ways else ("export the model for smaller images",))]
-    advice = f"{', '.join(ways[:-1])}, or {ways[-1]}"
+    advice = enumerated(ways, "or")
     what = f" ({' '.join(str(error).split())})" if str(error) else ""
     return f"there is not enough memory{what}; {advice}"
 

@@ -11,7 +11,7 @@ import onnxruntime
 from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
-from infoq_onnx.errors import ModelError, setting
+from infoq_onnx.errors import ModelError, about, setting
 from infoq_onnx.graph.editing import opset_of, stamp_ir_version, to_array, walk
 from infoq_onnx.graph.external import tensors_of
 from infoq_onnx.graph.half_precision import to_float32
@@ -90,10 +90,8 @@ def load_model(path: Path, reporter: Reporter | None = None) -> ModelProto:
     if to_float32(model) and reporter is not None:
         reporter.note(f"{path} is in half precision: it is converted to float32, inputs and outputs included")
     _check_ends(path, model.graph)
-    try:
+    with about(str(path)):
         require_inference(model)
-    except ModelError as error:
-        raise ModelError(f"{path}: {error.marked}") from error
     stamp_ir_version(model)
     _check_valid(path, model)
     return model

@@ -33,7 +33,7 @@ from infoq_onnx.schema import (
     to_json,
     typed,
 )
-from infoq_onnx.sensitivity.blocks import ROUNDING
+from infoq_onnx.sensitivity.blocks import rounding_count
 from infoq_onnx.simulate.rounding.layerwise import unrounded
 from infoq_onnx.simulate.simulation import LayerCodes, layer_codes
 
@@ -227,7 +227,8 @@ def _rounded_layerwise(request: Request, allocation: Allocation) -> CodeTable:
     if request.method.layerwise is None:
         return {}
     # codes can be shared with the analysis only if they come from all images of the analysis
-    from_all = request.found.settings.effort == "full" or request.found.calibration.samples <= ROUNDING
+    images = request.found.calibration.samples
+    from_all = rounding_count(images, request.found.settings.effort) == images
     shared = request.settings.samples is None and from_all
     kept = load_codes(file, prepared.network) if shared and file.is_file() else {}
     widths = sorted({*(request.found.settings.bits if shared else ()), *allocation.weight_bits.values()})

@@ -25,7 +25,7 @@ from infoq_onnx.analyses import (
 )
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.data.encoders import get_encoder
-from infoq_onnx.errors import AnalysisError, DataError, ModelError, OutputError, SettingsError, setting
+from infoq_onnx.errors import AnalysisError, DataError, OutputError, SettingsError, about, setting
 from infoq_onnx.execute.cluster import connected
 from infoq_onnx.execute.resources import Resources
 from infoq_onnx.files import clear_leftovers, write_text
@@ -227,10 +227,8 @@ def set_up(
     dataset = load_samples(prepared, calib, classes, preprocessing, settings.samples, settings.seed, cache_bytes)
     if len(dataset) < MIN_SAMPLES:
         raise DataError(f"{calib} has {len(dataset)} usable samples: give at least {MIN_SAMPLES}")
-    try:
+    with about(str(prepared.path)):
         require_repeatable(prepared.graph, prepared.path, dataset)
-    except ModelError as error:
-        raise ModelError(f"{prepared.path}: {error.marked}") from error
     report_samples(dataset, preprocessing, reporter)
     return prepared, dataset, dataclasses.replace(settings, samples=len(dataset))
 

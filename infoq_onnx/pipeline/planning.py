@@ -17,7 +17,7 @@ from infoq_onnx.pipeline.analyzing import set_up, settings_of
 from infoq_onnx.preparation import Recipe, memory_bytes
 from infoq_onnx.reporter import Reporter, Silent
 from infoq_onnx.schema import MeasurementSettings, Plan, Preprocessing, tensor_of, typed, units_of
-from infoq_onnx.sensitivity.blocks import positions
+from infoq_onnx.sensitivity.blocks import positions, rounding_count
 from infoq_onnx.sensitivity.estimators import prepare_projections, smi_discrete_from_projections, smi_from_prepared
 from infoq_onnx.sensitivity.observers import candidates
 from infoq_onnx.sensitivity.projection import add_projections
@@ -97,7 +97,9 @@ def plan(
     # in each stage, every process runs the network upstream of the units once
     passes = (work + count * sum(map(bool, (low, rest))) * prefix.macs_to_carry()) / whole
     # layers are rounded one after the other, in one process, before any trial
-    rounding = most_bytes(graph, network, len(everything)) if get_rounding(settings.trial_rounding).reads_images else 0
+    rounding = 0
+    if get_rounding(settings.trial_rounding).reads_images:
+        rounding = most_bytes(graph, network, rounding_count(len(everything), settings.effort))
     trials = took + carried if count == 1 else took + count * (took + carried)
     return Plan(
         images=len(dataset),

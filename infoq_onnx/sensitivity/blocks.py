@@ -43,6 +43,11 @@ def positions(labels: npt.NDArray[np.int64] | None, count: int, effort: Effort, 
     return parts[:1] if effort == "quick" else parts
 
 
+def rounding_count(count: int, effort: Effort) -> int:
+    """Return with how many of `count` images the weights of trials are rounded: all at full effort, else few."""
+    return count if effort == "full" else min(count, ROUNDING)
+
+
 def rounding_positions(labels: npt.NDArray[np.int64] | None, count: int, effort: Effort, seed: int) -> Positions:
     """Choose the images with which the weights of trials are rounded.
 
@@ -53,11 +58,9 @@ def rounding_positions(labels: npt.NDArray[np.int64] | None, count: int, effort:
     Returns
     -------
     int64 array
-        Positions in ascending order: all images at full effort, else at most `ROUNDING`.
+        Positions in ascending order, see `rounding_count`.
     """
-    if effort == "full":
-        return np.arange(count)
-    return np.sort(balanced(labels, count, seed)[:ROUNDING])
+    return np.sort(balanced(labels, count, seed)[: rounding_count(count, effort)])
 
 
 def bounds(count: int) -> list[tuple[int, int]]:

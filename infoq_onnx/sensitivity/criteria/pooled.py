@@ -28,7 +28,7 @@ The criteria extend ZeroQ's divergence (arXiv 2001.00281) and InfoQ (arXiv 2508.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -111,8 +111,7 @@ def pool(harm: Mapping[tuple[Unit, int], Harm], errors: Sequence[LocalError]) ->
     SettingsError
         There is harm but no local error.
     """
-    if harm and not errors:
-        raise _outdated()
+    _require_errors(harm, errors)
     tried = {unit for unit, _ in harm}
     found: dict[tuple[Unit, int], Score] = {}
     for kind in {unit.kind for unit in tried}:
@@ -129,20 +128,14 @@ def proportional(
     Parameters
     ----------
     harm : harm of each trial and its standard error, by unit and bit-width
-    errors : local errors, at these and further bit-widths
+    errors : see `pool`
 
     Returns
     -------
     tuple of Score
-        One per local error whose unit has a trial, in the order of `errors` and in the unit of the harm.
-
-    Raises
-    ------
-    SettingsError
-        There is harm but no local error.
+        See `pool`.
     """
-    if harm and not errors:
-        raise _outdated()
+    _require_errors(harm, errors)
     local = {(error.unit, error.bits): error.value for error in errors}
     # a standard error of 0 would give a trial all the weight
     least = 1e-6 * max((se for _, se in harm.values()), default=0.0) or 1.0
@@ -159,6 +152,11 @@ def proportional(
             sensitivity, se = (products[error.unit] / square, 1 / math.sqrt(square)) if square > 0 else (0.0, 0.0)
             scores.append(Score(error.unit, error.bits, sensitivity * error.value, se * error.value))
     return tuple(scores)
+
+
+def _require_errors(harm: Collection[tuple[Unit, int]], errors: Sequence[LocalError]) -> None:
+    if harm and not errors:
+        raise _outdated()
 
 
 def _outdated() -> SettingsError:

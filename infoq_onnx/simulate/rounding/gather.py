@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
-from infoq_onnx.errors import ModelError
 from infoq_onnx.graph.editing import attribute
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.quantize.bias_correction import Clipped
@@ -123,43 +120,9 @@ def gather(
     return Gathered(moments, Clipped(joined[0], joined[1], joined[2] if shortcut is not None else None, *bounds))
 
 
-@contextlib.contextmanager
-def named(layer: Layer) -> Iterator[None]:
-    """Name the layer in errors of the block.
-
-    Raises
-    ------
-    ModelError
-        The block raised one.
-    """
-    try:
-        yield
-    except ModelError as error:
-        raise ModelError(f"layer {layer.name}: {error.marked}") from error
-
-
 def _wanted_positions(groups: int, width: int) -> int:
     """Return how many output positions to take for a layer [G, R, d], over all images."""
     return most_positions(width) if is_wide(groups, width) else max(_POSITIONS, _POSITIONS_A_WEIGHT * width)
-
-
-def positions_of(layer: Layer, shape: tuple[int, int, int], images: int, every: int = 1) -> int:
-    """Return how many output positions of a layer are taken over all images, where none are left out.
-
-    Parameters
-    ----------
-    layer : the layer
-    shape : G, R and d of `quantize.im2col`
-    images : number of calibration images
-    every : see `gather`
-
-    Returns
-    -------
-    int
-    """
-    groups, rows, width = shape
-    available = images * math.prod(layer.output_shape) // (groups * rows)
-    return min(available, -(-_wanted_positions(groups, width) // every))
 
 
 def most_bytes(graph: Graph, network: Network, images: int) -> int:
@@ -180,7 +143,8 @@ def most_bytes(graph: Graph, network: Network, images: int) -> int:
         form = form_of(graph, layer)
         if form is not None:
             groups, rows, width = form.shape
-            taken = positions_of(layer, form.shape, images)
+            positions = images * math.prod(layer.output_shape) // (groups * rows)
+            taken = min(positions, _wanted_positions(groups, width))
             columns = min(_COLUMN_BYTES, 4 * groups * width * taken)
             most = max(most, columns + bytes_to_round(groups, rows, width, taken))
     return most

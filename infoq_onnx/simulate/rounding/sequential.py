@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection
 import onnx
 
 from infoq_onnx.data.dataset import Dataset
+from infoq_onnx.errors import about
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.operators import bounds_behind, is_depthwise
 from infoq_onnx.quantize.rounding import round_layer
@@ -22,7 +23,7 @@ from infoq_onnx.simulate.quantizers.calibrate import quantizers_of
 from infoq_onnx.simulate.quantizers.insert import insert_quantizers
 from infoq_onnx.simulate.quantizers.quantizable import Quantizable
 from infoq_onnx.simulate.rounding.as_matmul import form_of, target_of
-from infoq_onnx.simulate.rounding.gather import gather, named
+from infoq_onnx.simulate.rounding.gather import gather
 from infoq_onnx.simulate.running.spill import Spill
 from infoq_onnx.simulate.running.streams import Stream
 from infoq_onnx.simulate.simulation import LayerCodes, fitting, layer_codes, with_bias
@@ -68,7 +69,7 @@ def round_sequential(
             bounds = bounds_behind(graph, target) if _feels_shifts(graph, layer, target) else None
             seen = gather(reference, student, layer, form, shortcut, bounds)
             has_bias = layer.bias is not None
-            with named(layer):
+            with about(f"layer {layer.name}"):
                 rounded = round_layer(
                     form.rows(), seen.moments, bits.weights[layer.name], has_bias=has_bias, clipped=seen.clipped
                 )
