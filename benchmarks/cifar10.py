@@ -61,7 +61,7 @@ def main() -> None:
         if not is_finished(work / f"{model}.infoq"):
             path = str(shared / "models" / f"{model}.onnx")
             options = ("--preprocess", "imagenet", "--samples", "1000", "--trial-rounding", "nearest", "--json")
-            run("analyze", path, "--calib", str(images / "calib"), *options, cwd=work)
+            run("analyze", path, "--calib", str(images / "calib"), "--effort", "full", *options, cwd=work)
         network = read_analysis(work / f"{model}.infoq").network
         for (budget, flags), (weight, activation) in zip(BUDGETS, UNIFORM, strict=True):
             allocation = json.loads(

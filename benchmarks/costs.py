@@ -68,8 +68,10 @@ class Bench:
     def run(self, model: Path, calib: Path, preprocessing: str | None, **options: Any) -> tuple[Analysis, Counted]:
         self.count += 1
         clock = Counted()
-        chosen = {**BASE, "preprocessing": preprocessing, "workers": 1, **options}
-        found = analyze(model, calib, output=self.folder / f"{self.count}.infoq", reporter=clock, **chosen)
+        chosen = {**BASE, "preprocessing": preprocessing, "workers": 1, "effort": "full", **options}
+        found = analyze(
+            model, calib, output=self.folder / f"{self.count}.infoq", reporter=clock, effort="full", **chosen
+        )
         return read_analysis(found), clock
 
     def cifar10(self, **options: Any) -> tuple[Analysis, Counted]:

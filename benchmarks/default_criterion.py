@@ -70,6 +70,7 @@ def analysis_of(shared: Path, work: Path, model: str) -> Path:
             preprocessing=case.preprocessing,
             samples=case.samples,
             projections=case.projections,
+            effort="full",
             output=folder,
         )
     return folder

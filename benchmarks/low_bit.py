@@ -111,7 +111,7 @@ class Bench:
                 options += ["--classes", str(images / "classes.txt")]
             path = str(self.shared / "models" / f"{model}.onnx")
             options += [*case.analyze, *self.analyze_options, "-o", folder, "--json"]
-            _, seconds, _ = self.run("analyze", path, "--calib", str(images / "calib"), *options)
+            _, seconds, _ = self.run("analyze", path, "--calib", str(images / "calib"), "--effort", "full", *options)
             self.keep(f"{folder} seconds", seconds)
         return folder
 

@@ -71,7 +71,15 @@ def main() -> None:
             folder = shared / "data" / images
             if (folder / "classes.txt").exists():
                 options = (*options, "--classes", str(folder / "classes.txt"))
-            run("analyze", str(shared / "models" / f"{model}.onnx"), "--calib", str(folder / "calib"), *options)
+            run(
+                "analyze",
+                str(shared / "models" / f"{model}.onnx"),
+                "--calib",
+                str(folder / "calib"),
+                "--effort",
+                "full",
+                *options,
+            )
         for name, budget in budgets.items():
             file = work / f"{model}-{name}.onnx"
             if not file.exists():

@@ -70,7 +70,7 @@ def measure(arguments: argparse.Namespace) -> None:
     jit.limit_threads(1)
     count = arguments.images
     graph, network, _ = searched(resnet50())
-    settings = MeasurementSettings(count)
+    settings = MeasurementSettings(count, effort="full")
     tensors = candidates(graph, network)
     observed = Graph(add_projections(graph.model, graph, tensors, settings.projections, settings.seed))
     low, rest = stages(settings)

@@ -189,6 +189,7 @@ def analysis(shared: Path, work: Path, model: str) -> tuple[Path, float, float]:
             classes=classes if classes.exists() else None,
             preprocessing=case.preprocessing,
             samples=case.samples,
+            effort="full",
             workers="auto",
             output=folder,
             reporter=clock,

@@ -97,7 +97,13 @@ def measured(shared: Path, work: Path, model: str) -> dict[str, Any]:
     memory.start()
     start = time.monotonic()
     analyze(
-        **given(shared, work, model), **CASES[model], samples=SAMPLES, workers="auto", output=folder, reporter=clock
+        **given(shared, work, model),
+        **CASES[model],
+        samples=SAMPLES,
+        effort="full",
+        workers="auto",
+        output=folder,
+        reporter=clock,
     )
     seconds = time.monotonic() - start
     memory.over.set()
@@ -172,7 +178,7 @@ def main() -> None:
         "",
         f"{arguments.date}; {versions('infoq-onnx', 'onnxruntime', 'numpy', 'numba')}; {processors()} processors;",
         f"made by `python benchmarks/whole.py SHARED WORK {' '.join(arguments.models)}`.",
-        "`analyze` runs with defaults: weights and activations, 128 projections, and one process per processor if "
+        "`analyze` runs with `--effort full`: weights and activations, 128 projections, and one process per processor if "
         "`--memory`",
         "has room for them. ResNet18 has 224×224 inputs and random weights.",
         "",

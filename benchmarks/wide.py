@@ -171,7 +171,7 @@ def whole(work: Path, name: str) -> dict[str, Any]:
     np.savez(data, x=images, y=random.integers(0, case.classes, case.images))
     folder = work / f"{name}.infoq"
     commands = {
-        "analyze": [str(model), "--calib", str(data), *case.analyze, "-o", str(folder)],
+        "analyze": [str(model), "--calib", str(data), "--effort", "full", *case.analyze, "-o", str(folder)],
         "allocate": [str(folder), "--compression", "8", "--weight-only", "-o", str(work / f"{name}.small.onnx")],
     }
     found: dict[str, Any] = {}
