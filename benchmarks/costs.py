@@ -69,9 +69,7 @@ class Bench:
         self.count += 1
         clock = Counted()
         chosen = {**BASE, "preprocessing": preprocessing, "workers": 1, "effort": "full", **options}
-        found = analyze(
-            model, calib, output=self.folder / f"{self.count}.infoq", reporter=clock, effort="full", **chosen
-        )
+        found = analyze(model, calib, output=self.folder / f"{self.count}.infoq", reporter=clock, **chosen)
         return read_analysis(found), clock
 
     def cifar10(self, **options: Any) -> tuple[Analysis, Counted]:

@@ -319,8 +319,8 @@ def main() -> None:
         ),
         "",
         *(
-            f"{model}: `analyze` with `--preprocess {CASES[model].preprocessing} --samples {CASES[model].samples}`, "
-            "otherwise with defaults.  "
+            f"{model}: `analyze` with `--preprocess {CASES[model].preprocessing} --samples {CASES[model].samples} "
+            "--effort full`, otherwise with defaults.  "
             for model in arguments.models
         ),
     ]

@@ -96,15 +96,8 @@ def measured(shared: Path, work: Path, model: str) -> dict[str, Any]:
     clock, memory = Clock(), Memory()
     memory.start()
     start = time.monotonic()
-    analyze(
-        **given(shared, work, model),
-        **CASES[model],
-        samples=SAMPLES,
-        effort="full",
-        workers="auto",
-        output=folder,
-        reporter=clock,
-    )
+    chosen = {**CASES[model], "samples": SAMPLES, "effort": "full"}
+    analyze(**given(shared, work, model), **chosen, workers="auto", output=folder, reporter=clock)
     seconds = time.monotonic() - start
     memory.over.set()
     spent: dict[str, float] = collections.defaultdict(float)
@@ -178,9 +171,8 @@ def main() -> None:
         "",
         f"{arguments.date}; {versions('infoq-onnx', 'onnxruntime', 'numpy', 'numba')}; {processors()} processors;",
         f"made by `python benchmarks/whole.py SHARED WORK {' '.join(arguments.models)}`.",
-        "`analyze` runs with `--effort full`: weights and activations, 128 projections, and one process per processor if "
-        "`--memory`",
-        "has room for them. ResNet18 has 224×224 inputs and random weights.",
+        "`analyze` runs with `--effort full`: weights and activations, 128 projections, and one process per processor",
+        "if `--memory` has room for them. ResNet18 has 224×224 inputs and random weights.",
         "",
         "Passes: the downstream computations of all trials, in whole passes over all images. Reading: images and the "
         "float",
