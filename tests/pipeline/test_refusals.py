@@ -45,7 +45,7 @@ from tests.pipeline.cases import NAMES, QUICK, Case, content, data_for, measured
         ({"projections": 1}, "`projections`"),
         ({"neighbours": 0}, "`neighbours`"),
         ({"neighbours": 16}, "`neighbours`"),
-        ({"observers": "few"}, "`observers` 'few': give 'selected' or 'all'"),
+        ({"observers": "few"}, "`observers` 'few': give 'none', 'selected' or 'all'"),
         ({"samples": 3}, "`samples`"),
         ({"encoder": "vgg"}, "vgg"),
         ({"trial_rounding": "up"}, "`trial_rounding` up: choose nearest or gptq"),
@@ -282,14 +282,14 @@ def test_weights_outside_the_model_have_changed(tmp_path: Path) -> None:
 
 def test_scores_that_were_changed(copied: Path, tmp_path: Path) -> None:
     """A score of another value would change the bits without a word."""
-    path = measured(copied).scores_by("kl")
+    path = measured(copied).scores_by("kl-pooled")
     table = json.loads(path.read_text())
     table["scores"][0]["value"] *= 2
     path.write_text(json.dumps(table))
     budget = {"compression": 8}
     wanted = partial(allocate, copied, bounds=budget, weight_only=True, rounding="nearest", output=tmp_path / "m.onnx")
-    refused(AnalysisError, "kl.json was changed after it was written", "`score`", call=wanted)
-    score(copied, criterion="kl")
+    refused(AnalysisError, "kl-pooled.json was changed after it was written", "`score`", call=wanted)
+    score(copied, criterion="kl-pooled")
     wanted()
 
 
