@@ -3,16 +3,17 @@
     python benchmarks/effort.py SHARED WORK cifar10_resnet20 squeezenet1_1 mobilenetv2 vit_tiny \
         -o docs/benchmarks/effort.md --date 2026-11-27
 
-Every trial is run once on many images, and what it does to each image is kept in WORK. Analyses with few images are
-then drawn from these. Their scores are compared with those from other images, and the bits that they choose are
-simulated and compared with the float network on other images. InfoQ's trials are run anew for each draw.
+Every trial is run once on many images, and what it does to each image is kept in WORK. Each draw divides these images
+into two halves. Analyses use images of the first half; their scores are compared with those from the second half, and
+the bits that they choose are simulated and compared with the float network there. InfoQ's trials are run anew for each
+draw.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +29,7 @@ from infoq_onnx.allocation.program import Rules, Scores
 from infoq_onnx.allocation.solve import Solution, solve
 from infoq_onnx.graph.session import open_session
 from infoq_onnx.pipeline.analyzing import find_grids, set_up, settings_of
-from infoq_onnx.pipeline.looking import look
+from infoq_onnx.pipeline.looking import encode, look
 from infoq_onnx.pipeline.settling import TOLERATED, regret
 from infoq_onnx.preparation import load_samples, prepare
 from infoq_onnx.quantize.codes import CodeTable
@@ -55,9 +56,8 @@ Array = npt.NDArray[np.float64]
 Positions = npt.NDArray[np.int64]
 
 BITS = (2, 3, 4, 5, 6, 7)
-WIDTHS = ((2, 3, 4, 5, 6, 7), (2, 3, 4, 6), (2, 3, 4), (2, 4))
-IMAGES = (32, 64, 128, 256, 500)
-DRAWS = 3
+WIDTHS = ((2, 3, 4, 5, 6, 7), (2, 3, 4, 6), (2, 3, 4))
+IMAGES = (32, 64, 128, 256, 512)
 BUDGETS = {
     "weights 8×": (("compression", "8"), True),
     "weights 12×": (("compression", "12"), True),
@@ -76,17 +76,19 @@ class Case:
     rounding: int
     """Images for ranges and rounding."""
     trials: int
-    """Other images: one half for trials, the other half for comparisons."""
+    """Other images: in each draw, one half is for trials, the other half for comparisons."""
+    draws: int = 3
+    """Number of draws; more where they are cheap."""
     weight_only: bool = False
     infoq: tuple[int, ...] = ()
     """Numbers of images with which InfoQ's criterion is tried, too."""
 
 
 CASES = {
-    "cifar10_resnet20": Case("cifar10", "imagenet", 1000, 1024, infoq=(64, 256)),
+    "cifar10_resnet20": Case("cifar10", "imagenet", 1000, 1024, draws=6, infoq=(64, 256)),
     "mobilenetv1_025": Case("imagenet", "tf", 200, 600),
     "mobilenetv2": Case("imagenet", "tf", 200, 256),
-    "squeezenet1_1": Case("imagenet", "imagenet", 200, 384),
+    "squeezenet1_1": Case("imagenet", "imagenet", 200, 256),
     "vit_tiny": Case("imagenet", "tf", 200, 192, weight_only=True),
 }
 
@@ -109,6 +111,7 @@ class Network:
         others = (calib, classes, case.preprocessing, case.trials, 0, None, used.indices)
         self.dataset = load_samples(prepare(model), *others)
         looked = look(prepare(model), self.dataset, dataclasses.replace(settings, equalize=False), Silent())
+        looked = encode(looked, self.dataset, settings)
         self.labels, self.encoded = looked.labels, looked.encoded
         self.problem = Problem(
             prepared.graph,
@@ -125,11 +128,12 @@ class Network:
         self.units = units_of(prepared.network, weight_only=case.weight_only)
         self.budgets = WEIGHT_BUDGETS if case.weight_only else BUDGETS
         self.errors: tuple[LocalError, ...] = local_errors(self.problem, BITS)
-        order = np.random.default_rng(0).permutation(len(self.dataset))
-        half = len(order) // 2
-        self.tried, self.others = order[:half], np.sort(order[half:])
+        orders = [np.random.default_rng(draw).permutation(len(self.dataset)) for draw in range(case.draws)]
+        self.half = len(self.dataset) // 2
+        self.tried = [order[: self.half] for order in orders]
+        self.others = [np.sort(order[self.half :]) for order in orders]
         self.case, self._work, self._file = case, work, work / f"{name}.npz"
-        self._simulated: dict[tuple[tuple[str, int], ...], tuple[Array, npt.NDArray[np.bool_]]] = {}
+        self._compared: dict[tuple[object, ...], tuple[float, float]] = {}
 
     @cached_property
     def float_logits(self) -> npt.NDArray[np.float32]:
@@ -204,7 +208,11 @@ class Network:
         journal = open_journal(self._work / f"{self._file.stem}.{images.sha256[:8]}.jsonl", images.sha256)
         result = sweep(problem, journal, lambda *_: None)
         trials = tuple(trial for trial in result.trials if trial.bits in widths)
-        sources = {"trials": lambda: (trials, result.candidates), "local_errors": lambda: self.errors}
+        sources = {
+            "trials": lambda: trials,
+            "information": lambda: result.candidates,
+            "local_errors": lambda: self.errors,
+        }
         found = get_criteria()[way]
         scored = found.function(Context(found, problem.network, BITS, sources))
         return self._table(scored.scores)
@@ -225,18 +233,19 @@ class Network:
         given = Scores(monotone(by_kind["weight"]), monotone(by_kind["activation"]))
         return solve(network, given, (parse_budget(metric, text, network),), Rules(weight_only=weight_only))
 
-    def simulated(self, solution: Solution) -> tuple[Array, npt.NDArray[np.bool_]]:
-        """Divergence from the float network, and whether the prediction is the same, for each other image."""
+    def compared(self, solution: Solution, draw: int) -> tuple[float, float]:
+        """Mean divergence from the float network, and share of equal predictions, on images not tried in a draw."""
         bits = Bits(solution.weight_bits, solution.activation_bits)
-        key = (*sorted(bits.weights.items()), *sorted(bits.activations.items()))
-        if key not in self._simulated:
-            graph = self.problem.graph
+        key = (draw, *sorted(bits.weights.items()), *sorted(bits.activations.items()))
+        if key not in self._compared:
+            graph, others = self.problem.graph, self.others[draw]
             model = simulation(self.quantizable, bits, codes=layer_codes(self.quantizable, bits, self.problem.rounded))
-            session, images = open_session(model, integer_kernels=False), self.dataset.part(self.others)
-            logits = logits_of(session, graph, images, batch_size(graph))
-            expected = self.float_logits[self.others]
-            self._simulated[key] = (kl_divergence(expected, logits), logits.argmax(axis=1) == expected.argmax(axis=1))
-        return self._simulated[key]
+            session = open_session(model, integer_kernels=False)
+            logits = logits_of(session, graph, self.dataset.part(others), batch_size(graph))
+            expected = self.float_logits[others]
+            same = logits.argmax(axis=1) == expected.argmax(axis=1)
+            self._compared[key] = float(kl_divergence(expected, logits).mean()), float(same.mean())
+        return self._compared[key]
 
     def agreement(self, scores: Array, reference: Array) -> tuple[float, float]:
         """Spearman correlation and spread of log2 ratio with the scores from other images."""
@@ -252,25 +261,21 @@ class Network:
 
     def rows(self) -> Iterator[str]:
         """Table rows, one per way to score."""
-        half, others = len(self.tried), self.others
-        full = self._drawn(lambda _: (half, self.scores(self.tried, "kl", BITS)))
-        reference = self.harm[0][:, :, others].mean(axis=-1, dtype=np.float64)
-        yield self._row("kl (full effort)", BITS, full, full, reference)
-        yield self._row("kl-pooled (normal effort)", SPARSE_BITS, self._drawn(self.settled), full, reference)
-        for images in (images for images in IMAGES if images <= half):
+        full = [(self.half, self.scores(tried, "kl", BITS)) for tried in self.tried]
+        references = [self.harm[0][:, :, others].mean(axis=-1, dtype=np.float64) for others in self.others]
+        yield self._row("kl (full effort)", BITS, full, full, references)
+        settled = [self.settled(tried) for tried in self.tried]
+        yield self._row("kl-pooled (normal effort)", SPARSE_BITS, settled, full, references)
+        for images in (images for images in IMAGES if images <= self.half):
             for way, widths in (("kl", BITS), *(("kl-pooled", widths) for widths in WIDTHS)):
-                drawn = self._drawn(lambda order: (images, self.scores(order[:images], way, widths)))  # noqa: B023
-                yield self._row(way, widths, drawn, full, reference)
+                drawn = [(images, self.scores(tried[:images], way, widths)) for tried in self.tried]
+                yield self._row(way, widths, drawn, full, references)
         if self.case.infoq:
-            reference = self.by_infoq(others, "infoq", BITS)
+            references = [self.by_infoq(others, "infoq", BITS) for others in self.others]
         for images in self.case.infoq:
             for way, widths in (("infoq", BITS), ("infoq-pooled", BITS), ("infoq-pooled", (2, 3, 4))):
-                drawn = self._drawn(lambda order: (images, self.by_infoq(order[:images], way, widths)))  # noqa: B023
-                yield self._row(way, widths, drawn, full, reference)
-
-    def _drawn(self, score: Callable[[Positions], tuple[int, Array]]) -> list[tuple[int, Array]]:
-        """Images and scores for each draw."""
-        return [score(np.random.default_rng(draw).permutation(self.tried)) for draw in range(DRAWS)]
+                drawn = [(images, self.by_infoq(tried[:images], way, widths)) for tried in self.tried]
+                yield self._row(way, widths, drawn, full, references)
 
     def _row(
         self,
@@ -278,16 +283,20 @@ class Network:
         widths: tuple[int, ...],
         drawn: list[tuple[int, Array]],
         full: list[tuple[int, Array]],
-        reference: Array,
+        references: list[Array],
     ) -> str:
-        rho, spread = np.mean([self.agreement(scores, reference) for _, scores in drawn], axis=0)
+        """Compare the scores of each draw with its reference, and their bits with those of full effort in that draw."""
+        agreements = [self.agreement(one, other) for (_, one), other in zip(drawn, references, strict=True)]
+        rho, spread = np.mean(agreements, axis=0)
         images = float(np.mean([count for count, _ in drawn]))
-        share = images * len(widths) / (len(self.tried) * len(BITS))
-        cells, ratios, moved = [], [], []
-        for budget in self.budgets:
+        share = images * len(widths) / (self.half * len(BITS))
+        cells, moved = [], []
+        ratios = np.empty((len(self.budgets), self.case.draws))
+        for row, budget in zip(ratios, self.budgets, strict=True):
             solutions = [self.chosen(scores, budget) for _, scores in drawn]
-            values = [self._compared(solution) for solution in solutions]
-            ratios += [kl / self._compared(self.chosen(full[0][1], budget))[0] for kl, _ in values]
+            values = [self.compared(solution, draw) for draw, solution in enumerate(solutions)]
+            whole = [self.compared(self.chosen(scores, budget), draw)[0] for draw, (_, scores) in enumerate(full)]
+            row[:] = np.log([kl for kl, _ in values]) - np.log(whole)
             moved += [_differing(one, other) for one, other in itertools.combinations(solutions, 2)]
             kl, same = np.mean(values, axis=0)
             cells.append(f"{kl:.4f} ± {np.std([kl for kl, _ in values], ddof=1):.4f}, {100 * same:.1f} %")
@@ -298,16 +307,12 @@ class Network:
             f"{100 * share:.1f} %",
             f"{rho:.2f}",
             f"{spread:.2f}",
-            f"{stats.gmean(ratios):.2f}",
+            f"{np.exp(ratios.mean()):.2f} ± {np.exp(ratios.mean(axis=0)).std(ddof=1):.2f}",
             f"{np.mean(moved):.1f}",
         )
         line = f"| {' | '.join((*head, *cells))} |"
         print(line, flush=True)
         return line
-
-    def _compared(self, solution: Solution) -> tuple[float, float]:
-        kl, same = self.simulated(solution)
-        return float(kl.mean()), float(same.mean())
 
 
 def _differing(one: Solution, other: Solution) -> int:
@@ -323,14 +328,14 @@ def _differing(one: Solution, other: Solution) -> int:
 
 
 def figure(network: Network, path: Path) -> None:
-    """Draw the harm of all trials on other images against their local errors, one line a unit."""
+    """Draw the harm of all trials against their local errors, one line a unit."""
     import matplotlib
 
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "effort"
     from matplotlib import pyplot
 
-    harm = network.harm[1][:, :, network.others].mean(axis=-1, dtype=np.float64)
+    harm = network.harm[1].mean(axis=-1, dtype=np.float64)
     local = {(error.unit, error.bits): error.value for error in network.errors}
     drawn, panels = pyplot.subplots(1, 2, figsize=(9, 4), sharey=True, layout="constrained")
     for panel, kind in zip(panels, ("weight", "activation"), strict=True):
@@ -368,15 +373,16 @@ def main() -> None:
         f"{arguments.date}; {versions('infoq-onnx', 'onnxruntime', 'numpy')}; made by",
         f"`python benchmarks/effort.py SHARED WORK {' '.join(arguments.models)}`.",
         "",
-        "Calibration images that ranges and rounding did not use are divided into two halves: scores come from images "
-        "of the first half, comparisons from the second. Each row is the mean of 3 draws of images.",
+        "Each draw divides calibration images that ranges and rounding did not use into two halves. Scores come from "
+        "images of the first half, comparisons from the second. Each row is the mean over the draws.",
         "",
         "- *work*: trials times images, as a share of full effort",
         "- *correlation*: Spearman's, within a width and kind of unit, with the scores of the same criterion from all "
         "images of the second half at all bit-widths; *spread*: standard deviation over units of the log2 ratio",
         "- then, for models with the bits chosen by these scores at four budgets: mean KL divergence from the float "
         "network on the second half ± standard deviation over the draws, and share of equal predictions",
-        "- *× full*: geometric mean over draws and budgets of that KL as a multiple of that at full effort",
+        "- *× full*: geometric mean over draws and budgets of that KL as a multiple of that at full effort in the same "
+        "draw ± standard deviation over the draws",
         "- *moved*: units whose bits differ between two draws, mean over pairs of draws and budgets",
         "",
         "Weights are rounded one layer at a time. `allocate` compensates for errors of earlier layers, and so loses "
@@ -389,7 +395,7 @@ def main() -> None:
             "",
             f"## {name}",
             "",
-            f"Ranges and rounding use {case.rounding} images; {case.trials} others.",
+            f"Ranges and rounding use {case.rounding} images; {case.draws} draws divide {case.trials} others.",
             "",
             f"| scores | images | bit-widths | work | correlation | spread | × full | moved | {' | '.join(budgets)} |",
             "|---" * (8 + len(budgets)) + "|",

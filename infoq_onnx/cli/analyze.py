@@ -71,10 +71,9 @@ _DEFAULTS = MeasurementSettings()
 @click.option(
     "--observers",
     type=click.Choice(get_args(Observing)),
-    default=_DEFAULTS.observers,
-    show_default=True,
-    help="At which tensors InfoQ measures mutual information: at those selected as observers, or at all candidates. "
-    "all takes longer, and lets score --criterion infoq use any --threshold.",
+    help="At which tensors mutual information is measured, which InfoQ's criteria need: at none, at those selected as "
+    "observers, or at all candidates. all takes longest, and lets score --criterion infoq use any --threshold "
+    "[none, or selected with --effort full].",
 )
 @click.option(
     "--equalize/--no-equalize",
@@ -131,7 +130,7 @@ _DEFAULTS = MeasurementSettings()
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Only print the number of trials, and an estimate of time and memory from a ten-second probe.",
+    help="Only print the number of trials, and an estimate of time and memory from probes of about half a minute.",
 )
 @logits_option
 @click.option(

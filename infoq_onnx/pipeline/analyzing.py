@@ -31,7 +31,7 @@ from infoq_onnx.execute.resources import Resources
 from infoq_onnx.files import clear_leftovers, write_text
 from infoq_onnx.graph.session import Runtime, processors, provider_called, using
 from infoq_onnx.pipeline.extending import Load, extensible
-from infoq_onnx.pipeline.looking import Seen, fingerprint_of, look, versions
+from infoq_onnx.pipeline.looking import Seen, encode, fingerprint_of, look, versions
 from infoq_onnx.pipeline.scoring import refresh_scores
 from infoq_onnx.pipeline.trying import Tried, first_journal, run_trials
 from infoq_onnx.preparation import (
@@ -52,6 +52,7 @@ from infoq_onnx.schema import (
     BASELINE_BITS,
     BITS,
     EFFORTS,
+    OBSERVING,
     AddedSamples,
     Analysis,
     MeasurementSettings,
@@ -149,7 +150,7 @@ def analyze(
         load = functools.partial(_load, prepared, calib, classes, preprocessing, chosen.seed, resources.share)
         seen, fingerprint, datasets = _identify(folder, prepared, dataset, chosen, load, reporter)
         measurement, chosen = _begin(folder, fingerprint, seen.prepared, datasets[0], chosen, reporter)
-        seen, grids = find_grids(seen, datasets[0], chosen, reporter)
+        seen, grids = find_grids(encode(seen, datasets[0], chosen), datasets[0], chosen, reporter)
         spill = None if resources.share is None else Spill(measurement.path, resources.share)
         rounded = _rounded_weights(measurement, fingerprint, seen.prepared, datasets[0], chosen, spill, reporter)
         problem = Problem(
@@ -173,7 +174,7 @@ def analyze(
 
 
 def settings_of(settings: MeasurementSettings | None, changes: dict[str, Any]) -> MeasurementSettings:
-    """Apply changes to settings. The bit-widths of the result always include 8.
+    """Apply changes to settings. The bit-widths of the result always include 8, and the observers are determined.
 
     Parameters
     ----------
@@ -192,7 +193,7 @@ def settings_of(settings: MeasurementSettings | None, changes: dict[str, Any]) -
     found = dataclasses.replace(settings or MeasurementSettings(), **changes)
     require_types(found)
     bits = tuple(sorted({*found.bits, BASELINE_BITS}))
-    return dataclasses.replace(found, bits=bits, provider=found.provider.lower())
+    return dataclasses.replace(found, bits=bits, provider=found.provider.lower(), observers=found.observing)
 
 
 def set_up(
@@ -287,7 +288,8 @@ def _identify(
 
 def _look_again(prepared: PreparedModel, settings: MeasurementSettings, dataset: Dataset, grouped: bool) -> Seen:
     """Run the float network over the images of an extension."""
-    return look(prepared, dataset, dataclasses.replace(settings, equalize=False), Silent(), grouped=grouped)
+    found = look(prepared, dataset, dataclasses.replace(settings, equalize=False), Silent(), grouped=grouped)
+    return encode(found, dataset, settings)
 
 
 def _begin(
@@ -317,6 +319,8 @@ def _begin(
         if EFFORTS.index(known.effort) > EFFORTS.index(settings.effort):
             reporter.note(f"{folder} holds an analysis with {setting('effort')} {known.effort}: it keeps that")
             settings = dataclasses.replace(settings, effort=known.effort)
+        if OBSERVING.index(known.observing) > OBSERVING.index(settings.observing):
+            settings = dataclasses.replace(settings, observers=known.observing)
         settings = dataclasses.replace(settings, bits=tuple(sorted({*settings.bits, *known.bits})))
     journal = first_journal(measurement, fingerprint, dataset, settings)
     units = {trial.unit for trial in journal.trials.values()}

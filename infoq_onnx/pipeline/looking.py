@@ -1,4 +1,4 @@
-"""First pass over the model and the images, before the measurement: find X_E and Y, and identify the measurement."""
+"""First pass over the model and the images, before the measurement: find Y and X_E, and identify the measurement."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Seen:
     logits: npt.NDArray[np.float32]
     """Logits of the float network [N, C]."""
     encoded: npt.NDArray[np.float64]
-    """Encoded inputs X_E [N, e]."""
+    """Encoded inputs X_E [N, e]; [N, 0] before `encode`, and if mutual information is not measured."""
     calibration: CalibrationRef
 
 
@@ -60,7 +60,7 @@ def look(
     *,
     grouped: bool | None = None,
 ) -> Seen:
-    """Run the float network over the images, to find X_E, Y and the channels to split.
+    """Run the float network over the images, to find Y and the channels to split.
 
     Parameters
     ----------
@@ -90,7 +90,6 @@ def look(
             f"{prepared.path} gives all {len(dataset)} images the same scores: check the images, their preprocessing, "
             "and whether the model was exported with its weights"
         )
-    encoded = encode_inputs(settings.encoder, prepared, dataset)
     splits: tuple[Split, ...] = ()
     if settings.equalize:
         splits = find_splits(prepared.graph, prepared.network, prepared.placement, dataset, lambda _: None)
@@ -106,16 +105,24 @@ def look(
     if not has_classmates(labels, settings.neighbours) if grouped is None else grouped:
         targets = groups(logits)
         calibration = dataclasses.replace(calibration, targets="groups")
-        reporter.note(
-            f"too few images a class to measure information on classes: {len(np.unique(targets))} groups of images "
-            "that the float model finds alike stand in for them"
-        )
+        if settings.observing != "none":
+            reporter.note(
+                f"too few images a class to measure information on classes: {len(np.unique(targets))} groups of images "
+                "that the float model finds alike stand in for them"
+            )
     calibration = dataclasses.replace(
         calibration,
         path=str(Path(calibration.path).resolve()),
         classes_path=None if calibration.classes_path is None else str(Path(calibration.classes_path).resolve()),
     )
-    return Seen(prepared, splits, float_top1, labels, targets, logits, encoded, calibration)
+    return Seen(prepared, splits, float_top1, labels, targets, logits, np.empty((len(dataset), 0)), calibration)
+
+
+def encode(seen: Seen, dataset: Dataset, settings: MeasurementSettings) -> Seen:
+    """Add X_E to what was found in the first pass, if mutual information is measured."""
+    if settings.observing == "none":
+        return seen
+    return dataclasses.replace(seen, encoded=encode_inputs(settings.encoder, seen.prepared, dataset))
 
 
 def versions() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`plan`: count the trials of `analyze`, and estimate its time and memory from a probe."""
+"""`plan`: count the trials of `analyze`, and estimate its time and memory from probes."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.session import Runtime, open_session, using
 from infoq_onnx.memory import peak
+from infoq_onnx.pipeline import probing
 from infoq_onnx.pipeline.analyzing import set_up, settings_of
 from infoq_onnx.preparation import Recipe, memory_bytes
 from infoq_onnx.reporter import Reporter, Silent
-from infoq_onnx.schema import MeasurementSettings, Plan, Preprocessing, tensor_of, typed, units_of
+from infoq_onnx.schema import BASELINE_BITS, MeasurementSettings, Plan, Preprocessing, typed, units_of
 from infoq_onnx.sensitivity.blocks import positions, rounding_count
 from infoq_onnx.sensitivity.estimators import prepare_projections, smi_discrete_from_projections, smi_from_prepared
-from infoq_onnx.sensitivity.observers import candidates
-from infoq_onnx.sensitivity.projection import add_projections
-from infoq_onnx.sensitivity.sweep import stages, trial_count
-from infoq_onnx.sensitivity.trials import Task
+from infoq_onnx.sensitivity.sweep import stages, trial_count, tried_bits
+from infoq_onnx.sensitivity.trials import Bench, Problem, Task
 from infoq_onnx.sensitivity.work import work_of, workers_for
 from infoq_onnx.simulate.rounding import get_rounding
 from infoq_onnx.simulate.rounding.gather import most_bytes
 from infoq_onnx.simulate.running.batching import batch_size, padded
 from infoq_onnx.simulate.running.prefix import Prefix
 
-PROBE_SECONDS = 10.0
-"""Default duration of the probe, in seconds."""
+PROBE_SECONDS = 5.0
+"""Default duration of the probe of the network's speed, in seconds."""
+_STARTING = 2.0
+"""Seconds until worker processes run."""
 
 
 @typed
@@ -54,7 +55,8 @@ def plan(
     ----------
     model, calib, settings, classes, preprocessing, workers, memory, changes : see `analyze`
     ray : accepted as in `analyze` and ignored; time and memory are those without a cluster
-    probe_seconds : duration of the probe that measures the speed of the network, in seconds
+    probe_seconds : duration of the probe that measures the speed of the network, in seconds; other probes take about
+        three times as long as 100 images in the analysis
     reporter : receives remarks
 
     Returns
@@ -68,38 +70,47 @@ def plan(
     """
     given = settings_of(settings, changes)
     allowed = memory_bytes(memory)
+    begun = time.monotonic()
     prepared, everything, settings = set_up(model, calib, classes, preprocessing, given, reporter or Silent())
+    setting_up = time.monotonic() - begun
     blocks = positions(everything.labels, len(everything), settings.effort, settings.seed)
     dataset = everything.part(blocks[0])
-    graph, network = prepared.graph, prepared.network
-    low, rest = stages(settings)
-    tried = units_of(network, weight_only=settings.weight_only)
-    tasks = [Task(unit, tuple(widths)) for unit in tried for widths in (low, rest) if widths]
-    # the time of the estimates is measured separately
-    prefix = Prefix(graph, network, dataset)
-    work = sum(work_of(graph, network, prefix, tasks, estimates=False))
-    whole = sum(layer.macs for layer in network.layers)
-    count = workers_for(work * len(dataset)) if workers == "auto" else workers or 1
-
-    tensors = candidates(graph, network)
-    observed = Graph(add_projections(graph.model, graph, tensors, settings.projections, settings.seed))
     with using(Runtime(settings.provider)):
-        rate = _images_a_second(observed, graph, dataset, probe_seconds)
-    each = estimate_seconds(len(dataset), settings)
-    # the network and both estimates have run by now, so the peak memory is that of a trial
-    took = peak()
-    # with a memory limit, the activations go to files
-    carried = 0 if allowed is not None else prefix.most_bytes()
-    if allowed is not None:
-        count = min(count, max(1, allowed // took - 1))
-    reached = {unit: graph.descendants([tensor_of(network, unit)]) for unit in tried}
-    looks = len(low) * sum(tensor in reached[unit] for unit in tried for tensor in tensors)
+        ranging, seen, grids = probing.ranges(prepared, everything, settings)
+        graph, network = seen.prepared.graph, seen.prepared.network
+        rounding, gathered = 0.0, 0
+        if get_rounding(settings.trial_rounding).reads_images:
+            images = rounding_count(len(everything), settings.effort)
+            bits = [*tried_bits(settings), BASELINE_BITS]
+            rounding = probing.rounding(graph, network, everything, images, bits)
+            gathered = most_bytes(graph, network, images)
+        few = probing.first(everything, probing.MORE)
+        problem = Problem(graph, network, grids, few, seen.labels, seen.targets, seen.encoded, settings, {})
+        bench = Bench(problem)
+        rate = _images_a_second(bench.observed, graph, dataset, probe_seconds)
+
+        tried = units_of(network, weight_only=settings.weight_only)
+        runs = [widths for widths in stages(settings) if widths]
+        tasks = [Task(unit, tuple(widths)) for unit in tried for widths in runs]
+        prefix = Prefix(graph, network, dataset)
+        # the time of the estimates is measured separately
+        work, with_estimates = (
+            sum(work_of(graph, network, prefix, tasks, estimates=counted)) for counted in (False, True)
+        )
+        count = workers_for(with_estimates * len(dataset)) if workers == "auto" else workers or 1
+        # the network and both estimates have run by now, so the peak memory is that of a trial
+        took = peak()
+        # with a memory limit, the activations go to files
+        carried = 0 if allowed is not None else prefix.most_bytes()
+        if allowed is not None:
+            count = min(count, max(1, allowed // took - 1))
+        opening = probing.trials(problem, count, len(runs))
+    reached = {unit: bench.reached(unit) for unit in tried}
+    looks = len(runs[0]) * sum(tensor in reached[unit] for unit in tried for tensor in bench.candidates)
+    estimating = looks * estimate_seconds(len(dataset), settings) if looks else 0.0
     # in each stage, every process runs the network upstream of the units once
-    passes = (work + count * sum(map(bool, (low, rest))) * prefix.macs_to_carry()) / whole
-    # layers are rounded one after the other, in one process, before any trial
-    rounding = 0
-    if get_rounding(settings.trial_rounding).reads_images:
-        rounding = most_bytes(graph, network, rounding_count(len(everything), settings.effort))
+    passes = (work + count * len(runs) * prefix.macs_to_carry()) / sum(layer.macs for layer in network.layers)
+    trying = passes * len(dataset) / rate + estimating + opening + (_STARTING if count > 1 else 0.0)
     trials = took + carried if count == 1 else took + count * (took + carried)
     return Plan(
         images=len(dataset),
@@ -108,8 +119,10 @@ def plan(
         passes=passes,
         workers=count,
         images_a_second=rate,
-        seconds=passes * len(dataset) / rate + looks * each,
-        bytes=float(max(took + carried + rounding, trials)),
+        ranges_seconds=setting_up + ranging,
+        rounding_seconds=rounding,
+        trials_seconds=trying,
+        bytes=float(max(took + carried + gathered, trials)),
     )
 
 

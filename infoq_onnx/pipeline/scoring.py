@@ -200,7 +200,9 @@ def refresh_scores(
         known: ScoreTable | None = None
         with contextlib.suppress(AnalysisError):
             known = read_scores(measurement, name)
-        if not chosen.is_cheap() or (known is None and not chosen.needs <= {"trials", "local_errors"}):
+        if not chosen.is_cheap() or _lacks_information(found, chosen):
+            continue
+        if known is None and not chosen.needs <= {"trials", "information", "local_errors"}:
             continue
         if known is not None and is_of(known, measurement):
             continue
@@ -256,8 +258,14 @@ def compute(
     Raises
     ------
     SettingsError
-        The criterion needs gradients, which cannot be computed yet, or fails.
+        The criterion needs gradients, which cannot be computed yet, or mutual information, which was not measured; or
+        it fails.
     """
+    if _lacks_information(found, criterion):
+        raise SettingsError(
+            f"criterion {criterion.name} needs mutual information, which was not measured: run the same "
+            f"{setting('analyze')} again with {setting('observers')} selected"
+        )
     if UNMADE in criterion.needs:
         raise SettingsError(f"criterion {criterion.name} needs {UNMADE}, which cannot be computed yet; choose another")
     context = Context(criterion, found.network, found.settings.bits, made)
@@ -274,12 +282,17 @@ def compute(
     return with_hash(table)
 
 
+def _lacks_information(found: Analysis, criterion: Criterion) -> bool:
+    return "information" in criterion.needs and found.settings.observing == "none"
+
+
 def _without_images(
     found: Analysis, prepared: Callable[[], PreparedModel], grids: Callable[[], GridTable]
 ) -> dict[Need, Callable[[], Any]]:
     """Return the functions that compute each need without a pass over the images. The model must be equalized."""
     return {
-        "trials": lambda: (found.trials, found.candidates),
+        "trials": lambda: found.trials,
+        "information": lambda: found.candidates,
         "local_errors": lambda: found.local_errors,
         "grids": grids,
         "weights": lambda: weights_of(prepared()),

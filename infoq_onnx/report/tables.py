@@ -65,8 +65,9 @@ def plan(found: Plan) -> str:
     return (
         f"{found.trials:,} trials on {found.images:,} images{more}: as much as {found.passes:,.0f} whole passes, "
         f"{found.images_a_second:,.0f} images/s in a probe\n"
-        f"about {duration(found.seconds)} and {size(found.bytes)} of memory with {found.workers} "
-        f"worker{'s' if found.workers > 1 else ''}, after ranges and rounding"
+        f"about {duration(found.seconds)} ({duration(found.ranges_seconds)} for ranges, "
+        f"{duration(found.rounding_seconds)} for rounding, {duration(found.trials_seconds)} for trials) and "
+        f"{size(found.bytes)} of memory, with {found.workers} worker{'s' if found.workers > 1 else ''}"
     )
 
 
@@ -145,6 +146,8 @@ def criterion_line(found: Analyzed) -> str:
         f"allocate goes by {found.analysis.default_criterion}, how far predictions diverge: bits that it chose kept "
         "more than InfoQ's on the networks we measured"
     )
+    if found.analysis.settings.observing == "none":
+        return f"{text}; analyze --observers selected also measures what InfoQ's need"
     if "infoq" not in found.scores or not found.scores["infoq"].scores:
         return f"{text}; here no observer tells enough for InfoQ's scores"
     noisy = found.analysis.calibration.targets == "groups"

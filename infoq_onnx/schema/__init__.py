@@ -39,6 +39,7 @@ from infoq_onnx.schema.results import (
 from infoq_onnx.schema.settings import (
     DEFAULT_CRITERION,
     EFFORTS,
+    OBSERVING,
     AllocationSettings,
     Effort,
     MeasurementSettings,
@@ -55,6 +56,7 @@ __all__ = [
     "DEFAULT_CRITERION",
     "EFFORTS",
     "EXACT_BITS",
+    "OBSERVING",
     "SCORES_VERSION",
     "ActivationGroup",
     "AddedSamples",

@@ -128,10 +128,19 @@ class Plan:
     """Number of processes that would run the trials."""
     images_a_second: float
     """Images per second through the whole network, including observers, in the probe."""
-    seconds: float
-    """Estimated time of all trials, without ranges and rounding."""
+    ranges_seconds: float
+    """Estimated time until all ranges are found, reading the images included."""
+    rounding_seconds: float
+    """Estimated time to round the weights of the trials."""
+    trials_seconds: float
+    """Estimated time of the trials on `images`."""
     bytes: float
     """Estimated resident memory of all processes together."""
+
+    @property
+    def seconds(self) -> float:
+        """Estimated time of the analysis."""
+        return self.ranges_seconds + self.rounding_seconds + self.trials_seconds
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import Literal, get_args
 
 from infoq_onnx.schema.bits import BITS
 
-Observing = Literal["selected", "all"]
+Observing = Literal["none", "selected", "all"]
+OBSERVING: tuple[Observing, ...] = get_args(Observing)
 Effort = Literal["quick", "normal", "full"]
 EFFORTS: tuple[Effort, ...] = get_args(Effort)
 DEFAULT_CRITERION = {"full": "kl", "normal": "kl-pooled", "quick": "kl-pooled"}
@@ -36,8 +37,10 @@ class MeasurementSettings:
     """Number of directions of a sliced mutual information."""
     neighbours: int = 3
     """Number of neighbours of the estimators, k."""
-    observers: Observing = "selected"
-    """Observers of the bit-widths that do not select observers: the selected ones, or all candidates."""
+    observers: Observing | None = None
+    """At which tensors mutual information is measured. "selected": at all candidates in the trials that select
+    observers, then at the selected ones. "all": at all candidates. "none": nowhere, which is faster; InfoQ's criteria
+    then have no scores. None: "selected" at full effort, else "none"."""
     equalize: bool = True
     """Make the ranges of a tensor's channels more equal first, by factors and by splitting channels."""
     act_range: str = "mse"
@@ -50,6 +53,11 @@ class MeasurementSettings:
     """The output with the class scores; None: the first one, or the only one that can be."""
     provider: str = "cpu"
     """onnxruntime execution provider that runs the networks."""
+
+    @property
+    def observing(self) -> Observing:
+        """`observers`, or their default."""
+        return self.observers or ("selected" if self.effort == "full" else "none")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """The sweep: trials of every unit at every bit-width.
 
 The sweep has two stages. In the first stage, all candidates observe the low-bit trials, and the observers are selected.
-In the second stage, only the selected observers, or all candidates if requested, observe the remaining bit-widths.
+In the second stage, only the selected observers, or all candidates if requested, observe the remaining bit-widths. If
+mutual information is not measured, there is only one stage.
 """
 
 from __future__ import annotations
@@ -70,7 +71,9 @@ def stages(settings: MeasurementSettings) -> tuple[list[int], list[int]]:
     """Return the bit-widths of the first stage, observed by all candidates, and of the second stage."""
     low = selection_bits(settings.bits)
     rest = [b for b in settings.bits if b != BASELINE_BITS and b not in low]
-    return low, rest if settings.effort == "full" else [b for b in rest if b in SPARSE_BITS]
+    if settings.effort != "full":
+        rest = [b for b in rest if b in SPARSE_BITS]
+    return ([*low, *rest], []) if settings.observing == "none" else (low, rest)
 
 
 def tried_bits(settings: MeasurementSettings) -> list[int]:
@@ -170,7 +173,7 @@ def sweep(
             state = (sent, baseline, max(1, processors() // workers), spill)
             executor = stack.enter_context(Processes(runner, state, workers, journal.folder, resources.memory))
         run_stage(executor, tasks, later)
-        if settings.observers == "all":
+        if settings.observing == "all":
             seeing = everybody
         if seeing is None:
             chosen = select(candidates, [journal.trials[key] for key in keys(low)], THRESHOLD, network.output)

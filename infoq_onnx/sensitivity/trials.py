@@ -99,8 +99,9 @@ class Baseline:
 
     logits: Array
     """Logits [N, C]."""
-    x: Prepared
-    """Projections of X_E, computed once because a matrix product can depend on the number of threads."""
+    x: Prepared | None
+    """Projections of X_E, computed once because a matrix product can depend on the number of threads; None if mutual
+    information is not measured."""
     xl: dict[str, Estimate]
     """SMI(X_E; L) by candidate."""
     ly: dict[str, Estimate]
@@ -108,16 +109,23 @@ class Baseline:
 
 
 class Bench:
-    """The baseline network with its candidate observers, ready for trials."""
+    """The baseline network with its candidate observers, ready for trials.
+
+    Attributes
+    ----------
+    observed : Graph
+        The baseline network, with the projections of the candidates as outputs.
+    """
 
     def __init__(self, problem: Problem, spill: Spill | None = None) -> None:
         """Build the network for a problem. Activations that would take too much memory go to `spill`."""
         self.problem = problem
-        self.candidates = candidates(problem.graph, problem.network)
+        observed = problem.settings.observing != "none"
+        self.candidates = candidates(problem.graph, problem.network) if observed else ()
         self._smi = SmiEstimator(problem)
         graph, settings = baseline_graph(problem), problem.settings
         self.prefix = Prefix(graph, problem.network, problem.dataset, spill)
-        self._observed = Graph(
+        self.observed = Graph(
             add_projections(graph.model, problem.graph, self.candidates, settings.projections, settings.seed)
         )
 
@@ -133,10 +141,10 @@ class Bench:
         ModelError
             An observed tensor has values that are too large to be projected in float32.
         """
-        outputs = [self._observed.output, *(projection_name(tensor) for tensor in self.candidates)]
-        opened = open_session(self._observed.model)
+        outputs = [self.observed.output, *(projection_name(tensor) for tensor in self.candidates)]
+        opened = open_session(self.observed.model)
         size = batch_size(self.problem.graph)
-        batches = run_batches(opened, self._observed, outputs, self.problem.dataset, size)
+        batches = run_batches(opened, self.observed, outputs, self.problem.dataset, size)
         logits, *projections = (np.concatenate(column) for column in zip(*(r for _, r in batches), strict=True))
         named = list(zip(self.candidates, projections, strict=True))
         for tensor, values in named:
@@ -145,11 +153,11 @@ class Bench:
                     f"{tensor} holds values so large that sums of them exceed float32, with 8-bit weights; scale the "
                     "weights or the inputs, or check the preprocessing"
                 )
-        x = _projected(self.problem)
+        x = _projected(self.problem) if named else None
         return Baseline(
             logits.reshape(len(logits), -1).astype(np.float64),
             x,
-            {tensor: self._smi.xl(x, values) for tensor, values in named},
+            {tensor: self._smi.xl(x, values) for tensor, values in named if x is not None},
             {tensor: self._smi.ly(values) for tensor, values in named},
         )
 
@@ -157,26 +165,31 @@ class Bench:
         """Return the candidates that a unit can change."""
         tensor = tensor_of(self.problem.network, unit)
         # a group's own tensor is upstream of its quantizer and does not change
-        return (self._observed.descendants([tensor]) - {tensor}).intersection(self.candidates)
+        return (self.observed.descendants([tensor]) - {tensor}).intersection(self.candidates)
+
+    def ready(self, task: Task) -> tuple[Suffix, list[Variant], list[str]]:
+        """Return the network behind a task's unit, the unit's values at each bit-width, and the tensors it observes."""
+        problem, observed = self.problem, self.observed
+        seen = self.reached(task.unit).intersection((*task.xl, *task.ly))
+        tensors = [tensor for tensor in self.candidates if tensor in seen]
+        outputs = [observed.output, *(projection_name(tensor) for tensor in tensors)]
+        variants = [variant_of(problem, task.unit, b) for b in task.bits]
+        fed = [name for name in variants[0] if name in observed.initializers]  # the weight, and perhaps the bias
+        changed = tensor_of(problem.network, task.unit)
+        return Suffix(observed, problem.network, changed, outputs, fed), variants, tensors
 
     def trials(self, task: Task, baseline: Baseline) -> list[Trial]:
         """Run the trials of a task, observed at the tensors of the task that the unit can reach."""
-        problem, observed, unit = self.problem, self._observed, task.unit
-        tensor_changed = tensor_of(problem.network, unit)
-        seen = self.reached(unit).intersection((*task.xl, *task.ly))
-        tensors = [tensor for tensor in self.candidates if tensor in seen]
-        outputs = [observed.output, *(projection_name(tensor) for tensor in tensors)]
-        variants = [variant_of(problem, unit, b) for b in task.bits]
-        fed = [name for name in variants[0] if name in observed.initializers]  # the weight, and perhaps the bias
-        suffix = Suffix(observed, problem.network, tensor_changed, outputs, fed)
-        batches = self.prefix.batches(tensor_changed, suffix.kept)
+        problem, unit = self.problem, task.unit
+        suffix, variants, tensors = self.ready(task)
+        batches = self.prefix.batches(tensor_of(problem.network, unit), suffix.kept)
         parts = [suffix.run(count, kept, variants) for count, kept in batches]
         trials = []
         for index, b in enumerate(task.bits):
             logits, *projections = (np.concatenate(column) for column in zip(*(p[index] for p in parts), strict=True))
             deltas = {}
             for tensor, values in zip(tensors, projections, strict=True):
-                xl = self._smi.xl(baseline.x, values) if tensor in task.xl else None
+                xl = self._smi.xl(baseline.x, values) if tensor in task.xl and baseline.x is not None else None
                 ly = self._smi.ly(values) if tensor in task.ly else None
                 deltas[tensor] = Delta(*_difference(baseline.xl[tensor], xl), *_difference(baseline.ly[tensor], ly))
             scores = logits.reshape(len(logits), -1).astype(np.float64)

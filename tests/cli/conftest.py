@@ -33,6 +33,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         projections=8,
         bits=(2, 4, 8),
         trial_rounding="nearest",
+        observers="selected",
         output=folder / "model.infoq",
     )
     return folder

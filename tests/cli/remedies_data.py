@@ -14,7 +14,7 @@ from PIL import Image
 from infoq_onnx.cli import main
 from tests.cli.situations import Place, some_images
 
-QUICK = "--bits 2,8 --projections 2 --trial-rounding nearest --workers 1"
+QUICK = "--bits 2,8 --projections 2 --observers selected --trial-rounding nearest --workers 1"
 """Options that make an analysis short."""
 
 

@@ -188,6 +188,11 @@ RESULTS: dict[str, Callable[[Place], str]] = {
         f"{ALLOCATE} --criterion kl",
     ),
     "an unknown criterion, and bits that need none": after("infoq-onnx allocate model.infoq --uniform 4/4"),
+    "a criterion whose measurements are missing": after(
+        "infoq-onnx analyze model.onnx --calib data.npz --bits 2,4,8 --trial-rounding nearest -o plain.infoq "
+        "--observers selected",
+        "infoq-onnx allocate plain.infoq --size 8KB --criterion infoq",
+    ),
     "scores that are damaged": scored_again,
     "an option that the criterion does not have": after("infoq-onnx score model.infoq --criterion eagl"),
     "a threshold that is no correlation": after("infoq-onnx score model.infoq --criterion infoq --threshold -1"),

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,6 +21,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from infoq_onnx import pipeline
 from infoq_onnx.analyses import current
 from infoq_onnx.emit.storage import STORAGES, Storage, Stored, packed
 from infoq_onnx.quantize.codes import RoundedWeight
@@ -330,6 +332,11 @@ def costs(name: str, row: str) -> Callable[[Place], None]:
     return prepare
 
 
+def without_information(place: Place) -> None:
+    settings: dict[str, Any] = {"bits": (2, 4, 8), "trial_rounding": "nearest", "output": place.folder / "plain.infoq"}
+    pipeline.analyze(place.folder / "model.onnx", place.folder / "data.npz", **settings)
+
+
 def damaged_scores(place: Place) -> None:
     current(place.folder / "model.infoq").scores_by("kl-pooled").write_text("")
 
@@ -543,6 +550,7 @@ SITUATIONS: dict[str, Callable[[Place], None]] = {
     "bits that were not analysed": nothing,
     "an unknown criterion": nothing,
     "an unknown criterion, and bits that need none": nothing,
+    "a criterion whose measurements are missing": without_information,
     "scores that are damaged": damaged_scores,
     "an option that the criterion does not have": nothing,
     "a threshold that is no correlation": nothing,

@@ -21,7 +21,7 @@ from tests.networks import mlp, residual_convnet
 
 pytestmark = pytest.mark.usefixtures("place")
 
-QUICK = ("--projections", "4", "--bits", "2,4,8", "--trial-rounding", "nearest")
+QUICK = ("--projections", "4", "--observers", "selected", "--bits", "2,4,8", "--trial-rounding", "nearest")
 
 
 def run(*args: str) -> Result:

@@ -18,8 +18,13 @@ from infoq_onnx.graph.session import open_session
 from infoq_onnx.simulate.running.batching import batch_size, logits_of
 from tests.prepared import dataset_of, images, is_one_line, searched
 
-QUICK: dict[str, Any] = {"projections": 3, "bits": (2, 4, 8), "trial_rounding": "nearest"}
-"""Settings that make an analysis cheap."""
+QUICK: dict[str, Any] = {
+    "projections": 3,
+    "bits": (2, 4, 8),
+    "trial_rounding": "nearest",
+    "observers": "selected",
+}
+"""Settings that make an analysis cheap, with all that it can measure."""
 CODES = "codes.npz"
 """File of one whose trials were rounded by gptq, besides."""
 SCORES = tuple(f"scores/{name}.json" for name in ("infoq", "infoq-pooled", "kl", "kl-pooled"))

@@ -170,9 +170,9 @@ def test_further_observers_look_at_what_they_have_not_seen(
 ) -> None:
     settings: dict[str, Any] = {**QUICK, "bits": (2, 5, 6), "effort": "full"}
     folder = analyze(case.model, case.calib, output=tmp_path / "a.infoq", **settings)
-    fresh = analyze(case.model, case.calib, output=tmp_path / "b.infoq", observers="all", **settings)
+    fresh = analyze(case.model, case.calib, output=tmp_path / "b.infoq", **{**settings, "observers": "all"})
     trials = run(monkeypatch)
-    analyze(case.model, case.calib, output=folder, observers="all", **settings)
+    analyze(case.model, case.calib, output=folder, **{**settings, "observers": "all"})
     # 2 bits were seen by all
     assert {bits for _, _, bits in trials} == {(5, 6)}
     assert content(folder, *NAMES) == content(fresh, *NAMES)

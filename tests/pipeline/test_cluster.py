@@ -23,7 +23,7 @@ from tests.networks import residual_convnet
 from tests.pipeline.cases import CODES, NAMES, Case, Listener, content, data_for, files_of, measured, saved
 
 FILES = (*NAMES, CODES)
-SETTINGS: dict[str, Any] = {"bits": (2, 6, 8), "projections": 16}
+SETTINGS: dict[str, Any] = {"bits": (2, 6, 8), "projections": 16, "observers": "selected"}
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -143,7 +143,20 @@ def test_a_machine_that_is_lost_loses_nothing(whole: Case, tmp_path: Path, monke
 def test_the_command_is_stopped_and_goes_on(whole: Case, tmp_path: Path) -> None:
     """On a cluster of its own, of which nothing is seen, and nothing left."""
     folder = tmp_path / "a.infoq"
-    options = ["--bits", "2,6,8", "--projections", "16", "--workers", "2", "--ray", "local", "-o", str(folder)]
+    options = [
+        "--bits",
+        "2,6,8",
+        "--projections",
+        "16",
+        "--observers",
+        "selected",
+        "--workers",
+        "2",
+        "--ray",
+        "local",
+        "-o",
+        str(folder),
+    ]
     code = "from infoq_onnx.cli import main; main()"
     arguments = ["analyze", str(whole.model), "--calib", str(whole.calib), *options]
 

@@ -140,6 +140,35 @@ def test_a_larger_effort_goes_on_from_a_smaller_one(
     assert current(folder).path.name == current(fresh).path.name == current(whole).path.name
 
 
+def test_mutual_information_is_measured_on_request(
+    files: tuple[Path, Path], tried: list[tuple[int, tuple[int, ...]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The default criterion does not need it. Measured later, it is as if it had been from the start."""
+    settled(monkeypatch, 2)
+    settings = {**SETTINGS, "observers": None}
+    folder = analyze(*files, output=tmp_path / "a.infoq", **settings)
+    found = read_analyzed(folder)
+    assert (found.analysis.settings.observers, found.analysis.candidates) == ("none", ())
+    assert found.scores.keys() == {"kl", "kl-pooled"}
+    assert {bits for _, bits in tried} == {(2, 3, 4, 6)}
+    out = {"bounds": {"compression": "6"}, "weight_only": True, "output": tmp_path / "m.onnx"}
+    for name in ("infoq", "infoq-pooled"):
+        refused(SettingsError, "`observers` selected", call=lambda: allocate(folder, criterion=name, **out))  # noqa: B023
+    settled(monkeypatch, 2)
+    analyze(*files, output=folder, **SETTINGS)
+    settled(monkeypatch, 2)
+    fresh = analyze(*files, output=tmp_path / "b.infoq", **SETTINGS)
+    assert content(folder, *files_of(fresh)) == content(fresh, *files_of(fresh))
+    assert read_analyzed(fresh).scores["kl-pooled"].scores == found.scores["kl-pooled"].scores
+    allocate(folder, criterion="infoq", **out)
+    # … and is kept
+    tried.clear()
+    settled(monkeypatch, 2)
+    analyze(*files, output=folder, **settings)
+    assert not tried
+    assert read_analysis(folder).settings.observers == "selected"
+
+
 def test_below_full_effort_few_images_round_the_widths_that_are_tried(
     files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,7 @@ CODE = "from infoq_onnx.cli import main; main()"
 def test_killed_at_random_moments(tmp_path: Path) -> None:
     model = saved(residual_convnet(), tmp_path / "model.onnx")
     calib = data_for(residual_convnet(), tmp_path / "calib.npz", 64)
-    options = ["--bits", "2,3,4,6,8", "--projections", "16"]
+    options = ["--bits", "2,3,4,6,8", "--projections", "16", "--observers", "selected"]
 
     def started(folder: Path, workers: int) -> subprocess.Popen[bytes]:
         command = ["analyze", str(model), "--calib", str(calib), *options, "--workers", str(workers)]

@@ -8,15 +8,17 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 
 from infoq_onnx.analyses import read_analysis
 from infoq_onnx.cli import main
 from infoq_onnx.errors import SettingsError
-from infoq_onnx.pipeline import plan
+from infoq_onnx.pipeline import plan, probing
 from infoq_onnx.report import tables
 from infoq_onnx.schema import Plan, from_json
-from tests.networks import Builder
-from tests.pipeline.cases import Case, refused
+from tests.networks import SMALL, Builder
+from tests.pipeline.cases import Case, data_for, refused, saved
 
 
 def test_trials_are_those_of_the_analysis(case: Case) -> None:
@@ -27,7 +29,9 @@ def test_trials_are_those_of_the_analysis(case: Case) -> None:
     # each of three layers' weights and inputs: the rest of the network twice, and what lies in front of it
     assert 6 <= found.passes <= 18
     assert found.images_a_second > 0
-    assert found.seconds > 0
+    assert found.seconds == found.ranges_seconds + found.rounding_seconds + found.trials_seconds
+    assert min(found.ranges_seconds, found.trials_seconds) > 0
+    assert found.rounding_seconds > 0
     assert found.bytes > 50e6
     half = plan(case.model, case.calib, bits=(2, 4, 8), projections=3, weight_only=True, probe_seconds=0.05)
     assert half.trials == found.trials // 2
@@ -53,8 +57,31 @@ def test_what_rounding_takes_is_counted(case: Case, tmp_path: Path) -> None:
     options = {"bits": (2, 8), "projections": 2, "probe_seconds": 0.05}
     rounded = plan(tmp_path / "m.onnx", case.calib, **options)
     nearest = plan(tmp_path / "m.onnx", case.calib, trial_rounding="nearest", **options)
+    assert (rounded.rounding_seconds > 0, nearest.rounding_seconds) == (True, 0)
     # moments of 2048 inputs, eight times
     assert rounded.bytes - nearest.bytes > 0.9 * 64 * 2048**2
+
+
+@pytest.mark.parametrize("observers", ["none", "selected"])
+@pytest.mark.parametrize("name", ["depthwise", "attention", "fixed batch"])
+def test_any_network_can_be_planned(name: str, observers: str, tmp_path: Path) -> None:
+    """With as few images as an analysis needs, and without writing anything."""
+    model = SMALL[name]()
+    path, calib = saved(model, tmp_path / "m.onnx"), data_for(model, tmp_path / "calib.npz", 16)
+    options = {"projections": 2, "probe_seconds": 0.05, "bits": (2, 4), "observers": observers}
+    found = plan(path, calib, **options)
+    assert 0 < found.seconds < 600
+    assert sorted(tmp_path.iterdir()) == [calib, path]
+
+
+@given(st.lists(st.tuples(st.sampled_from([1, 8]), st.integers(1, 64), st.integers(1, 300)), min_size=1), st.data())
+def test_times_of_rows_follow_the_power_laws(shapes: list[tuple[int, int, int]], data: st.DataObject) -> None:
+    """Shapes that were probed have what was measured; others scale with factors of d³ and rows of d²."""
+    known = {(g, r, d): probing._Rows(1e-9 * g * d**3, 1e-8 * g * d**2) for g, r, d in shapes}
+    asked = data.draw(st.tuples(st.sampled_from([g for g, _, _ in shapes]), st.integers(1, 64), st.integers(1, 5000)))
+    groups, rows, width = asked
+    expected = groups * (1e-9 * width**3 + rows * 1e-8 * width**2)
+    assert probing._extrapolated(known, asked) == pytest.approx(expected)
 
 
 def test_wrong_settings_are_told_as_by_analyze(case: Case) -> None:
@@ -73,7 +100,8 @@ def test_the_command_leaves_nothing(as_json: bool, case: Case, tmp_path: Path, m
         assert from_json(Plan, result.stdout).trials == 6
     else:
         assert result.stdout.startswith("6 trials on 32 images: as much as ")
-        assert "memory with 1 worker, after ranges and rounding" in result.stdout
+        assert "for rounding, " in result.stdout
+        assert result.stdout.endswith("of memory, with 1 worker\n")
 
 
 @pytest.mark.parametrize(

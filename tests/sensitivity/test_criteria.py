@@ -96,7 +96,7 @@ def test_infoq_claims_nothing_without_information(observers: tuple[Observer, ...
 
 
 def test_kl_is_that_of_the_trials() -> None:
-    context = context_of(kl, trials=(TRIALS, ()))
+    context = context_of(kl, trials=TRIALS)
     assert list(kl.function(context)) == [Score(CONV, 4, 0.25, 0.0), Score(FC, 2, 0.5, 0.0)]
 
 
@@ -116,7 +116,8 @@ def test_another_threshold_takes_other_observers() -> None:
         )
         for i in range(10)
     ]
-    context = context_of(infoq, trials=(trials, (Candidate("inner", 1.0, 1.0), Candidate("logits", 1.0, 1.0))))
+    observed = (Candidate("inner", 1.0, 1.0), Candidate("logits", 1.0, 1.0))
+    context = context_of(infoq, trials=trials, information=observed)
     kept = {
         threshold: [o.tensor for o in infoq.function(context, threshold=threshold).observers if o.selected_xl]
         for threshold in (0.5, 0.7)

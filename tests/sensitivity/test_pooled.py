@@ -189,18 +189,17 @@ def test_both_criteria_pool_what_they_are_named_after() -> None:
     unit, logits = Unit("weight", network.layers[0].name), network.output
     trials = [trial(unit, b, 3.0 * 4.0**-b, 7.0 * 4.0**-b) for b in LOW]
     errors = errors_of({unit: 1.0})
-    candidates = (Candidate("logits", 1.0, 2.0),)
-    made = {"trials": (trials, candidates), "local_errors": errors}
+    made: dict[str, Any] = {"trials": trials, "local_errors": errors}
     assert [score.value for score in kl_pooled.score(all_bits(kl_pooled, **made), {}).scores] == [
         pytest.approx(3.0 * 4.0**-b) for b in BITS
     ]
     assert divergences(trials)[unit, 2] == Harm(3.0 / 16, (1.5 / 16, 4.5 / 16))
     named = [Trial(one.changes, 0.0, one.kl, {logits: one.deltas["logits"]}) for one in trials]
-    made = {"trials": (named, (Candidate(logits, 1.0, 2.0),)), "local_errors": errors}
+    made = {"trials": named, "information": (Candidate(logits, 1.0, 2.0),), "local_errors": errors}
     scored = infoq_pooled.score(all_bits(infoq_pooled, **made), infoq_pooled.settings({}))
     assert [score.value for score in scored.scores] == [pytest.approx(3.5 * 4.0**-b) for b in BITS]
     assert [one.tensor for one in scored.observers] == [logits]
     with pytest.raises(SettingsError, match="threshold"):
         infoq_pooled.score(all_bits(infoq_pooled, **made), {"threshold": 2.0})
-    raw = infoq.score(all_bits(infoq, trials=made["trials"]), infoq.settings({}))
+    raw = infoq.score(all_bits(infoq, trials=named, information=made["information"]), infoq.settings({}))
     assert raw.observers == scored.observers

@@ -40,7 +40,7 @@ def by_unit(trials: Sequence[Trial]) -> dict[tuple[str, str, int], Trial]:
 
 def trials_of(problem: Problem, result: SweepResult, criterion: Criterion) -> Context:
     """What a criterion that looks at trials gets."""
-    made = {"trials": lambda: (result.trials, result.candidates)}
+    made = {"trials": lambda: result.trials, "information": lambda: result.candidates}
     return Context(criterion, problem.network, problem.settings.bits, made)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,9 +68,8 @@ def test_images_without_classmates_are_analysed(tmp_path: Path) -> None:
     # labels with too few of each to have 15 neighbours in their class
     np.savez(tmp_path / "data.npz", x=x, y=np.arange(count) % network.classes)
     notes = Notes()
-    folder = analyze(
-        model, tmp_path / "data.npz", bits=(2, 8), projections=2, neighbours=15, output=tmp_path / "a", reporter=notes
-    )
+    settings: dict[str, Any] = {"bits": (2, 8), "projections": 2, "neighbours": 15, "observers": "selected"}
+    folder = analyze(model, tmp_path / "data.npz", output=tmp_path / "a", reporter=notes, **settings)
     found = read_analysis(folder)
     assert found.calibration.targets == "groups"
     assert found.calibration.labels == "true"

@@ -24,7 +24,7 @@ from infoq_onnx.errors import InfoQError, SettingsError, setting
 from infoq_onnx.quantize.table import GridTable
 from infoq_onnx.schema import BASELINE_BITS, Candidate, LocalError, Network, Observer, Score, Trial, Unit, units_of
 
-Need = Literal["weights", "grids", "activations", "trials", "local_errors", "labels", "gradients"]
+Need = Literal["weights", "grids", "activations", "trials", "information", "local_errors", "labels", "gradients"]
 NEEDS: tuple[Need, ...] = get_args(Need)
 
 PASSES: Mapping[Need, str] = {
@@ -94,13 +94,13 @@ class Context:
 
     @property
     def trials(self) -> Sequence[Trial]:
-        """All trials that `analyze` measured."""
-        return self._get("trials")[0]  # type: ignore[no-any-return]
+        """All trials that `analyze` measured. Their differences of mutual information have the need `information`."""
+        return self._get("trials")  # type: ignore[no-any-return]
 
     @property
     def candidates(self) -> Sequence[Candidate]:
-        """The observed tensors, with the baseline's mutual information at each. Included in the need `trials`."""
-        return self._get("trials")[1]  # type: ignore[no-any-return]
+        """The observed tensors, with the baseline's mutual information at each. The need is `information`."""
+        return self._get("information")  # type: ignore[no-any-return]
 
     @property
     def local_errors(self) -> Sequence[LocalError]:

@@ -22,7 +22,7 @@ from infoq_onnx.sensitivity.observers import THRESHOLD, select, selection_bits
 
 @criterion(
     source="InfoQ, arXiv 2508.04753",
-    needs=("trials",),
+    needs=("trials", "information"),
     options={
         "threshold": "Correlation with the accuracy drop above which a candidate becomes an observer.",
         "one_over_b": "The factor 1/b of Eq. 4.",

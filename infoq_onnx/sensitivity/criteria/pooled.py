@@ -68,7 +68,7 @@ def kl_pooled(context: Context) -> tuple[Score, ...]:
 
 @criterion(
     source="infoq-onnx, on InfoQ, arXiv 2508.04753",
-    needs=("trials", "local_errors"),
+    needs=("trials", "information", "local_errors"),
     options={"threshold": "Correlation with the accuracy drop above which a candidate becomes an observer."},
 )
 def infoq_pooled(context: Context, *, threshold: float = THRESHOLD) -> Scored:
