@@ -44,7 +44,18 @@ from tests.networks import residual_convnet
 
 HANG = 10.0
 SPACE = 8 << 30
-QUICK = ("--projections", "2", "--bits", "4,8", "--trial-rounding", "nearest", "--workers", "1")
+QUICK = (
+    "--projections",
+    "2",
+    "--observers",
+    "selected",
+    "--bits",
+    "4,8",
+    "--trial-rounding",
+    "nearest",
+    "--workers",
+    "1",
+)
 ALLOCATE = ("--compression", "5", "--weight-only", "--rounding", "nearest")
 ODD: tuple[Any, ...] = (
     *(None, True, -1, 0, 1e308, -1e308, float("nan"), float("inf"), 10**30, -(10**30), 2**31, 2**62, 0.5),

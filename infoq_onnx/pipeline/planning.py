@@ -12,7 +12,7 @@ import numpy as np
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.session import Runtime, open_session, using
-from infoq_onnx.memory import peak
+from infoq_onnx.memory import peak, resident
 from infoq_onnx.pipeline import probing
 from infoq_onnx.pipeline.analyzing import set_up, settings_of
 from infoq_onnx.preparation import Recipe, memory_bytes
@@ -24,7 +24,7 @@ from infoq_onnx.sensitivity.sweep import stages, trial_count, tried_bits
 from infoq_onnx.sensitivity.trials import Bench, Problem, Task
 from infoq_onnx.sensitivity.work import work_of, workers_for
 from infoq_onnx.simulate.rounding import get_rounding
-from infoq_onnx.simulate.rounding.gather import most_bytes
+from infoq_onnx.simulate.rounding.layerwise import most_bytes
 from infoq_onnx.simulate.running.batching import batch_size, padded
 from infoq_onnx.simulate.running.prefix import Prefix
 
@@ -72,22 +72,23 @@ def plan(
     allowed = memory_bytes(memory)
     begun = time.monotonic()
     prepared, everything, settings = set_up(model, calib, classes, preprocessing, given, reporter or Silent())
-    setting_up = time.monotonic() - begun
+    setting_up, started = time.monotonic() - begun, resident()
     blocks = positions(everything.labels, len(everything), settings.effort, settings.seed)
     dataset = everything.part(blocks[0])
     with using(Runtime(settings.provider)):
         ranging, seen, grids = probing.ranges(prepared, everything, settings)
         graph, network = seen.prepared.graph, seen.prepared.network
-        rounding, gathered = 0.0, 0
+        rounding, gathered, ranged = 0.0, 0, resident()
         if get_rounding(settings.trial_rounding).reads_images:
             images = rounding_count(len(everything), settings.effort)
             bits = [*tried_bits(settings), BASELINE_BITS]
             rounding = probing.rounding(graph, network, everything, images, bits)
-            gathered = most_bytes(graph, network, images)
+            gathered = most_bytes(graph, network, probing.first(everything, images), spilled=allowed is not None)
         few = probing.first(everything, probing.MORE)
         problem = Problem(graph, network, grids, few, seen.labels, seen.targets, seen.encoded, settings, {})
         bench = Bench(problem)
-        rate = _images_a_second(bench.observed, graph, dataset, probe_seconds)
+        took = peak()
+        rate, running = _images_a_second(bench.observed, graph, dataset, probe_seconds)
 
         tried = units_of(network, weight_only=settings.weight_only)
         runs = [widths for widths in stages(settings) if widths]
@@ -98,10 +99,8 @@ def plan(
             sum(work_of(graph, network, prefix, tasks, estimates=counted)) for counted in (False, True)
         )
         count = workers_for(with_estimates * len(dataset)) if workers == "auto" else workers or 1
-        # the network and both estimates have run by now, so the peak memory is that of a trial
-        took = peak()
         # with a memory limit, the activations go to files
-        carried = 0 if allowed is not None else prefix.most_bytes()
+        trying_bytes = running + (0 if allowed is not None else prefix.most_bytes())
         if allowed is not None:
             count = min(count, max(1, allowed // took - 1))
         opening = probing.trials(problem, count, len(runs))
@@ -111,7 +110,8 @@ def plan(
     # in each stage, every process runs the network upstream of the units once
     passes = (work + count * len(runs) * prefix.macs_to_carry()) / sum(layer.macs for layer in network.layers)
     trying = passes * len(dataset) / rate + estimating + opening + (_STARTING if count > 1 else 0.0)
-    trials = took + carried if count == 1 else took + count * (took + carried)
+    # every process has the images and the libraries
+    trials = ranged + (trying_bytes if count == 1 else count * (started + trying_bytes))
     return Plan(
         images=len(dataset),
         most_images=sum(map(len, blocks)),
@@ -122,12 +122,13 @@ def plan(
         ranges_seconds=setting_up + ranging,
         rounding_seconds=rounding,
         trials_seconds=trying,
-        bytes=float(max(took + carried + gathered, trials)),
+        bytes=float(max(took, ranged + gathered, trials)),
     )
 
 
-def _images_a_second(observed: Graph, graph: Graph, dataset: Dataset, wanted: float) -> float:
-    """Return the images per second of the network, from a run of `wanted` seconds or four passes over all images."""
+def _images_a_second(observed: Graph, graph: Graph, dataset: Dataset, wanted: float) -> tuple[float, int]:
+    """Run the network for `wanted` seconds, or four times over all images: the images per second, and the bytes."""
+    before = resident()
     session, size = open_session(observed.model), batch_size(graph)
     batches = itertools.chain.from_iterable(dataset.batches(size) for _ in range(4))
     images, passed, begun = 0, 0.0, time.monotonic()
@@ -136,7 +137,7 @@ def _images_a_second(observed: Graph, graph: Graph, dataset: Dataset, wanted: fl
         images, passed = images + len(batch), time.monotonic() - begun
         if passed >= wanted:
             break
-    return images / passed
+    return images / passed, max(0, resident() - before)
 
 
 def estimate_seconds(count: int, settings: MeasurementSettings) -> float:

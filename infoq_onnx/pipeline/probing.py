@@ -30,6 +30,7 @@ from infoq_onnx.sensitivity.sweep import tried_bits
 from infoq_onnx.sensitivity.trials import Bench, Problem, Task
 from infoq_onnx.simulate.rounding.gather import Gathered
 from infoq_onnx.simulate.rounding.layerwise import EVERY, gathered, unrounded
+from infoq_onnx.simulate.running.batching import batch_size
 from infoq_onnx.simulate.running.streams import Stream
 
 T = TypeVar("T")
@@ -65,11 +66,13 @@ def ranges(prepared: PreparedModel, dataset: Dataset, settings: MeasurementSetti
         part = first(dataset, count)
         return _timed(lambda: find_grids(_looked(prepared, part, settings), part, settings, Silent()))
 
+    # two whole batches take about as much memory as an analysis
+    most = min(len(dataset), max(MORE, 2 * batch_size(prepared.graph)))
     # the first run also loads compiled code, as an analysis does
     once, _ = run(FEW)
     few, _ = run(FEW)
-    more, found = run(MORE)
-    further = max(0.0, more - few) / (min(MORE, len(dataset)) - FEW)
+    more, found = run(most)
+    further = max(0.0, more - few) / (most - FEW)
     return once + further * (len(dataset) - FEW), *found
 
 

@@ -15,8 +15,8 @@ from infoq_onnx.quantize.bias_correction import Clipped
 from infoq_onnx.quantize.moments import Moments
 from infoq_onnx.quantize.rounding import bytes_to_round
 from infoq_onnx.quantize.wide import Columns, is_wide, most_positions
-from infoq_onnx.schema import Layer, Network
-from infoq_onnx.simulate.rounding.as_matmul import Form, form_of, target_of
+from infoq_onnx.schema import Layer
+from infoq_onnx.simulate.rounding.as_matmul import Form, target_of
 from infoq_onnx.simulate.running.streams import Stream
 
 Float32 = npt.NDArray[np.float32]
@@ -125,29 +125,25 @@ def _wanted_positions(groups: int, width: int) -> int:
     return most_positions(width) if is_wide(groups, width) else max(_POSITIONS, _POSITIONS_A_WEIGHT * width)
 
 
-def most_bytes(graph: Graph, network: Network, images: int) -> int:
-    """Estimate the memory for gathering and rounding the most demanding layer.
+def bytes_for(form: Form, layer: Layer, images: int, every: int = 1) -> int:
+    """Estimate the memory for gathering and rounding a layer.
 
     Parameters
     ----------
-    graph, network : the float network
+    form, layer : the layer
     images : number of calibration images
+    every : see `gather`
 
     Returns
     -------
     int
         Bytes.
     """
-    most = 0
-    for layer in network.layers:
-        form = form_of(graph, layer)
-        if form is not None:
-            groups, rows, width = form.shape
-            positions = images * math.prod(layer.output_shape) // (groups * rows)
-            taken = min(positions, _wanted_positions(groups, width))
-            columns = min(_COLUMN_BYTES, 4 * groups * width * taken)
-            most = max(most, columns + bytes_to_round(groups, rows, width, taken))
-    return most
+    groups, rows, width = form.shape
+    positions = images * math.prod(layer.output_shape) // (groups * rows)
+    taken = min(positions, -(-_wanted_positions(groups, width) // every))
+    columns = min(_COLUMN_BYTES, 4 * groups * width * taken)
+    return columns + bytes_to_round(groups, rows, width, taken)
 
 
 def _normalizer(graph: Graph, target: str) -> onnx.NodeProto | None:

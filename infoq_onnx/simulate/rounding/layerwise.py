@@ -12,7 +12,7 @@ from infoq_onnx.quantize.codes import CodeTable
 from infoq_onnx.quantize.rounding import round_widths
 from infoq_onnx.schema import Layer, Network
 from infoq_onnx.simulate.rounding.as_matmul import Form, form_of, target_of
-from infoq_onnx.simulate.rounding.gather import Gathered, gather
+from infoq_onnx.simulate.rounding.gather import Gathered, bytes_for, gather
 from infoq_onnx.simulate.running.spill import Spill
 from infoq_onnx.simulate.running.streams import Stream
 
@@ -100,6 +100,31 @@ def gathered(
             bounds = bounds_behind(stream.graph, target_of(stream.graph, layer))
             yield layer, form, gather(stream, stream, layer, form, bounds=bounds, every=every)
         stream.advance(layer)
+
+
+def most_bytes(graph: Graph, network: Network, dataset: Dataset, *, spilled: bool) -> int:
+    """Estimate the memory for rounding all layers.
+
+    Parameters
+    ----------
+    graph, network : the float network
+    dataset : calibration images
+    spilled : whether activations between layers go to a file
+
+    Returns
+    -------
+    int
+        Bytes.
+    """
+    stream = Stream(graph, dataset, integer=True)
+    most = stored = 0
+    for layer in network.layers:
+        form = form_of(graph, layer)
+        gathering = 0 if form is None else bytes_for(form, layer, len(dataset), EVERY)
+        kept = 0 if spilled else stream.bytes_of(stream.kept_behind(layer))
+        most = max(most, stored + gathering, stored + kept)
+        stored = kept or stored
+    return most
 
 
 def unrounded(graph: Graph, network: Network, bits: Sequence[int], table: CodeTable) -> dict[str, list[int]]:

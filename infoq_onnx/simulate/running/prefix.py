@@ -43,7 +43,11 @@ class Prefix:
 
     def most_bytes(self) -> int:
         """Return the maximum number of bytes stored, which is reached during the step from one layer to the next."""
-        return 2 * max(self._kept_bytes, default=0)
+        most = stored = 0
+        for kept in self._kept_bytes:
+            most = max(most, stored + kept)
+            stored = kept or stored
+        return most
 
     def macs_to(self, unit: str) -> int:
         """Return the multiply-accumulates per image from the last stored activations to a unit."""
