@@ -12,7 +12,7 @@ import numpy as np
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.session import Runtime, open_session, using
-from infoq_onnx.memory import peak, resident
+from infoq_onnx.memory import forget_peak, peak, resident
 from infoq_onnx.pipeline import probing
 from infoq_onnx.pipeline.analyzing import set_up, settings_of
 from infoq_onnx.preparation import Recipe, memory_bytes
@@ -70,6 +70,7 @@ def plan(
     """
     given = settings_of(settings, changes)
     allowed = memory_bytes(memory)
+    forget_peak()
     begun = time.monotonic()
     prepared, everything, settings = set_up(model, calib, classes, preprocessing, given, reporter or Silent())
     setting_up, started = time.monotonic() - begun, resident()

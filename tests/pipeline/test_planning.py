@@ -59,7 +59,7 @@ def test_what_rounding_takes_is_counted(case: Case, tmp_path: Path) -> None:
     nearest = plan(tmp_path / "m.onnx", case.calib, trial_rounding="nearest", **options)
     assert (rounded.rounding_seconds > 0, nearest.rounding_seconds) == (True, 0)
     # moments of 2048 inputs, eight times
-    assert rounded.bytes - nearest.bytes > 0.9 * 64 * 2048**2
+    assert rounded.bytes - nearest.bytes > 0.8 * 64 * 2048**2
 
 
 @pytest.mark.parametrize("observers", ["none", "selected"])
