@@ -266,6 +266,9 @@ class Network:
         yield self._row("kl (full effort)", BITS, full, full, references)
         settled = [self.settled(tried) for tried in self.tried]
         yield self._row("kl-pooled (normal effort)", SPARSE_BITS, settled, full, references)
+        equal = [round(images * len(SPARSE_BITS) / len(BITS)) for images, _ in settled]
+        raw = [(count, self.scores(tried[:count], "kl", BITS)) for count, tried in zip(equal, self.tried, strict=True)]
+        yield self._row("kl (as much work)", BITS, raw, full, references)
         for images in (images for images in IMAGES if images <= self.half):
             for way, widths in (("kl", BITS), *(("kl-pooled", widths) for widths in WIDTHS)):
                 drawn = [(images, self.scores(tried[:images], way, widths)) for tried in self.tried]
