@@ -204,6 +204,8 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(ARCHITECTURES))
     arguments = parser.parse_args()
+    if unknown := sorted(set(arguments.names) - ARCHITECTURES.keys()):
+        parser.error(f"no such architecture: {', '.join(unknown)}; choose among {', '.join(ARCHITECTURES)}")
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     arguments.work.mkdir(parents=True, exist_ok=True)
