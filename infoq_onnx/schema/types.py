@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from infoq_onnx.errors import SettingsError, setting
+from infoq_onnx.errors import SettingsError, enumerated, setting
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -82,13 +82,24 @@ def _matches(value: Any, kind: Any) -> bool:
 
 
 def _described(kind: Any) -> str:
+    return enumerated(_alternatives(kind), "or")
+
+
+def _alternatives(kind: Any) -> list[str]:
+    """Describe each of the types or values that are allowed."""
     origin, args = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
-        # a path may be given as text, and nothing has to be said of None
+        # a path may be given as text
         named = [one for one in args if one is not type(None) and not (one is str and Path in args)]
-        return " or ".join([_described(one) for one in named] + ["None"] * (type(None) in args))
+        return [text for one in named for text in _alternatives(one)] + ["None"] * (type(None) in args)
     if origin is Literal:
-        return " or ".join(repr(one) for one in args)
+        return [repr(one) for one in args]
+    return [_named(kind)]
+
+
+def _named(kind: Any) -> str:
+    """Describe a type that has no alternatives."""
+    origin, args = get_origin(kind), get_args(kind)
     if origin is Mapping:
         return f"a mapping of {_described(args[0])} to {_described(args[1])}"
     if origin in (tuple, Sequence):
