@@ -147,12 +147,13 @@ def criterion_line(found: Analyzed) -> str:
         "more than InfoQ's on the networks we measured"
     )
     if found.analysis.settings.observing == "none":
-        return f"{text}; analyze --observers selected also measures what InfoQ's need"
+        return f"{text}; analyze --effort full measures those too, as published"
     if "infoq" not in found.scores or not found.scores["infoq"].scores:
         return f"{text}; here no observer tells enough for InfoQ's scores"
     noisy = found.analysis.calibration.targets == "groups"
     few = "; few images share a class here, which makes those noisy" if noisy else ""
-    return f"{text}{few}; --criterion infoq takes InfoQ's, as published"
+    how = "as published" if found.analysis.settings.effort == "full" else "of few trials"
+    return f"{text}{few}; --criterion infoq takes InfoQ's, {how}"
 
 
 def score_table(found: Analysis, scores: ScoreTable) -> Table:

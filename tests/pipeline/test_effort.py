@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -273,3 +274,18 @@ def test_old_analyses_cannot_be_pooled(files: tuple[Path, Path], tmp_path: Path)
     assert measurement.journal.read_text(encoding="utf-8") != before
     assert measurement.journal.read_text(encoding="utf-8").splitlines() == lines
     allocate(folder, output=tmp_path / "m.onnx", **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"observers": None}, "kl-pooled, .*; analyze --effort full measures those too, as published"),
+        ({}, "kl-pooled, .*; --criterion infoq takes InfoQ's, of few trials"),
+        ({"observers": None, "effort": "full"}, "kl, .*; --criterion infoq takes InfoQ's, as published"),
+    ],
+)
+def test_the_default_criterion_is_explained(
+    settings: dict[str, Any], told: str, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder = analyze(*files, output=tmp_path / "a.infoq", **{**QUICK, "effort": "quick", **settings})
+    assert re.fullmatch(f"allocate goes by {told}", tables.criterion_line(read_analyzed(folder)))
