@@ -309,12 +309,14 @@ def write_scores(measurement: Measurement, table: ScoreTable) -> None:
     OutputError
         The folder cannot be written.
     """
+    if os.path.isdir(path := measurement.scores_by(table.criterion)):
+        raise OutputError(f"cannot write {path}: it is a folder; remove it")
     try:
         measurement.scores.mkdir(exist_ok=True)
     except OSError as error:
         remedy = "remove that file" if isinstance(error, FileExistsError) else advice_on(error)
         raise OutputError(f"cannot create {measurement.scores}: {error.strerror}; {remedy}") from error
-    write_text(measurement.scores_by(table.criterion), to_json(with_hash(table)))
+    write_text(path, to_json(with_hash(table)))
 
 
 def with_hash(table: ScoreTable) -> ScoreTable:

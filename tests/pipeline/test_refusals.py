@@ -293,6 +293,14 @@ def test_scores_that_were_changed(copied: Path, tmp_path: Path) -> None:
     wanted()
 
 
+def test_a_folder_in_place_of_scores(copied: Path) -> None:
+    path = measured(copied).scores_by("eagl")
+    path.mkdir()
+    refused(OutputError, "eagl.json", "remove it", call=partial(score, copied, criterion="eagl"))
+    path.rmdir()
+    score(copied, criterion="eagl")
+
+
 def test_scores_are_made_again_by_the_command_in_the_message(copied: Path) -> None:
     """The path is quoted for the shell, and the options are those that the scores were made with."""
     folder = copied.rename(copied.with_name("my analyses.infoq"))
