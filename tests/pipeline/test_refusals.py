@@ -293,7 +293,7 @@ def test_scores_that_were_changed(copied: Path, tmp_path: Path) -> None:
     wanted()
 
 
-def test_a_folder_in_place_of_scores(copied: Path) -> None:
+def test_scores_are_not_written_over_a_folder(copied: Path) -> None:
     path = measured(copied).scores_by("eagl")
     path.mkdir()
     refused(OutputError, "eagl.json", "remove it", call=partial(score, copied, criterion="eagl"))
