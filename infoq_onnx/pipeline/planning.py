@@ -11,7 +11,7 @@ import numpy as np
 
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.graph.graph import Graph
-from infoq_onnx.graph.session import Runtime, open_session, using
+from infoq_onnx.graph.session import Runtime, open_session, processors, using
 from infoq_onnx.memory import forget_peak, peak, resident
 from infoq_onnx.pipeline import probing
 from infoq_onnx.pipeline.analyzing import set_up, settings_of
@@ -81,16 +81,13 @@ def plan(
         graph, network = seen.prepared.graph, seen.prepared.network
         rounding, gathered, ranged = 0.0, 0, resident()
         if get_rounding(settings.trial_rounding).reads_images:
-            images = rounding_count(len(everything), settings.effort)
-            bits = [*tried_bits(settings), BASELINE_BITS]
-            rounding = probing.rounding(graph, network, everything, images, bits)
-            gathered = most_bytes(graph, network, probing.first(everything, images), spilled=allowed is not None)
+            used = probing.first(everything, rounding_count(len(everything), settings.effort))
+            rounding = probing.rounding(graph, network, used, [*tried_bits(settings), BASELINE_BITS])
+            gathered = most_bytes(graph, network, used, spilled=allowed is not None)
         few = probing.first(everything, probing.MORE)
         problem = Problem(graph, network, grids, few, seen.labels, seen.targets, seen.encoded, settings, {})
         bench = Bench(problem)
         took = peak()
-        rate, running = _images_a_second(bench.observed, graph, dataset, probe_seconds)
-
         tried = units_of(network, weight_only=settings.weight_only)
         runs = [widths for widths in stages(settings) if widths]
         tasks = [Task(unit, tuple(widths)) for unit in tried for widths in runs]
@@ -100,15 +97,19 @@ def plan(
             sum(work_of(graph, network, prefix, tasks, estimates=counted)) for counted in (False, True)
         )
         count = workers_for(with_estimates * len(dataset)) if workers == "auto" else workers or 1
-        # with a memory limit, the activations go to files
-        trying_bytes = running + (0 if allowed is not None else prefix.most_bytes())
         if allowed is not None:
             count = min(count, max(1, allowed // took - 1))
+        # each process has its share of the processors
+        with using(Runtime(settings.provider, max(1, processors() // count))):
+            rate, running = _images_a_second(bench.observed, graph, dataset, probe_seconds)
+        # with a memory limit, the activations go to files
+        trying_bytes = running + (0 if allowed is not None else prefix.most_bytes())
         opening = probing.trials(problem, count, len(runs))
     reached = {unit: bench.reached(unit) for unit in tried}
     looks = len(runs[0]) * sum(tensor in reached[unit] for unit in tried for tensor in bench.candidates)
     estimating = looks * estimate_seconds(len(dataset), settings) if looks else 0.0
     # in each stage, every process runs the network upstream of the units once
+    rate *= count
     passes = (work + count * len(runs) * prefix.macs_to_carry()) / sum(layer.macs for layer in network.layers)
     trying = passes * len(dataset) / rate + estimating + opening + (_STARTING if count > 1 else 0.0)
     # every process has the images and the libraries

@@ -7,13 +7,13 @@ two numbers of images.
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.graph.graph import Graph
@@ -23,28 +23,46 @@ from infoq_onnx.pipeline.looking import Seen, encode, look
 from infoq_onnx.preparation import PreparedModel
 from infoq_onnx.quantize.rounding import round_widths
 from infoq_onnx.quantize.table import GridTable
+from infoq_onnx.quantize.wide import is_wide
 from infoq_onnx.reporter import Silent
-from infoq_onnx.schema import MeasurementSettings, Network, tensor_of, units_of
+from infoq_onnx.schema import Layer, MeasurementSettings, Network, tensor_of, units_of
 from infoq_onnx.sensitivity.local_error import local_errors
 from infoq_onnx.sensitivity.sweep import tried_bits
 from infoq_onnx.sensitivity.trials import Bench, Problem, Task
-from infoq_onnx.simulate.rounding.gather import Gathered
-from infoq_onnx.simulate.rounding.layerwise import EVERY, gathered, unrounded
+from infoq_onnx.simulate.equalization.equalize import find_factors
+from infoq_onnx.simulate.rounding.as_matmul import Form, form_of
+from infoq_onnx.simulate.rounding.layerwise import gathered
 from infoq_onnx.simulate.running.batching import batch_size
 from infoq_onnx.simulate.running.streams import Stream
 
 T = TypeVar("T")
-Shape = tuple[int, int, int]
-"""G, R and d of `quantize.im2col`."""
+Shape = tuple[int, int, int, int]
+"""G, R and d of `quantize.im2col`, and the number of outputs of an image."""
 
 FEW, MORE = 8, 32
 """Numbers of images on which stages are run."""
 _UNITS = 12
 """Number of units that are made ready for trials."""
-_FEW_ROWS, _MORE_ROWS = 1, 8
-"""Numbers of rows of a layer that are rounded, times the number of processors."""
+_FEW_ROWS, _MORE_ROWS = 8, 32
+"""Numbers of rows of a layer that are rounded, times the number of processors. Each of the first rows takes longer."""
 _LONGEST = 2400
 """Longer rows are not rounded: what they take is extrapolated from shorter ones."""
+
+
+class _Passes(Silent):
+    """A reporter that measures the time between the first and the last batch of images."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, float]] = []
+
+    def progress(self, stage: str, detail: str, done: int, total: int, share: float | None = None) -> None:  # noqa: ARG002
+        self.seen.append((done, time.monotonic()))
+
+    @property
+    def seconds(self) -> float:
+        """Seconds for each image in each pass."""
+        (before, begun), (after, ended) = self.seen[0], self.seen[-1]
+        return (ended - begun) / max(1, after - before)
 
 
 def ranges(prepared: PreparedModel, dataset: Dataset, settings: MeasurementSettings) -> tuple[float, Seen, GridTable]:
@@ -62,42 +80,47 @@ def ranges(prepared: PreparedModel, dataset: Dataset, settings: MeasurementSetti
         Of the few images.
     """
 
-    def run(count: int) -> tuple[float, tuple[Seen, GridTable]]:
-        part = first(dataset, count)
-        return _timed(lambda: find_grids(_looked(prepared, part, settings), part, settings, Silent()))
+    def looked(part: Dataset) -> Seen:
+        return encode(look(prepared, part, settings, Silent()), part, settings)
+
+    def factors(part: Dataset) -> float:
+        if not settings.equalize:
+            return 0.0
+        return _timed(lambda: find_factors(prepared.graph, prepared.network, part, lambda _: None))[0]
 
     # two whole batches take about as much memory as an analysis
-    most = min(len(dataset), max(MORE, 2 * batch_size(prepared.graph)))
-    # the first run also loads compiled code, as an analysis does
-    once, _ = run(FEW)
-    few, _ = run(FEW)
-    more, found = run(most)
-    further = max(0.0, more - few) / (most - FEW)
-    return once + further * (len(dataset) - FEW), *found
-
-
-def _looked(prepared: PreparedModel, dataset: Dataset, settings: MeasurementSettings) -> Seen:
-    return encode(look(prepared, dataset, settings, Silent()), dataset, settings)
+    few, more = (first(dataset, count) for count in (FEW, max(MORE, 2 * batch_size(prepared.graph))))
+    added = max(1, len(more) - len(few))
+    short, _ = _timed(lambda: looked(few))
+    looking, seen = _timed(lambda: looked(more))
+    each = max(0.0, looking - short) / added + max(0.0, factors(more) - factors(few)) / added
+    passes = _Passes()
+    finding, found = _timed(lambda: find_grids(seen, more, settings, passes))
+    return looking + finding + (each + 2 * passes.seconds) * (len(dataset) - len(more)), *found
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """Seconds to round the rows of a layer."""
+class _Layer:
+    """Seconds to round a layer."""
 
+    gathering: float
+    """To collect what rounding needs of the images."""
     once: float
     """For what all rows have in common."""
-    each: float
+    row: float
     """For each row."""
 
 
-def rounding(graph: Graph, network: Network, dataset: Dataset, count: int, bits: Sequence[int]) -> float:
+def rounding(graph: Graph, network: Network, dataset: Dataset, bits: Sequence[int]) -> float:
     """Estimate how long it takes to round the weights of all layers.
+
+    The network is run as it would be, since the time to round a row depends on its inputs. Saved is to collect inputs
+    for more than one layer of a shape, and to round more than some rows of it.
 
     Parameters
     ----------
     graph, network : the float network
-    dataset : images of the analysis
-    count : number of images that the analysis rounds with
+    dataset : images to round with
     bits : bit-widths
 
     Returns
@@ -105,65 +128,50 @@ def rounding(graph: Graph, network: Network, dataset: Dataset, count: int, bits:
     float
         Seconds.
     """
-    known: dict[Shape, _Rows] = {}
+    known: dict[Shape, _Layer] = {}
     shapes: list[Shape] = []
-
-    def run(images: int, *, probing: bool = False) -> float:
-        """Gather what rounding needs of some images; the seconds without those of the probes."""
-        begun, spent = time.monotonic(), 0.0
-        stream = Stream(graph, first(dataset, images), integer=True)
-        # as many positions of each image as the analysis takes
-        every = EVERY * count // images
-        for layer, form, seen in gathered(stream, network, unrounded(graph, network, bits, {}), every):
-            if probing:
-                paused = time.monotonic()
-                _probe(seen, form.rows(), bits, known, has_bias=layer.bias is not None)
-                shapes.append(form.shape)
-                spent += time.monotonic() - paused
-        return time.monotonic() - begun - spent
-
-    few, more = min(FEW, count), min(MORE, count)
-    once, again = run(few), run(few)
-    further = run(more, probing=True)
-    gathering = once + (max(0.0, further - again) / (more - few) * (count - few) if more > few else 0.0)
-    return gathering + sum(_extrapolated(known, shape) for shape in shapes)
+    stream = Stream(graph, dataset, integer=True)
+    advancing = 0.0
+    for layer in network.layers:
+        form = form_of(graph, layer)
+        if form is not None:
+            shape = (*form.shape, math.prod(layer.output_shape))
+            groups, _, width, _ = shape
+            if shape not in known and (width <= _LONGEST or is_wide(groups, width)):
+                known[shape] = _probed(stream, layer, form, bits)
+            shapes.append(shape)
+        advancing += _timed(lambda: stream.advance(layer))[0]  # noqa: B023
+    return advancing + sum(_extrapolated(known, shape) for shape in shapes)
 
 
-def _probe(
-    seen: Gathered,
-    weight: npt.NDArray[np.float32],
-    bits: Sequence[int],
-    known: dict[Shape, _Rows],
-    *,
-    has_bias: bool,
-) -> None:
-    """Round some rows of a layer [G, R, d], unless one of its shape was rounded or the rows are too long."""
-    groups, rows, width = weight.shape
-    if (groups, rows, width) in known or width > _LONGEST:
-        return
+def _probed(stream: Stream, layer: Layer, form: Form, bits: Sequence[int]) -> _Layer:
+    """Round some rows of a layer."""
+    gathering, seen = _timed(lambda: gathered(stream, layer, form))
+    weight = form.rows()
 
     def run(count: int) -> float:
         some = slice(count)
         clipped = None if seen.clipped is None else seen.clipped.of(some)
-        options = {"has_bias": has_bias, "exact_input": True, "clipped": clipped}
-        return _timed(lambda: round_widths(weight[:, some], seen.moments.of(some), bits, **options))[0]  # type: ignore[arg-type]
+        moments, has_bias = seen.moments.of(some), layer.bias is not None
+        return _timed(
+            lambda: round_widths(weight[:, some], moments, bits, has_bias=has_bias, exact_input=True, clipped=clipped)
+        )[0]
 
-    few, more = (min(count * processors(), rows) for count in (_FEW_ROWS, _MORE_ROWS))
-    if not known:
-        run(few)  # loads the compiled code
+    few, more = (min(count * processors(), weight.shape[1]) for count in (_FEW_ROWS, _MORE_ROWS))
     least = run(few)
-    each = max(0.0, run(more) - least) / (more - few) if more > few else 0.0
-    known[groups, rows, width] = _Rows(max(0.0, least - few * each), each)
+    row = max(0.0, run(more) - least) / (more - few) if more > few else 0.0
+    return _Layer(gathering, max(0.0, least - few * row), row)
 
 
-def _extrapolated(known: dict[Shape, _Rows], shape: Shape) -> float:
-    """Return the seconds to round a layer: factors of H take the third power of d, and each row its square."""
-    groups, rows, width = shape
-    longest = shape if shape in known else max(known, key=lambda one: (one[0] == groups, one[2]), default=None)
-    if longest is None:
+def _extrapolated(known: Mapping[Shape, _Layer], shape: Shape) -> float:
+    """Return the seconds to round a layer: factors of H take the third power of d, and moments and rows its square."""
+    groups, rows, width, _ = shape
+    narrow = [one for one in known if not is_wide(one[0], one[2])]
+    like = shape if shape in known else max(narrow, key=lambda one: (one[0] == groups, one[2]), default=None)
+    if like is None:
         return 0.0
-    ratio = width / longest[2]
-    return known[longest].once * ratio**3 + rows * known[longest].each * ratio**2
+    one, ratio = known[like], width / like[2]
+    return one.gathering * ratio**2 + one.once * ratio**3 + rows * one.row * ratio**2
 
 
 def trials(problem: Problem, workers: int, stages: int) -> float:

@@ -75,13 +75,13 @@ def test_any_network_can_be_planned(name: str, observers: str, tmp_path: Path) -
 
 
 @given(st.lists(st.tuples(st.sampled_from([1, 8]), st.integers(1, 64), st.integers(1, 300)), min_size=1), st.data())
-def test_times_of_rows_follow_the_power_laws(shapes: list[tuple[int, int, int]], data: st.DataObject) -> None:
-    """Shapes that were probed have what was measured; others scale with factors of d³ and rows of d²."""
-    known = {(g, r, d): probing._Rows(1e-9 * g * d**3, 1e-8 * g * d**2) for g, r, d in shapes}
+def test_times_of_layers_follow_the_power_laws(shapes: list[tuple[int, int, int]], data: st.DataObject) -> None:
+    """Shapes that were probed have what was measured; others scale with factors of d³, moments and rows of d²."""
+    known = {(g, r, d, 9): probing._Layer(1e-7 * g * d**2, 1e-9 * g * d**3, 1e-8 * g * d**2) for g, r, d in shapes}
     asked = data.draw(st.tuples(st.sampled_from([g for g, _, _ in shapes]), st.integers(1, 64), st.integers(1, 5000)))
     groups, rows, width = asked
-    expected = groups * (1e-9 * width**3 + rows * 1e-8 * width**2)
-    assert probing._extrapolated(known, asked) == pytest.approx(expected)
+    expected = groups * (1e-7 * width**2 + 1e-9 * width**3 + rows * 1e-8 * width**2)
+    assert probing._extrapolated(known, (*asked, 9)) == pytest.approx(expected)
 
 
 def test_wrong_settings_are_told_as_by_analyze(case: Case) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.errors import about
@@ -53,53 +53,33 @@ def round_layerwise(
     if not missing:
         return table
     stream = Stream(graph, dataset, integer=True, spill=spill)
-    for layer, form, seen in gathered(stream, network, missing, EVERY, progress):
-        with about(f"layer {layer.name}"):
-            widths = round_widths(
-                form.rows(),
-                seen.moments,
-                missing[layer.name],
-                has_bias=layer.bias is not None,
-                exact_input=True,
-                clipped=seen.clipped,
-            )
-        found = {**table.get(layer.name, {}), **{b: form.rounded(rounded) for b, rounded in widths.items()}}
-        table[layer.name] = dict(sorted(found.items()))
-        keep(table)
+    for done, layer in enumerate(network.layers):
+        progress(layer.name, done, len(network.layers))
+        form = form_of(graph, layer) if layer.name in missing else None
+        if form is not None:
+            seen = gathered(stream, layer, form)
+            with about(f"layer {layer.name}"):
+                widths = round_widths(
+                    form.rows(),
+                    seen.moments,
+                    missing[layer.name],
+                    has_bias=layer.bias is not None,
+                    exact_input=True,
+                    clipped=seen.clipped,
+                )
+            found = {**table.get(layer.name, {}), **{b: form.rounded(rounded) for b, rounded in widths.items()}}
+            table[layer.name] = dict(sorted(found.items()))
+            keep(table)
+        stream.advance(layer)
     progress("", len(network.layers), len(network.layers))
     # in the order of the layers, no matter which were already rounded
     return {layer.name: table[layer.name] for layer in network.layers if layer.name in table}
 
 
-def gathered(
-    stream: Stream,
-    network: Network,
-    wanted: Container[str],
-    every: int,
-    progress: Callable[[str, int, int], None] = lambda *_: None,
-) -> Iterator[tuple[Layer, Form, Gathered]]:
-    """Run a network layer by layer, and collect what rounding needs of some layers.
-
-    Parameters
-    ----------
-    stream : the float network, at its images
-    network : its layers
-    wanted : names of layers that are a plain matrix product
-    every : see `gather`
-    progress : see `round_layerwise`
-
-    Yields
-    ------
-    layer, form, gathered : Layer, Form, Gathered
-        By layer.
-    """
-    for done, layer in enumerate(network.layers):
-        progress(layer.name, done, len(network.layers))
-        form = form_of(stream.graph, layer) if layer.name in wanted else None
-        if form is not None:
-            bounds = bounds_behind(stream.graph, target_of(stream.graph, layer))
-            yield layer, form, gather(stream, stream, layer, form, bounds=bounds, every=every)
-        stream.advance(layer)
+def gathered(stream: Stream, layer: Layer, form: Form) -> Gathered:
+    """Collect what rounding needs of a layer, which the stream has reached."""
+    bounds = bounds_behind(stream.graph, target_of(stream.graph, layer))
+    return gather(stream, stream, layer, form, bounds=bounds, every=EVERY)
 
 
 def most_bytes(graph: Graph, network: Network, dataset: Dataset, *, spilled: bool) -> int:
