@@ -96,14 +96,12 @@ def most_bytes(graph: Graph, network: Network, dataset: Dataset, *, spilled: boo
     int
         Bytes.
     """
-    stream = Stream(graph, dataset, integer=True)
-    most = stored = 0
-    for layer in network.layers:
+    most = 0
+    stored = Stream(graph, dataset, integer=True).stored_bytes(network.layers)
+    for layer, (before, behind) in zip(network.layers, stored, strict=True):
         form = form_of(graph, layer)
         gathering = 0 if form is None else bytes_for(form, layer, len(dataset), EVERY)
-        kept = 0 if spilled else stream.bytes_of(stream.kept_behind(layer))
-        most = max(most, stored + gathering, stored + kept)
-        stored = kept or stored
+        most = max(most, gathering if spilled else before + max(gathering, behind))
     return most
 
 

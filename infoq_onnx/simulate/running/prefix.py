@@ -43,11 +43,7 @@ class Prefix:
 
     def most_bytes(self) -> int:
         """Return the maximum number of bytes stored, which is reached during the step from one layer to the next."""
-        most = stored = 0
-        for kept in self._kept_bytes:
-            most = max(most, stored + kept)
-            stored = kept or stored
-        return most
+        return max(map(sum, self._stream.stored_bytes(self._layers)), default=0)
 
     def macs_to(self, unit: str) -> int:
         """Return the multiply-accumulates per image from the last stored activations to a unit."""

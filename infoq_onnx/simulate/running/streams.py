@@ -117,6 +117,18 @@ class Stream:
         # a fixed limit, independent of the available memory: onnxruntime may round recomputed tensors differently
         return tensors if self.bytes_of(tensors) <= _KEPT_BYTES else []
 
+    def stored_bytes(self, layers: Sequence[Layer]) -> list[tuple[int, int]]:
+        """Return, for each layer, the bytes stored when the stream reaches it, and those to be stored behind it.
+
+        The latter are 0 where the tensors are too large to store. While the stream advances, both are in memory.
+        """
+        pairs, stored = [], 0
+        for layer in layers:
+            behind = self.bytes_of(self.kept_behind(layer))
+            pairs.append((stored, behind))
+            stored = behind or stored
+        return pairs
+
     def bytes_of(self, tensors: Sequence[str]) -> int:
         """Return the bytes that some tensors take for all images."""
         return 4 * sum(math.prod(self.graph.shapes[name]) for name in tensors) * self.images
