@@ -130,7 +130,8 @@ _DEFAULTS = MeasurementSettings()
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Only print the number of trials, and an estimate of time and memory from probes of about half a minute.",
+    help="Only print the number of trials, and an estimate of time and memory from probes, which take a few seconds to "
+    "about a minute.",
 )
 @logits_option
 @click.option(

@@ -1,7 +1,7 @@
 """Probes: how long the stages of an analysis take, measured on a few images, layers and units.
 
-What a stage does once (it opens sessions, and searches) is told apart from what it does for each image: it is run on
-two numbers of images.
+What a stage does once (it opens sessions, and searches) is told apart from what it does for each image, each layer or
+each unit, and only the latter is multiplied.
 """
 
 from __future__ import annotations
