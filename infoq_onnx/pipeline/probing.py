@@ -9,8 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -21,9 +20,8 @@ from infoq_onnx.graph.session import processors
 from infoq_onnx.pipeline.analyzing import find_grids
 from infoq_onnx.pipeline.looking import Seen, encode, look
 from infoq_onnx.preparation import PreparedModel
-from infoq_onnx.quantize.rounding import round_widths
+from infoq_onnx.quantize.rounding import LayerToRound
 from infoq_onnx.quantize.table import GridTable
-from infoq_onnx.quantize.wide import is_wide
 from infoq_onnx.reporter import Silent
 from infoq_onnx.schema import Layer, MeasurementSettings, Network, tensor_of, units_of
 from infoq_onnx.sensitivity.local_error import local_errors
@@ -43,10 +41,10 @@ FEW, MORE = 8, 32
 """Numbers of images on which stages are run."""
 _UNITS = 12
 """Number of units that are made ready for trials."""
-_FEW_ROWS, _MORE_ROWS = 8, 32
-"""Numbers of rows of a layer that are rounded, times the number of processors. Each of the first rows takes longer."""
-_LONGEST = 2400
-"""Longer rows are not rounded: what they take is extrapolated from shorter ones."""
+_FEWEST_ROWS = 8
+"""Number of rows of a layer that are rounded first, times the number of processors."""
+_LEAST_SECONDS = 0.25
+"""Twice as many rows are rounded until they take as long as this, since the first rows take longer."""
 
 
 class _Passes(Silent):
@@ -99,23 +97,11 @@ def ranges(prepared: PreparedModel, dataset: Dataset, settings: MeasurementSetti
     return looking + finding + (each + 2 * passes.seconds) * (len(dataset) - len(more)), *found
 
 
-@dataclass(frozen=True)
-class _Layer:
-    """Seconds to round a layer."""
-
-    gathering: float
-    """To collect what rounding needs of the images."""
-    once: float
-    """For what all rows have in common."""
-    row: float
-    """For each row."""
-
-
 def rounding(graph: Graph, network: Network, dataset: Dataset, bits: Sequence[int]) -> float:
     """Estimate how long it takes to round the weights of all layers.
 
-    The network is run as it would be, since the time to round a row depends on its inputs. Saved is to collect inputs
-    for more than one layer of a shape, and to round more than some rows of it.
+    The network is run as it would be, since the time to round a row depends on its inputs. Of the layers of one shape,
+    only the first is probed, and only some of its rows are rounded.
 
     Parameters
     ----------
@@ -128,50 +114,40 @@ def rounding(graph: Graph, network: Network, dataset: Dataset, bits: Sequence[in
     float
         Seconds.
     """
-    known: dict[Shape, _Layer] = {}
-    shapes: list[Shape] = []
+    known: dict[Shape, float] = {}
     stream = Stream(graph, dataset, integer=True)
-    advancing = 0.0
+    seconds = 0.0
     for layer in network.layers:
         form = form_of(graph, layer)
         if form is not None:
             shape = (*form.shape, math.prod(layer.output_shape))
-            groups, _, width, _ = shape
-            if shape not in known and (width <= _LONGEST or is_wide(groups, width)):
-                known[shape] = _probed(stream, layer, form, bits)
-            shapes.append(shape)
-        advancing += _timed(lambda: stream.advance(layer))[0]  # noqa: B023
-    return advancing + sum(_extrapolated(known, shape) for shape in shapes)
+            if shape not in known:
+                known[shape] = _rounding_seconds(stream, layer, form, bits)
+            seconds += known[shape]
+        seconds += _timed(lambda: stream.advance(layer))[0]  # noqa: B023
+    return seconds
 
 
-def _probed(stream: Stream, layer: Layer, form: Form, bits: Sequence[int]) -> _Layer:
-    """Round some rows of a layer."""
+def _rounding_seconds(stream: Stream, layer: Layer, form: Form, bits: Sequence[int]) -> float:
+    """Round some rows of a layer, and estimate how long all rows take."""
     gathering, seen = _timed(lambda: gathered(stream, layer, form))
-    weight = form.rows()
+    has_bias, rows = layer.bias is not None, form.shape[1]
+    fitting, fitted = _timed(
+        lambda: LayerToRound(form.rows(), seen.moments, has_bias=has_bias, exact_input=True, clipped=seen.clipped)
+    )
 
     def run(count: int) -> float:
-        some = slice(count)
-        clipped = None if seen.clipped is None else seen.clipped.of(some)
-        moments, has_bias = seen.moments.of(some), layer.bias is not None
-        return _timed(
-            lambda: round_widths(weight[:, some], moments, bits, has_bias=has_bias, exact_input=True, clipped=clipped)
-        )[0]
+        return _timed(lambda: [fitted.round(width, [slice(count)]) for width in bits])[0]
 
-    few, more = (min(count * processors(), weight.shape[1]) for count in (_FEW_ROWS, _MORE_ROWS))
-    least = run(few)
-    row = max(0.0, run(more) - least) / (more - few) if more > few else 0.0
-    return _Layer(gathering, max(0.0, least - few * row), row)
-
-
-def _extrapolated(known: Mapping[Shape, _Layer], shape: Shape) -> float:
-    """Return the seconds to round a layer: factors of H take the third power of d, and moments and rows its square."""
-    groups, rows, width, _ = shape
-    narrow = [one for one in known if not is_wide(one[0], one[2])]
-    like = shape if shape in known else max(narrow, key=lambda one: (one[0] == groups, one[2]), default=None)
-    if like is None:
-        return 0.0
-    one, ratio = known[like], width / like[2]
-    return one.gathering * ratio**2 + one.once * ratio**3 + rows * one.row * ratio**2
+    chunks = fitted.chunks()
+    most = len(range(*chunks[0].indices(rows)))
+    fewest = count = min(_FEWEST_ROWS * processors(), most)
+    least = taken = run(count)
+    while count < most and (count == fewest or taken < _LEAST_SECONDS):
+        count = min(2 * count, most)
+        taken = run(count)
+    row = max(0.0, taken - least) / (count - fewest) if count > fewest else 0.0
+    return gathering + fitting + len(chunks) * (taken - count * row) + rows * row
 
 
 def trials(problem: Problem, workers: int, stages: int) -> float:

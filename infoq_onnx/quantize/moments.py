@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,12 +55,6 @@ class Moments:
         self._t = np.zeros((HALVES, groups, rows))
         self._xx = np.zeros((HALVES, groups, width, width))
         self._tx = np.zeros((HALVES, groups, rows, width))
-
-    def of(self, rows: slice) -> Moments:
-        """Return a copy restricted to some rows of R."""
-        part = copy.copy(self)
-        part._t_origin, part._t, part._tx = self._t_origin[:, rows], self._t[:, :, rows], self._tx[:, :, rows]
-        return part
 
     @property
     def count(self) -> int:

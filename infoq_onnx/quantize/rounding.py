@@ -99,12 +99,8 @@ def round_widths(
     ModelError
         The moments exceed float32.
     """
-    layer: _Layer | WideLayer
-    if isinstance(moments, Columns):
-        layer = WideLayer(weight, moments, centred=has_bias, exact_input=exact_input)
-    else:
-        layer = _Layer(weight.astype(np.float64), moments, centred=has_bias, exact_input=exact_input)
-    return {bits: _rounded(layer, weight.shape, moments, bits, has_bias, clipped) for bits in widths}
+    layer = LayerToRound(weight, moments, has_bias=has_bias, exact_input=exact_input, clipped=clipped)
+    return {bits: layer.round(bits) for bits in widths}
 
 
 def bytes_to_round(groups: int, rows: int, width: int, positions: int) -> int:
@@ -151,36 +147,68 @@ class _Layer:
         return descend(fitted, self._fit.hessian, codes, levels)
 
 
-def _rounded(
-    layer: _Layer | WideLayer,
-    shape: tuple[int, ...],
-    moments: Moments | Columns,
-    bits: int,
-    has_bias: bool,
-    clipped: Clipped | None,
-) -> Rounded:
-    """Round a layer with weights of shape [G, R, d] at one bit-width, in chunks of rows."""
-    shifted = bits <= SHIFTED_BITS
-    # codes count half steps where the levels may be shifted by half a step
-    share = 2 if shifted else 1
-    found = np.empty(shape, dtype=np.int8)
-    all_scales = np.empty(shape[:2], dtype=np.float32)
-    origins = np.empty(shape[:2], dtype=np.int8) if shifted else None
-    all_biases = np.empty(shape[:2]) if has_bias else None
-    for rows in layer.chunks():
-        fitted = layer.fitted(rows)
-        levels = search_levels(fitted, layer.diagonal, bits, shifted=shifted)
-        steps = layer.round(fitted, levels)
-        steps, levels = layer.descend(fitted, steps, levels)
-        scales = usable_scales(levels.scales)
-        codes, scales = steps * share, scales / share
-        found[:, rows], all_scales[:, rows] = codes, scales
-        if origins is not None:
-            # from the lowest level in use on: the same codes are then stored the same way wherever their grid begins
-            origins[:, rows] = codes.min(axis=2)
-        if all_biases is not None:
-            input_mean, target_mean = moments.means()
-            values = codes * scales[:, :, None]
-            bias = target_mean[:, rows] - np.einsum("grd,gd->gr", values, input_mean)
-            all_biases[:, rows] = bias if clipped is None else bias_behind(clipped.of(rows), values, bias)
-    return Rounded(found, all_scales, bits, origins, all_biases)
+class LayerToRound:
+    """A layer whose best real-valued weights are found, and which can be rounded at any bit-width.
+
+    Parameters
+    ----------
+    weight, moments, has_bias, exact_input, clipped : see `round_widths`
+    """
+
+    def __init__(
+        self,
+        weight: npt.NDArray[np.floating],
+        moments: Moments | Columns,
+        *,
+        has_bias: bool,
+        exact_input: bool = False,
+        clipped: Clipped | None = None,
+    ) -> None:
+        self._shape, self._moments, self._has_bias, self._clipped = weight.shape, moments, has_bias, clipped
+        self._layer: _Layer | WideLayer
+        if isinstance(moments, Columns):
+            self._layer = WideLayer(weight, moments, centred=has_bias, exact_input=exact_input)
+        else:
+            self._layer = _Layer(weight.astype(np.float64), moments, centred=has_bias, exact_input=exact_input)
+
+    def chunks(self) -> list[slice]:
+        """List the slices of rows R that are rounded at a time."""
+        return list(self._layer.chunks())
+
+    def round(self, bits: int, chunks: Sequence[slice] | None = None) -> Rounded:
+        """Round the layer at one bit-width.
+
+        Parameters
+        ----------
+        bits : bit-width, 2 … 8
+        chunks : slices of rows to round; the others are left undefined. None rounds all rows
+
+        Returns
+        -------
+        Rounded
+        """
+        shifted = bits <= SHIFTED_BITS
+        # codes count half steps where the levels may be shifted by half a step
+        share = 2 if shifted else 1
+        found = np.empty(self._shape, dtype=np.int8)
+        all_scales = np.empty(self._shape[:2], dtype=np.float32)
+        origins = np.empty(self._shape[:2], dtype=np.int8) if shifted else None
+        all_biases = np.empty(self._shape[:2]) if self._has_bias else None
+        for rows in self.chunks() if chunks is None else chunks:
+            fitted = self._layer.fitted(rows)
+            levels = search_levels(fitted, self._layer.diagonal, bits, shifted=shifted)
+            steps = self._layer.round(fitted, levels)
+            steps, levels = self._layer.descend(fitted, steps, levels)
+            scales = usable_scales(levels.scales)
+            codes, scales = steps * share, scales / share
+            found[:, rows], all_scales[:, rows] = codes, scales
+            if origins is not None:
+                # from the lowest level in use on: the same codes are stored the same way wherever their grid begins
+                origins[:, rows] = codes.min(axis=2)
+            if all_biases is not None:
+                input_mean, target_mean = self._moments.means()
+                values = codes * scales[:, :, None]
+                bias = target_mean[:, rows] - np.einsum("grd,gd->gr", values, input_mean)
+                clipped = self._clipped
+                all_biases[:, rows] = bias if clipped is None else bias_behind(clipped.of(rows), values, bias)
+        return Rounded(found, all_scales, bits, origins, all_biases)

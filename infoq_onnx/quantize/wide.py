@@ -17,7 +17,6 @@ take too long.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -77,15 +76,6 @@ class Columns:
         self._every = -(-total // most_positions(width))
         self._added = 0
         self._parts: list[tuple[Float32, Float32, Float32, npt.NDArray[np.int64]]] = []
-
-    def of(self, rows: slice) -> Columns:
-        """Return a copy restricted to some rows of R."""
-        part = copy.copy(self)
-        part.rows = len(range(*rows.indices(self.rows)))
-        part._parts = [
-            (columns, targets[:, rows], weights, halves) for columns, targets, weights, halves in self._parts
-        ]
-        return part
 
     def add(self, columns: Float32, targets: Float32, half: int = 0, weights: Float32 | None = None) -> None:
         """Add a batch.

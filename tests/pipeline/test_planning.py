@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
-from hypothesis import strategies as st
 
 from infoq_onnx.analyses import read_analysis
 from infoq_onnx.cli import main
 from infoq_onnx.errors import SettingsError
+from infoq_onnx.graph.session import processors
 from infoq_onnx.pipeline import plan, probing
 from infoq_onnx.report import tables
 from infoq_onnx.schema import Plan, from_json
@@ -74,14 +74,35 @@ def test_any_network_can_be_planned(name: str, observers: str, tmp_path: Path) -
     assert sorted(tmp_path.iterdir()) == [calib, path]
 
 
-@given(st.lists(st.tuples(st.sampled_from([1, 8]), st.integers(1, 64), st.integers(1, 300)), min_size=1), st.data())
-def test_times_of_layers_follow_the_power_laws(shapes: list[tuple[int, int, int]], data: st.DataObject) -> None:
-    """Shapes that were probed have what was measured; others scale with factors of d³, moments and rows of d²."""
-    known = {(g, r, d, 9): probing._Layer(1e-7 * g * d**2, 1e-9 * g * d**3, 1e-8 * g * d**2) for g, r, d in shapes}
-    asked = data.draw(st.tuples(st.sampled_from([g for g, _, _ in shapes]), st.integers(1, 64), st.integers(1, 5000)))
-    groups, rows, width = asked
-    expected = groups * (1e-7 * width**2 + 1e-9 * width**3 + rows * 1e-8 * width**2)
-    assert probing._extrapolated(known, (*asked, 9)) == pytest.approx(expected)
+@pytest.mark.parametrize("chunks", [1, 3])
+@pytest.mark.parametrize("rows", [4, 100, 1000])
+def test_rounding_is_counted_up_from_some_rows(rows: int, chunks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that takes 5 s to gather, 7 to fit, and at each bit-width 0.1 s for a chunk and 0.01 s for a row."""
+    now, rounded = [0.0], []
+
+    def takes(seconds: float) -> None:
+        now[0] += seconds
+
+    class Layer:
+        def __init__(self, *_: object, **__: object) -> None:
+            takes(7)
+
+        def chunks(self) -> list[slice]:
+            step = -(-rows // chunks)
+            return [slice(start, start + step) for start in range(0, rows, step)]
+
+        def round(self, _: int, chosen: list[slice]) -> None:
+            count = len(range(*chosen[0].indices(rows)))
+            rounded.append(count)
+            takes(0.1 + 0.01 * count)
+
+    monkeypatch.setattr(probing.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(probing, "gathered", lambda *_: takes(5) or SimpleNamespace(moments=None, clipped=None))
+    monkeypatch.setattr(probing, "LayerToRound", Layer)
+    form = SimpleNamespace(shape=(1, rows, 9), rows=lambda: None)
+    found = probing._rounding_seconds(None, SimpleNamespace(bias=None), form, (2, 8))
+    assert found == pytest.approx(5 + 7 + 2 * (len(Layer().chunks()) * 0.1 + rows * 0.01))
+    assert max(rounded) <= max(64, 16 * processors())
 
 
 def test_wrong_settings_are_told_as_by_analyze(case: Case) -> None:
