@@ -89,9 +89,9 @@ class Case:
 CASES = {
     "cifar10_resnet20": Case("cifar10", "imagenet", 1000, 1024, draws=6, infoq=(64,)),
     "mobilenetv1_025": Case("imagenet", "tf", 200, 600),
-    "mobilenetv2": Case("imagenet", "tf", 200, 256),
-    "squeezenet1_1": Case("imagenet", "imagenet", 200, 256),
-    "vit_tiny": Case("imagenet", "tf", 200, 192, weight_only=True),
+    "mobilenetv2": Case("imagenet", "tf", 200, 256, infoq=(64,)),
+    "squeezenet1_1": Case("imagenet", "imagenet", 200, 256, infoq=(64,)),
+    "vit_tiny": Case("imagenet", "tf", 200, 192, weight_only=True, infoq=(64,)),
 }
 
 

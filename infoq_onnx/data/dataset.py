@@ -69,6 +69,14 @@ class Dataset:
             return self.preprocessing.layout
         return preprocess.layout_of(self.input_shape) if preprocess.is_image(self.input_shape) else None
 
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of samples that are kept in memory; those of the whole dataset for a part of it."""
+        read = self._read
+        while isinstance(read, partial) and read.func is _of_part:
+            read = read.args[0]
+        return int(read.args[0].nbytes) if isinstance(read, partial) and read.func is _in_memory else 0
+
     def batches(self, size: int) -> Iterator[npt.NDArray[np.float32]]:
         """Yield batches of float32 [n, *input_shape], where n = `size` except in the last batch, which may be smaller.
 

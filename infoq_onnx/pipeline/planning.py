@@ -84,6 +84,7 @@ def plan(
             used = probing.first(everything, rounding_count(len(everything), settings.effort))
             rounding = probing.rounding(graph, network, used, [*tried_bits(settings), BASELINE_BITS])
             gathered = most_bytes(graph, network, used, spilled=allowed is not None)
+        rounded = max(ranged, resident())
         few = probing.first(everything, probing.MORE)
         problem = Problem(graph, network, grids, few, seen.labels, seen.targets, seen.encoded, settings, {})
         bench = Bench(problem)
@@ -101,9 +102,8 @@ def plan(
             count = min(count, max(1, allowed // took - 1))
         # each process has its share of the processors
         with using(Runtime(settings.provider, max(1, processors() // count))):
-            rate, running = _images_a_second(bench.observed, graph, dataset, probe_seconds)
-        # with a memory limit, the activations go to files
-        trying_bytes = running + (0 if allowed is not None else prefix.most_bytes())
+            rate = _images_a_second(bench.observed, graph, dataset, probe_seconds)
+            trying_bytes = probing.trying_bytes(bench, dataset, spilled=allowed is not None)
         opening = probing.trials(problem, count, len(runs))
     reached = {unit: bench.reached(unit) for unit in tried}
     looks = len(runs[0]) * sum(tensor in reached[unit] for unit in tried for tensor in bench.candidates)
@@ -112,8 +112,9 @@ def plan(
     rate *= count
     passes = (work + count * len(runs) * prefix.macs_to_carry()) / sum(layer.macs for layer in network.layers)
     trying = passes * len(dataset) / rate + estimating + opening + (_STARTING if count > 1 else 0.0)
-    # every process has the images and the libraries
-    trials = ranged + (trying_bytes if count == 1 else count * (started + trying_bytes))
+    # every process has the libraries and the network, and reads images from a file that all share
+    alone = started - everything.kept_bytes
+    trials = rounded + (trying_bytes if count == 1 else count * (alone + trying_bytes))
     return Plan(
         images=len(dataset),
         most_images=sum(map(len, blocks)),
@@ -128,9 +129,8 @@ def plan(
     )
 
 
-def _images_a_second(observed: Graph, graph: Graph, dataset: Dataset, wanted: float) -> tuple[float, int]:
-    """Run the network for `wanted` seconds, or four times over all images: the images per second, and the bytes."""
-    before = resident()
+def _images_a_second(observed: Graph, graph: Graph, dataset: Dataset, wanted: float) -> float:
+    """Run the network for `wanted` seconds, or four times over all images: the images per second."""
     session, size = open_session(observed.model), batch_size(graph)
     batches = itertools.chain.from_iterable(dataset.batches(size) for _ in range(4))
     images, passed, begun = 0, 0.0, time.monotonic()
@@ -139,7 +139,7 @@ def _images_a_second(observed: Graph, graph: Graph, dataset: Dataset, wanted: fl
         images, passed = images + len(batch), time.monotonic() - begun
         if passed >= wanted:
             break
-    return images / passed, max(0, resident() - before)
+    return images / passed
 
 
 def estimate_seconds(count: int, settings: MeasurementSettings) -> float:

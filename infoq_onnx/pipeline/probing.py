@@ -17,20 +17,22 @@ import numpy as np
 from infoq_onnx.data.dataset import Dataset
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.graph.session import processors
+from infoq_onnx.memory import forget_peak, peak, release, resident
 from infoq_onnx.pipeline.analyzing import find_grids
 from infoq_onnx.pipeline.looking import Seen, encode, look
 from infoq_onnx.preparation import PreparedModel
 from infoq_onnx.quantize.rounding import LayerToRound
 from infoq_onnx.quantize.table import GridTable
 from infoq_onnx.reporter import Silent
-from infoq_onnx.schema import Layer, MeasurementSettings, Network, tensor_of, units_of
+from infoq_onnx.schema import Layer, MeasurementSettings, Network, Unit, tensor_of, units_of
 from infoq_onnx.sensitivity.local_error import local_errors
 from infoq_onnx.sensitivity.sweep import tried_bits
-from infoq_onnx.sensitivity.trials import Bench, Problem, Task
+from infoq_onnx.sensitivity.trials import Bench, Problem, Task, baseline_graph
 from infoq_onnx.simulate.equalization.equalize import find_factors
 from infoq_onnx.simulate.rounding.as_matmul import Form, form_of
 from infoq_onnx.simulate.rounding.layerwise import gathered
 from infoq_onnx.simulate.running.batching import batch_size
+from infoq_onnx.simulate.running.prefix import Prefix
 from infoq_onnx.simulate.running.streams import Stream
 
 T = TypeVar("T")
@@ -39,6 +41,8 @@ Shape = tuple[int, int, int, int]
 
 FEW, MORE = 8, 32
 """Numbers of images on which stages are run."""
+_TRIED = 64
+"""Number of images with which the memory of trials is measured."""
 _UNITS = 12
 """Number of units that are made ready for trials."""
 _FEWEST_ROWS = 8
@@ -169,7 +173,7 @@ def trials(problem: Problem, workers: int, stages: int) -> float:
     one = {name: getattr(problem, name)[:1] for name in ("labels", "targets", "encoded")}
     bench = Bench(dataclasses.replace(problem, dataset=first(problem.dataset, 1), **one))
     units = units_of(network, weight_only=problem.settings.weight_only)
-    ordered = sorted(units, key=lambda unit: bench.prefix.position(tensor_of(network, unit)))
+    ordered = sorted(units, key=lambda unit: _place(bench.prefix, unit))
     chosen = [ordered[index] for index in np.unique(np.linspace(0, len(ordered) - 1, _UNITS).round().astype(int))]
     opening = carrying = 0.0
     for unit in chosen:
@@ -180,6 +184,43 @@ def trials(problem: Problem, workers: int, stages: int) -> float:
         for count, values in kept:
             opening += _timed(lambda: suffix.run(count, values, variants))[0]  # noqa: B023
     return errors + stages * (opening / len(chosen) * len(units) / workers + carrying)
+
+
+def trying_bytes(bench: Bench, dataset: Dataset, *, spilled: bool) -> int:
+    """Measure the memory of the trials of three units: the first one, and two that most activations precede.
+
+    Parameters
+    ----------
+    bench : of the network with grids
+    dataset : images to try
+    spilled : whether activations in front of a unit go to a file
+
+    Returns
+    -------
+    int
+        Bytes, besides those of the images and the network.
+    """
+    problem = bench.problem
+    network, bits = problem.network, tuple(tried_bits(problem.settings))
+    prefix = Prefix(baseline_graph(problem), network, first(dataset, _TRIED))
+    stored = prefix.stored_bytes()
+    units = sorted(units_of(network, weight_only=problem.settings.weight_only), key=lambda unit: _place(prefix, unit))
+    behind = [unit for unit in units if _place(prefix, unit) > np.argmax(stored)]
+    # memory that earlier stages have released would hide what trials take
+    release()
+    forget_peak()
+    before = resident()
+    for unit in dict.fromkeys((units[0], *behind[:2])):
+        suffix, variants, _ = bench.ready(Task(unit, bits, bench.candidates))
+        for count, values in prefix.batches(tensor_of(network, unit), suffix.kept):
+            suffix.run(count, values, variants)
+    taken = max(0, peak() - before - max(stored))
+    return taken if spilled else taken + max(Prefix(problem.graph, network, dataset).stored_bytes())
+
+
+def _place(prefix: Prefix, unit: Unit) -> int:
+    """Return the number of layers before a unit."""
+    return prefix.position(tensor_of(prefix.network, unit))
 
 
 def first(dataset: Dataset, count: int) -> Dataset:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import shutil
@@ -40,6 +41,15 @@ def many(image_set: ImageSet, count: int, **settings) -> Path:
 
 
 # --------------------------------------------------------------------------------------------------------------- images
+
+
+@pytest.mark.parametrize(("cache_bytes", "pixels"), [(1 << 30, 1), (0, 0)])
+def test_kept_bytes_are_those_of_the_cache(image_set: ImageSet, cache_bytes: int, pixels: int) -> None:
+    dataset = load(many(image_set, 4), cache_bytes=cache_bytes)
+    kept = pixels * len(dataset) * math.prod(dataset.input_shape)
+    assert dataset.kept_bytes == kept
+    # a part reads from the cache of the whole
+    assert dataset.part(np.array([1])).part(np.array([0])).kept_bytes == kept
 
 
 @pytest.mark.parametrize("cache_bytes", [1 << 30, 0])

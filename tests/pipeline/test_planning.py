@@ -15,8 +15,11 @@ from infoq_onnx.cli import main
 from infoq_onnx.errors import SettingsError
 from infoq_onnx.graph.session import processors
 from infoq_onnx.pipeline import plan, probing
+from infoq_onnx.preparation import load_samples, prepare
 from infoq_onnx.report import tables
-from infoq_onnx.schema import Plan, from_json
+from infoq_onnx.schema import MeasurementSettings, Plan, from_json
+from infoq_onnx.sensitivity.trials import Bench, Problem
+from infoq_onnx.simulate.running.prefix import Prefix
 from tests.networks import SMALL, Builder
 from tests.pipeline.cases import Case, data_for, refused, saved
 
@@ -60,6 +63,26 @@ def test_what_rounding_takes_is_counted(case: Case, tmp_path: Path) -> None:
     assert (rounded.rounding_seconds > 0, nearest.rounding_seconds) == (True, 0)
     # moments of 2048 inputs, eight times
     assert rounded.bytes - nearest.bytes > 0.8 * 64 * 2048**2
+
+
+def test_memory_of_trials_follows_the_images(case: Case) -> None:
+    """What is stored in front of the units grows with the images, unless it goes to a file."""
+    prepared = prepare(case.model)
+    images = load_samples(prepared, case.calib, None, None, 32, 0)
+    settings = MeasurementSettings(bits=(2, 4), observers="none", projections=2)
+    _, seen, grids = probing.ranges(prepared, images, settings)
+    none = np.empty((len(images), 0))
+    made = (seen.prepared.graph, seen.prepared.network, grids, images, seen.labels, seen.targets, none, settings, {})
+    bench = Bench(Problem(*made))
+    many = images.part(np.resize(np.arange(len(images)), 1_000_000))
+    one, all_of_them, in_files = (
+        probing.trying_bytes(bench, dataset, spilled=spilled)
+        for dataset, spilled in ((images, False), (many, False), (many, True))
+    )
+    stored = max(Prefix(bench.problem.graph, bench.problem.network, many).stored_bytes())
+    assert stored > 100e6
+    assert all_of_them - one > 0.5 * stored
+    assert in_files < all_of_them - 0.5 * stored
 
 
 @pytest.mark.parametrize("observers", ["none", "selected"])

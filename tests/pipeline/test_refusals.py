@@ -280,11 +280,16 @@ def test_weights_outside_the_model_have_changed(tmp_path: Path) -> None:
     )
 
 
-def test_scores_that_were_changed(copied: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [lambda table: table["scores"][0].update(value=1.0), lambda table: table.update(sha256="")],
+    ids=["a score", "the hash"],
+)
+def test_scores_that_were_changed(change: Callable[[Any], None], copied: Path, tmp_path: Path) -> None:
     """A score of another value would change the bits without a word."""
     path = measured(copied).scores_by("kl-pooled")
     table = json.loads(path.read_text())
-    table["scores"][0]["value"] *= 2
+    change(table)
     path.write_text(json.dumps(table))
     budget = {"compression": 8}
     wanted = partial(allocate, copied, bounds=budget, weight_only=True, rounding="nearest", output=tmp_path / "m.onnx")

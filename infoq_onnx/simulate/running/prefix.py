@@ -31,6 +31,7 @@ class Prefix:
     """
 
     def __init__(self, graph: Graph, network: Network, dataset: Dataset, spill: Spill | None = None) -> None:
+        self.network = network
         self._graph, self._dataset, self._spill = graph, dataset, spill
         self._index = {node.name: index for index, node in enumerate(graph.nodes)}
         self._layers = sorted(network.layers, key=lambda layer: self._index[layer.name])
@@ -41,9 +42,9 @@ class Prefix:
         first = min(self._index[node.name] for node in self._graph.consumers[unit])
         return sum(self._index[layer.name] < first for layer in self._layers)
 
-    def most_bytes(self) -> int:
-        """Return the maximum number of bytes stored, which is reached during the step from one layer to the next."""
-        return max(map(sum, self._stream.stored_bytes(self._layers)), default=0)
+    def stored_bytes(self) -> list[int]:
+        """Return the bytes stored during the step over each layer."""
+        return [sum(both) for both in self._stream.stored_bytes(self._layers)]
 
     def macs_to(self, unit: str) -> int:
         """Return the multiply-accumulates per image from the last stored activations to a unit."""
