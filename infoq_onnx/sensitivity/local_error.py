@@ -38,7 +38,8 @@ def local_errors(problem: Problem, bits: Sequence[int], spill: Spill | None = No
     Returns
     -------
     tuple of LocalError
-        By unit, then by bit-width. A unit whose layers have constant outputs has none.
+        By unit, then by bit-width: squared errors, relative to the variance of each output. Of a unit whose layers all
+        have constant outputs, the squared errors themselves: only ratios between the bit-widths of a unit matter.
     """
     network = problem.network
     graph = baseline_graph(problem)
@@ -66,10 +67,9 @@ def local_errors(problem: Problem, bits: Sequence[int], spill: Spill | None = No
         number, total, squares = moments
         varying = squares * number > total**2 * (1 + 1e-9)
         power = squares[varying] - total[varying] ** 2 / number[varying]
-        if varying.any():
-            values = (errors[:, varying] / power).sum(axis=1)
-            found[unit] = [LocalError(unit, b, float(value)) for b, value in zip(bits, values, strict=True)]
-    return tuple(error for unit in units for error in found.get(unit, ()))
+        values = (errors[:, varying] / power if varying.any() else errors).sum(axis=1)
+        found[unit] = [LocalError(unit, b, float(value)) for b, value in zip(bits, values, strict=True)]
+    return tuple(error for unit in units for error in found[unit])
 
 
 def interpolated(errors: Sequence[LocalError], bits: Sequence[int]) -> tuple[LocalError, ...]:

@@ -56,6 +56,24 @@ def test_all_the_way(name: str, criterion: str, tmp_path: Path) -> None:
     assert found.agreement is not None
 
 
+def test_a_dead_branch(tmp_path: Path) -> None:
+    """Layers whose outputs never change have scores, too: no bits are too few for them."""
+    b = Builder()
+    y = b.relu(b.gemm("x", "fc1", 12, 16), "relu1")
+    dead = b.relu(b.gemm("x", "dead1", 12, 16), "relu2")
+    b.weights["dead1_b"] -= np.float32(100)
+    y = b.op("Add", [b.gemm(y, "fc2", 16, 4), b.gemm(dead, "dead2", 16, 4)], "sum")
+    b.weights["dead2_b"] *= 0
+    model = b.model(y, (12,), (4,))
+    saved(model, tmp_path / "m.onnx")
+    folder = analyze(
+        tmp_path / "m.onnx", data_for(model, tmp_path / "calib.npz"), bits=(2, 4), output=tmp_path / "a.infoq"
+    )
+    done = allocate(folder, bounds={"bitops": "uniform:4/4"}, output=tmp_path / "small.onnx")
+    assert done.allocation.costs.bitops <= done.allocation.bounds[0].limit
+    assert done.allocation.weight_bits["dead2"] == 2
+
+
 @pytest.mark.parametrize("rounding", ["nearest", "gptq"])
 def test_one_layer_alone(rounding: str, tmp_path: Path) -> None:
     """Nothing but the input is read by a layer."""

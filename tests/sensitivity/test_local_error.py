@@ -10,7 +10,8 @@ import pytest
 from infoq_onnx.graph.editing import expose
 from infoq_onnx.schema import Change, LocalError, Trial, Unit, units_of
 from infoq_onnx.sensitivity.local_error import IMAGES, interpolated, local_errors
-from tests.prepared import Ready, small
+from tests.networks import Builder
+from tests.prepared import Ready, ready, small
 from tests.sensitivity.by_hand import ByHand, problem_of, run_in_batches
 from tests.simulate.rounded import alone
 
@@ -38,6 +39,21 @@ def test_local_errors_are_those_of_the_whole_network(name: str, rounding: str) -
                 expected += np.square(one - other).sum() / np.square(one - one.mean()).sum()
             assert found[unit, b] == pytest.approx(expected, rel=2e-3), (unit, b)
     assert len(found) == len(units_of(of.network)) * len(bits)
+
+
+def test_a_layer_with_constant_outputs_has_errors() -> None:
+    """There is no variance to compare them with."""
+    b = Builder()
+    first = b.gemm("x", "fc1", 12, 16)
+    b.weights["fc1_b"] -= np.float32(100)
+    second = b.gemm(b.relu(first, "relu"), "fc2", 16, 4)
+    b.weights["fc2_b"] *= 0
+    of = ready(b.model(second, (12,), (4,)))
+    bits = (2, 4)
+    found = {(one.unit, one.bits): one.value for one in local_errors(problem_of(of, bits=(*bits, 8)), bits)}
+    assert {unit for unit, _ in found} == set(units_of(of.network))
+    assert {found[Unit("weight", "fc2"), b] for b in bits} == {0.0}
+    assert found[Unit("weight", "fc1"), 2] > 0
 
 
 def test_errors_between_measured_widths_are_interpolated() -> None:

@@ -128,7 +128,7 @@ def test_additive_noise_is_fitted_by_weighted_least_squares() -> None:
 def test_exact_and_missing_harm_can_be_fitted() -> None:
     exact, constant, untried = units(3)
     errors = errors_of({exact: 1.0, constant: 0.0, untried: 1.0})
-    harm = {(exact, 2): (0.5, 0.0), (exact, 3): (9.0, 0.1), (constant, 2): (0.1, 0.1)}
+    harm = {(exact, 2): (0.5, 0.0), (exact, 3): (9.0, 0.1), (constant, 2): (0.0, 0.1)}
     found = {(score.unit, score.bits): score.value for score in proportional(harm, errors)}
     assert {unit for unit, _ in found} == {exact, constant}
     assert found[exact, 3] == pytest.approx(0.5 / 4)
@@ -161,6 +161,19 @@ def test_what_is_missing_does_not_matter() -> None:
     assert {unit for unit, _ in found} == {one, harmless}
     assert found[one, 7] == pytest.approx(2.0 * 4.0**-7)
     assert {value for (unit, _), value in found.items() if unit == harmless} == {0.0}
+
+
+def test_a_unit_without_local_errors_may_still_harm() -> None:
+    """On the few images that local errors are measured on, the unit changes nothing."""
+    one, other = units(2)
+    errors = errors_of({one: 1.0, other: 0.0})
+    harm = {(unit, b): scale * 4.0**-b for unit, scale in ((one, 2.0), (other, 0.5)) for b in LOW}
+    pooled = pool({key: Harm(value) for key, value in harm.items()}, errors)
+    fitted = proportional({key: (value, 0.1 * value) for key, value in harm.items()}, errors)
+    for scores in (pooled, fitted):
+        found = {(score.unit, score.bits): score.value for score in scores}
+        assert found[one, 7] == pytest.approx(2.0 * 4.0**-7)
+        assert [found[other, b] for b in BITS] == [pytest.approx(0.5 * 4.0**-b) for b in BITS]
 
 
 def test_an_analysis_without_local_errors_is_refused() -> None:
