@@ -29,6 +29,8 @@ R = TypeVar("R")
 
 STATE = "state"
 """Name of the file with the shared state, in a temporary folder."""
+_BEGUN = "begun"
+"""Name of an empty file there, which the first worker process makes."""
 _PREFIX = ".workers-"
 """Prefix of the name of that folder."""
 _LOSSES = 3
@@ -110,6 +112,12 @@ class Processes(Generic[T, R]):
                 self._drop_pool()
                 losses += 1
                 if losses == _LOSSES:
+                    if self._folder is not None and not (self._folder / _BEGUN).exists():
+                        # a new process runs the main script once more, up to this call
+                        raise WorkerError(
+                            'worker processes end before they begin: put the call under `if __name__ == "__main__":`, '
+                            f"or use {setting('workers')} 1"
+                        ) from error
                     raise WorkerError(
                         f"worker processes died {losses} times in a row, perhaps for want of memory; give fewer "
                         f"{setting('workers')}"
@@ -165,6 +173,7 @@ def _begin(folder: Path, driver: int) -> None:
     # Ctrl-C reaches every process of the terminal: workers exit silently, the driver reports it
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_end_with, args=(folder, driver), daemon=True).start()
+    (folder / _BEGUN).touch()
     setup, state = load_shared(folder / STATE)
     _work = setup(state)
 

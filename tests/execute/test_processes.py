@@ -95,6 +95,19 @@ def test_processes_that_always_die_are_given_up(tmp_path: Path, place: Path) -> 
     assert list(place.iterdir()) == []
 
 
+def test_a_script_without_a_main_guard_is_told_so(tmp_path: Path, place: Path) -> None:
+    """Each new process runs the script once more, and may not start processes itself."""
+    script = tmp_path / "driver.py"
+    body = DRIVER.replace('if __name__ == "__main__":', "if True:").replace("sleeps", "sums")
+    script.write_text(body, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    command = [sys.executable, str(script), str(tmp_path), str(place)]
+    done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert 'put the call under `if __name__ == "__main__":`' in done.stderr.splitlines()[-1]
+    assert list(place.iterdir()) == []
+
+
 def test_an_error_of_a_task_is_the_drivers(tmp_path: Path, place: Path) -> None:
     with (
         pytest.raises(DataError, match="image 0 has changed"),
