@@ -143,11 +143,12 @@ def main() -> None:
         f"all bit-widths on all images (7e9f6de^). Of the old trials, the first {100 * SHARE:.0f} % of the work were",
         "run, and the others counted up. Peak: the most memory that all processes together had resident; of the old",
         "version, until it was stopped. *Told* is what `analyze --dry-run` predicts, in the seconds of the last",
-        "column. ResNet18 has random weights. Ratio: the whole time as a multiple of that of the new version.",
+        "column, right before the new version runs. ResNet18 has random weights. Ratio: the whole time as a multiple",
+        "of that of the new version; *memory*: the same of the peak.",
         "",
         "| model | images | version | before rounding, s | rounding, s | trials, s | whole, s | peak, MiB | ratio | "
-        "predicted in, s |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "memory | predicted in, s |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     new_code = Path(__file__).resolve().parents[1]
     for name in (*arguments.models, *arguments.new_only):
@@ -170,6 +171,7 @@ def main() -> None:
                 f"{one['whole']:.0f}",
                 f"{one['peak']:.0f}",
                 "" if way == "new" else f"{one['whole'] / found['new']['whole']:.2f}",
+                "" if way == "new" else f"{one['peak'] / found['new']['peak']:.2f}",
                 f"{one['took']:.0f}" if way == "told" else "",
             )
             lines.append(f"| {' | '.join(cells)} |")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def given(shared: Path, work: Path, model: str) -> dict[str, str]:
     """
     images = shared / "data" / ("cifar10" if model.startswith("cifar10") else "imagenet")
     if model == "resnet18":
+        sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
         from tests.networks import resnet18
 
         path, listed = work / "resnet18.onnx", work / "images.txt"
