@@ -29,8 +29,6 @@ R = TypeVar("R")
 
 STATE = "state"
 """Name of the file with the shared state, in a temporary folder."""
-_BEGUN = "begun"
-"""Name of an empty file there, which the first worker process makes."""
 _PREFIX = ".workers-"
 """Prefix of the name of that folder."""
 _LOSSES = 3
@@ -112,11 +110,10 @@ class Processes(Generic[T, R]):
                 self._drop_pool()
                 losses += 1
                 if losses == _LOSSES:
-                    if self._folder is not None and not (self._folder / _BEGUN).exists():
-                        # a new process runs the main script once more, up to this call
+                    if _is_unguarded():
                         raise WorkerError(
-                            'worker processes end before they begin: put the call under `if __name__ == "__main__":`, '
-                            f"or use {setting('workers')} 1"
+                            "worker processes cannot start, as each runs the main script once more: put its call under "
+                            f'`if __name__ == "__main__":`, or use {setting("workers")} 1'
                         ) from error
                     raise WorkerError(
                         f"worker processes died {losses} times in a row, perhaps for want of memory; give fewer "
@@ -167,13 +164,21 @@ def _shared_folder(shared: object, place: Path) -> Path:
     return folder
 
 
+def _is_unguarded() -> bool:
+    """Return whether the main script does not ask under what name it runs."""
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    try:
+        return script is not None and "__name__" not in Path(script).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+
+
 def _begin(folder: Path, driver: int) -> None:
     """Initialise a worker process."""
     global _work
     # Ctrl-C reaches every process of the terminal: workers exit silently, the driver reports it
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_end_with, args=(folder, driver), daemon=True).start()
-    (folder / _BEGUN).touch()
     setup, state = load_shared(folder / STATE)
     _work = setup(state)
 
