@@ -104,7 +104,7 @@ def test_a_script_without_a_main_guard_is_told_so(tmp_path: Path, place: Path) -
     command = [sys.executable, str(script), str(tmp_path), str(place)]
     done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
     assert done.returncode == 1
-    assert 'put its call under `if __name__ == "__main__":`' in done.stderr.splitlines()[-1]
+    assert 'put its call under `if __name__ == "__main__":`' in done.stderr
     assert list(place.iterdir()) == []
 
 
