@@ -131,7 +131,7 @@ _DEFAULTS = MeasurementSettings()
     "--dry-run",
     is_flag=True,
     help="Only print the number of trials, and an estimate of time and memory from probes, which take a few seconds to "
-    "about a minute.",
+    "two minutes.",
 )
 @logits_option
 @click.option(

@@ -56,7 +56,7 @@ def plan(
     model, calib, settings, classes, preprocessing, workers, memory, changes : see `analyze`
     ray : accepted as in `analyze` and ignored; time and memory are those without a cluster
     probe_seconds : duration of the probe that measures the speed of the network, in seconds; the other probes together
-        take seconds for small networks, and about a minute for large ones
+        take seconds for small networks, and up to two minutes for large ones
     reporter : receives remarks
 
     Returns

@@ -1,4 +1,4 @@
-"""Probes: how long the stages of an analysis take, measured on a few images, layers and units.
+"""Probes: how long the stages of an analysis take, and how much memory, on a few images, layers and units.
 
 What a stage does once (it opens sessions, and searches) is told apart from what it does for each image, each layer or
 each unit, and only the latter is multiplied.
