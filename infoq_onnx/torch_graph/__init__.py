@@ -1,0 +1,1 @@
+"""Execute a normalised ONNX graph in PyTorch, so that it can be differentiated (extra `finetune`)."""
