@@ -11,13 +11,33 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from infoq_onnx.analyses import find_analysis, read_analysis
     from infoq_onnx.errors import InfoQError
-    from infoq_onnx.pipeline import allocate, analyze, compress, criteria, evaluate, inspect, lint, plan, score
-    from infoq_onnx.schema import Allocation, AllocationSettings, Analysis, MeasurementSettings, Network, Preprocessing
+    from infoq_onnx.pipeline import (
+        allocate,
+        analyze,
+        compress,
+        criteria,
+        evaluate,
+        finetune,
+        inspect,
+        lint,
+        plan,
+        score,
+    )
+    from infoq_onnx.schema import (
+        Allocation,
+        AllocationSettings,
+        Analysis,
+        FinetuneSettings,
+        MeasurementSettings,
+        Network,
+        Preprocessing,
+    )
 
 __all__ = [
     "Allocation",
     "AllocationSettings",
     "Analysis",
+    "FinetuneSettings",
     "InfoQError",
     "MeasurementSettings",
     "Network",
@@ -28,6 +48,7 @@ __all__ = [
     "criteria",
     "evaluate",
     "find_analysis",
+    "finetune",
     "inspect",
     "lint",
     "plan",
@@ -39,6 +60,7 @@ _HOMES = {
     "Allocation": "schema",
     "AllocationSettings": "schema",
     "Analysis": "schema",
+    "FinetuneSettings": "schema",
     "InfoQError": "errors",
     "MeasurementSettings": "schema",
     "Network": "schema",

@@ -9,6 +9,7 @@
     ├── AnalysisError             the analysis is missing, in use, or does not match
     ├── InfeasibleBudgetError     no allocation meets the bounds
     ├── VerificationError         the emitted model disagrees with the simulation
+    ├── TrainingError             fine-tuning did not improve the model
     ├── OutputError               a result cannot be written
     ├── WorkerError               processes or machines that run trials die or are not available
     └── MissingDependencyError    an optional package or download is missing
@@ -98,6 +99,10 @@ class InfeasibleBudgetError(InfoQError):
 
 class VerificationError(InfoQError):
     """The emitted model does not compute what the simulation computes. The file is removed."""
+
+
+class TrainingError(InfoQError):
+    """Fine-tuning did not improve the model on held-out images. No file was written."""
 
 
 class OutputError(InfoQError):

@@ -10,6 +10,7 @@ from infoq_onnx.cli.criteria import criteria
 from infoq_onnx.cli.demo import demo
 from infoq_onnx.cli.evaluate import evaluate
 from infoq_onnx.cli.failing import InfoQGroup
+from infoq_onnx.cli.finetune import finetune
 from infoq_onnx.cli.inspect import inspect
 from infoq_onnx.cli.lint import lint
 from infoq_onnx.cli.score import score
@@ -33,5 +34,5 @@ def main() -> None:
     """
 
 
-for command in (demo, inspect, analyze, score, criteria, allocate, evaluate, lint):
+for command in (demo, inspect, analyze, score, criteria, allocate, finetune, evaluate, lint):
     main.add_command(command)

@@ -17,6 +17,7 @@ from infoq_onnx.files import advice_on
 _LESS_MEMORY = {
     "--memory": "say with --memory how much there is",
     "--samples": "give fewer --samples",
+    "--batch": "give a smaller --batch",
     "--workers": "give fewer --workers",
 }
 """Options that reduce the memory of a command, with the advice to the user."""
@@ -60,7 +61,9 @@ class InfoQGroup(click.Group):
             # an interrupted call of a compiled kernel raises a SystemError whose cause is the KeyboardInterrupt
             if not _interrupted(error):
                 raise
-            goes_on = "; the same command goes on where it was" if ctx.invoked_subcommand == "analyze" else ""
+            goes_on = (
+                "; the same command goes on where it was" if ctx.invoked_subcommand in ("analyze", "finetune") else ""
+            )
             click.echo(f"stopped{goes_on}", err=True)
             ctx.exit(INTERRUPTED)
 

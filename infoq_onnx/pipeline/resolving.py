@@ -156,11 +156,9 @@ def resolve(
     path = Path(output) if output is not None else Path(f"{stem}.{label}.onnx")
     if path.suffix.lower() != ".onnx":
         raise SettingsError(f"{setting('output')} {path}: the model's name must end in .onnx")
-    prepared = prepare_again(found, places.model)
+    prepared, grids = load_network(found, measurement, places.model)
     require_replaceable(path, prepared.path, force=force)
     require_writable(path)
-    grids = _load_grids(measurement.grids, prepared, found.settings.bits)
-    prepared = dataclasses.replace(prepared, graph=equalized(prepared.graph, found.network, grids.factors))
     request = Request(
         settings, places, found, measurement, bounds, label, path, prepared, grids, frozenset(), share, reporter
     )
@@ -170,6 +168,27 @@ def resolve(
         # the new paths may hold other images than those of the analysis: check now
         _ = request.images
     return request
+
+
+def load_network(
+    found: Analysis, measurement: Measurement, model: Path | str | None
+) -> tuple[PreparedModel, GridTable]:
+    """Load the analysed model, equalize it, and load its grids.
+
+    Parameters
+    ----------
+    found, measurement : the analysis
+    model : current path of the model; None: the path of the analysis
+
+    Raises
+    ------
+    ModelError, AnalysisError
+        The model or the grids are missing, or do not belong together.
+    """
+    prepared = prepare_again(found, model)
+    grids = _load_grids(measurement.grids, prepared, found.settings.bits)
+    graph = equalized(prepared.graph, found.network, grids.factors)
+    return dataclasses.replace(prepared, graph=graph), grids
 
 
 def _check_settings(settings: AllocationSettings) -> None:

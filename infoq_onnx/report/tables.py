@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         CriterionInfo,
         DemoRow,
         Evaluation,
+        Finetuned,
         Kernel,
         Network,
         Plan,
@@ -249,6 +250,21 @@ def kernels_line(found: Sequence[Kernel]) -> str:
             "8-bit weights need activations or weights of 7 bits"
         )
     return text
+
+
+def training(result: Finetuned) -> Table:
+    """Build the table of a training: held-out images before and after."""
+    done = result.compressed.allocation.training
+    assert done is not None
+    before, after = done.before, done.after
+    table = Table(title=f"{done.steps:,} updates on {done.images:,} images ({done.mode}), {duration(result.seconds)}")
+    table.add_column(f"on {before.images:,} held-out images")
+    table.add_column("before", justify="right")
+    table.add_column("after", justify="right")
+    table.add_row("divergence from float", f"{before.divergence:.4f}", f"{after.divergence:.4f}")
+    table.add_row("agreement with float", percent(before.agreement), percent(after.agreement))
+    table.add_row("top-1", percent(before.accuracy), percent(after.accuracy))
+    return table
 
 
 def verification_line(checked: Verification) -> str:

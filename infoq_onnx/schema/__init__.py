@@ -23,6 +23,14 @@ from infoq_onnx.schema.analysis import (
     Trial,
 )
 from infoq_onnx.schema.bits import BASELINE_BITS, BITS, EXACT_BITS, Bits, Change, Kind, Quantizer, Unit
+from infoq_onnx.schema.finetune import (
+    AUGMENTATIONS,
+    FINETUNE_MODES,
+    FinetuneMode,
+    FinetuneSettings,
+    HeldOut,
+    Training,
+)
 from infoq_onnx.schema.json_form import UnknownField, from_json, to_json
 from infoq_onnx.schema.network import ActivationGroup, Layer, Network, SkippedNode, Split, tensor_of, units_of
 from infoq_onnx.schema.results import (
@@ -31,6 +39,7 @@ from infoq_onnx.schema.results import (
     CriterionInfo,
     DemoRow,
     Evaluation,
+    Finetuned,
     Kernel,
     Lint,
     Plan,
@@ -51,11 +60,13 @@ from infoq_onnx.schema.versions import ALLOCATION_VERSION, ANALYSIS_VERSION, SCO
 __all__ = [
     "ALLOCATION_VERSION",
     "ANALYSIS_VERSION",
+    "AUGMENTATIONS",
     "BASELINE_BITS",
     "BITS",
     "DEFAULT_CRITERION",
     "EFFORTS",
     "EXACT_BITS",
+    "FINETUNE_MODES",
     "OBSERVING",
     "SCORES_VERSION",
     "ActivationGroup",
@@ -77,6 +88,10 @@ __all__ = [
     "DemoRow",
     "Effort",
     "Evaluation",
+    "FinetuneMode",
+    "FinetuneSettings",
+    "Finetuned",
+    "HeldOut",
     "Kernel",
     "Kind",
     "Layer",
@@ -95,6 +110,7 @@ __all__ = [
     "ScoreTable",
     "SkippedNode",
     "Split",
+    "Training",
     "Trial",
     "Unit",
     "UnknownField",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from infoq_onnx.schema.bits import Bits
+from infoq_onnx.schema.finetune import Training
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ class Allocation:
     """Number of images that gptq rounded with; 0 for nearest, which uses none."""
     samples_sha256: str = ""
     """Hash of the contents of these images."""
+    training: Training | None = None
+    """How weights, step sizes and biases were fine-tuned afterwards; None: not at all."""
 
     @property
     def bits(self) -> Bits:

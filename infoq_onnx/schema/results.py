@@ -159,6 +159,15 @@ class Compressed:
 
 
 @dataclass(frozen=True)
+class Finetuned:
+    """A finished fine-tuning; how it went is in `compressed.allocation.training`."""
+
+    compressed: Compressed
+    seconds: float
+    """Duration of the training, in this process."""
+
+
+@dataclass(frozen=True)
 class DemoRow:
     """One row of the demo's table: a model with its costs and evaluation."""
 

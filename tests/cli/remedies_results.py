@@ -18,6 +18,8 @@ ANALYZE = "infoq-onnx analyze model.onnx --calib data.npz --projections 8 --bits
 """The command that made model.infoq."""
 ALLOCATE = "infoq-onnx allocate model.infoq --size 8KB"
 OUT = f"{ALLOCATE} --rounding nearest -o out.onnx"
+SMALL = "infoq-onnx allocate model.infoq --uniform 2/2 --rounding nearest -o small.onnx"
+FINETUNE = "infoq-onnx finetune small.json --train data.npz --learning-rate 0.01"
 
 
 def run(command: str) -> str:
@@ -43,6 +45,12 @@ def after(*commands: str) -> Callable[[Place], str]:
         return commands[-1]
 
     return follow
+
+
+def checkpoint_removed(place: Place) -> str:
+    run(f"{FINETUNE} --seed 1 --output third.onnx")
+    (place.folder / "small.finetuned.checkpoint").unlink()
+    return f"{FINETUNE} --seed 1"
 
 
 def in_order(command: str) -> Callable[[Place], str]:
@@ -216,6 +224,21 @@ RESULTS: dict[str, Callable[[Place], str]] = {
     "the disk is full after the model": in_order(OUT),
     "memory ends while weights are rounded": in_order(f"{ALLOCATE} -o out.onnx"),
     "the model written does not compute what was simulated": after(f"{OUT} --storage native", f"{OUT} --storage int8"),
+    "an allocation that is not there": after(SMALL, FINETUNE),
+    "an allocation of another analysis": after(
+        f"{FINETUNE} --analysis model.infoq",
+        "infoq-onnx allocate plain.infoq --uniform 2/2 --rounding nearest -o other.onnx",
+        FINETUNE.replace("small", "other"),
+    ),
+    "another model beside the allocation": after(SMALL.replace("small", "other"), FINETUNE.replace("small", "other")),
+    "a model that is fine-tuned already": after(FINETUNE),
+    "PyTorch is not installed": in_order(FINETUNE),
+    "labels that no image has": after(FINETUNE.replace("data", "unlabelled")),
+    "a learning rate that is too large": after(f"{FINETUNE} --learning-rate 0.01"),
+    "a time that is none": after(f"{FINETUNE} --max-time 4.5m"),
+    "a device that is not there": after(f"{FINETUNE} --device cpu"),
+    "training improves nothing": after(FINETUNE),
+    "a checkpoint of another training": checkpoint_removed,
     "no such model": after("infoq-onnx evaluate model.onnx --data data.npz"),
     "no model at all": after("infoq-onnx evaluate model.onnx --data data.npz"),
     "images, and a model that does not know its preprocessing": after(

@@ -59,6 +59,10 @@ AFTER_WORK = (
     "what it computes exceeds float32 when it is squared",
     "processes that run trials are killed",
     "memory ends while weights are rounded",
+    "training improves nothing",
+    "a checkpoint of another training",
+    "labels that no image has",
+    "a device that is not there",
 )
 """Situations that are noticed when progress has been told."""
 

@@ -1,0 +1,1 @@
+"""Fine-tune a quantized network with learned step sizes, in PyTorch (extra `finetune`)."""
