@@ -42,7 +42,8 @@ Examples: infoq-onnx finetune model.bitops-3-3.json --train images/
     default=_DEFAULTS.mode,
     show_default=True,
     help="scales: step sizes, biases and normalisation factors learn, and the integer weights stay; lsq: weights "
-    "learn, too.",
+    "learn, too; reconstruct: like lsq, but block after block to the outputs of the float model's blocks, each for "
+    "--epochs passes.",
 )
 @click.option(
     "--epochs", type=Whole(min=1), default=_DEFAULTS.epochs, show_default=True, help="Passes over the images."

@@ -47,6 +47,7 @@ from infoq_onnx.schema import (
     OtherVersion,
     Training,
     Verification,
+    counted,
     read,
     require_types,
     typed,
@@ -165,6 +166,10 @@ def _check(settings: FinetuneSettings, storage: str | None) -> None:
     for name, low, high in (("warmup", 0, 1), ("labels", 0, 1), ("weight_decay", 0, 1e6)):
         if not low <= getattr(settings, name) <= high:
             raise SettingsError(f"{setting(name)} {getattr(settings, name):g}: give {low:g} to {high:g}")
+    if settings.mode == "reconstruct" and settings.labels:
+        raise SettingsError(f"{setting('mode')} reconstruct uses no labels: drop {setting('labels')}, or give lsq")
+    if settings.mode == "reconstruct" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise SettingsError(f"{setting('mode')} reconstruct trains in one process: start it without torchrun")
     if not 0 < settings.held_out < 1:
         raise SettingsError(f"{setting('held_out')} {settings.held_out:g}: give a share between 0 and 1")
     if not 0 < settings.rate <= 1:
@@ -278,14 +283,16 @@ def _trained(
 ) -> Finetuned | None:
     from infoq_onnx.torch_graph.graph_module import GraphModule
     from infoq_onnx.training import distributed
+    from infoq_onnx.training.reconstruction import Reconstructor
     from infoq_onnx.training.student import Student
     from infoq_onnx.training.trainer import Trainer
 
     began = time.monotonic()
     student = Student(start.of, start.allocation.bits, start.codes, settings.mode)
-    teacher = GraphModule(start.of.graph)
+    teacher = GraphModule(start.of.graph, batch=start.of.graph.batch)
     identity = f"{start.model_sha256} {images.sha256} {held_out.sha256}"
-    trainer = Trainer(student, teacher, images, held_out, settings, start.checkpoint, identity, reporter)
+    way = Reconstructor if settings.mode == "reconstruct" else Trainer
+    trainer = way(student, teacher, images, held_out, settings, start.checkpoint, identity, reporter)
     check = images.part(np.arange(min(CHECKED_IMAGES["qdq"], len(images))))
 
     def write(outcome: Outcome) -> Verification:
@@ -297,9 +304,10 @@ def _trained(
         return None
     start.checkpoint.unlink(missing_ok=True)
     if outcome.best_step == 0:
+        before = outcome.before
         raise TrainingError(
-            f"{outcome.steps} updates did not improve the model on {outcome.before.images} held-out images (loss "
-            f"{outcome.before.loss:.4g}), and nothing was written; give more images to {setting('train')}, another "
+            f"{outcome.steps} {counted(settings.mode)} did not improve the model on {before.images} held-out images "
+            f"(loss {before.loss:.4g}), and nothing was written; give more images to {setting('train')}, another "
             f"{setting('learning_rate')}, or another {setting('mode')}"
         )
     verification = write(outcome)

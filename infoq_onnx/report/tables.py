@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from infoq_onnx.schema import counted
+
 if TYPE_CHECKING:
     from infoq_onnx.schema import (
         Analysis,
@@ -257,7 +259,8 @@ def training(result: Finetuned) -> Table:
     done = result.compressed.allocation.training
     assert done is not None
     before, after = done.before, done.after
-    table = Table(title=f"{done.steps:,} updates on {done.images:,} images ({done.mode}), {duration(result.seconds)}")
+    what = f"{done.steps:,} {counted(done.mode)} on {done.images:,} images"
+    table = Table(title=f"{what} ({done.mode}), {duration(result.seconds)}")
     table.add_column(f"on {before.images:,} held-out images")
     table.add_column("before", justify="right")
     table.add_column("after", justify="right")

@@ -30,6 +30,7 @@ from infoq_onnx.schema.finetune import (
     FinetuneSettings,
     HeldOut,
     Training,
+    counted,
 )
 from infoq_onnx.schema.json_form import UnknownField, from_json, to_json
 from infoq_onnx.schema.network import ActivationGroup, Layer, Network, SkippedNode, Split, tensor_of, units_of
@@ -115,6 +116,7 @@ __all__ = [
     "Unit",
     "UnknownField",
     "Verification",
+    "counted",
     "from_json",
     "read",
     "require_types",

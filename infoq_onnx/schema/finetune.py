@@ -6,11 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-FinetuneMode = Literal["scales", "lsq"]
+FinetuneMode = Literal["scales", "lsq", "reconstruct"]
 FINETUNE_MODES: tuple[FinetuneMode, ...] = get_args(FinetuneMode)
 Augmentation = Literal["none", "crop", "flip-crop"]
 AUGMENTATIONS: tuple[Augmentation, ...] = get_args(Augmentation)
-_RATES: Mapping[FinetuneMode, float] = {"scales": 3e-3, "lsq": 3e-3}
+_RATES: Mapping[FinetuneMode, float] = {"scales": 3e-3, "lsq": 3e-3, "reconstruct": 3e-3}
+
+
+def counted(mode: FinetuneMode) -> str:
+    """Return what the steps of a training are."""
+    return "blocks" if mode == "reconstruct" else "updates"
 
 
 @dataclass(frozen=True)
@@ -19,7 +24,7 @@ class FinetuneSettings:
 
     mode: FinetuneMode = "scales"
     """"scales": the codes of the weights stay, and step sizes, biases and normalisation factors learn. "lsq": weights
-    learn, too."""
+    learn, too. "reconstruct": like lsq, but block after block to the outputs of the float network's blocks."""
     epochs: int = 10
     """Number of passes over the images."""
     batch: int = 64
@@ -88,9 +93,9 @@ class Training:
     images_sha256: str
     """Hash of the contents of these images."""
     steps: int
-    """Number of updates."""
+    """Number of updates; of blocks, in the mode reconstruct."""
     best_step: int
-    """Number of updates after which the model was best on held-out images: it is the one that was written."""
+    """That after which the model was best on held-out images: it is the one that was written."""
     before: HeldOut
     """The model of `allocate`, on held-out images."""
     after: HeldOut

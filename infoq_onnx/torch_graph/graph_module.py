@@ -15,6 +15,7 @@ from infoq_onnx.graph.editing import attribute, input_at, is_standard, opset_of,
 from infoq_onnx.graph.graph import Graph
 from infoq_onnx.torch_graph.attributes import Attributes, Operator
 from infoq_onnx.torch_graph.operators import OPERATORS
+from infoq_onnx.torch_graph.operators.elementwise import ELEMENTWISE
 
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "BatchNormalization": {"training_mode": 0},
@@ -28,6 +29,7 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 _INPUTS = {"GRU": 4, "LSTM": 4}
 """Operator → position of an input that has to be omitted: `sequence_lens`."""
 _PEEPHOLES = 7
+_COMPUTING = frozenset({*ELEMENTWISE, "Concat", "ScatterElements", "ScatterND"})
 _OUTPUTS = {"MaxPool": 1}
 """Operator → number of its outputs that are implemented."""
 _DEFAULT_ACTIVATIONS = {"GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"]}
@@ -40,7 +42,8 @@ class _Step(NamedTuple):
     attributes: Attributes
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    name: str
+    computes: bool
+    """Whether it computes with the values of all inputs, which then have to be on one device."""
 
 
 def require_executable(graph: Graph, operators: Mapping[str, Operator] = OPERATORS) -> None:
@@ -94,6 +97,14 @@ def escaped(name: str) -> str:
     return ":" + name.replace("%", "%25").replace(".", "%2E")
 
 
+def _on_one_device(inputs: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+    """Move constants that stayed on the CPU to where the others are."""
+    places = {one.device for one in inputs if one is not None and one.device.type != "cpu"}
+    if not places:
+        return inputs
+    return [None if one is None else one.to(next(iter(places))) for one in inputs]
+
+
 class GraphModule(torch.nn.Module):
     """Executes a graph in torch, differentiably.
 
@@ -103,6 +114,8 @@ class GraphModule(torch.nn.Module):
         A normalised graph, also one with inserted quantizers.
     operators : mapping of str to function
         The operators, by name.
+    batch : int or None
+        Number of images that the graph runs with; None: any number. Other numbers of images are cut into batches.
 
     Attributes
     ----------
@@ -119,8 +132,11 @@ class GraphModule(torch.nn.Module):
     Integer constants and shapes stay on the CPU, wherever the module is moved, as torch needs their values there.
     """
 
-    def __init__(self, graph: Graph, operators: Mapping[str, Operator] = OPERATORS) -> None:
+    def __init__(
+        self, graph: Graph, operators: Mapping[str, Operator] = OPERATORS, *, batch: int | None = None
+    ) -> None:
         super().__init__()
+        self.batch = batch
         require_executable(graph, operators)
         opset = opset_of(graph.model)
         self.input, self.output = graph.input, graph.output
@@ -134,7 +150,13 @@ class GraphModule(torch.nn.Module):
                 self._others[name] = values
         self._constant_names = {name: escaped(name) for name in graph.initializers if name not in self._others}
         self._steps = tuple(
-            _Step(operators[node.op_type], Attributes(node, opset), tuple(node.input), tuple(node.output), node.name)
+            _Step(
+                operators[node.op_type],
+                Attributes(node, opset),
+                tuple(node.input),
+                tuple(node.output),
+                node.op_type in _COMPUTING,
+            )
             for node in graph.nodes
         )
         self._plans: dict[tuple[frozenset[str], tuple[str, ...]], list[tuple[_Step, tuple[str, ...]]]] = {}
@@ -157,7 +179,17 @@ class GraphModule(torch.nn.Module):
         Tensor
             [N, classes].
         """
-        return self.values({self.input: images, **(given or {})}, (self.output,))[self.output]
+        if self.batch is None:
+            return self._logits(images, given)
+        parts = []
+        for part in torch.split(images, self.batch):
+            # the last batch is filled up with copies of its last image
+            full = torch.cat([part, part[-1:].expand(self.batch - len(part), *part.shape[1:])])
+            parts.append(self._logits(full, given)[: len(part)])
+        return torch.cat(parts)
+
+    def _logits(self, images: Tensor, given: Mapping[str, Tensor] | None) -> Tensor:
+        return self.values({self.input: images, **(given or {})}, (self.output,))[self.output].flatten(1)
 
     def values(self, given: Mapping[str, Tensor], wanted: Sequence[str]) -> dict[str, Tensor]:
         """Compute tensors of the graph from other tensors, by the nodes between them.
@@ -176,12 +208,17 @@ class GraphModule(torch.nn.Module):
             self._plans[key] = self._plan(given, wanted)
         held: dict[str, Tensor] = dict(given)
         for step, done in self._plans[key]:
-            found: Any = step.function(step.attributes, *(self._value(held, name) for name in step.inputs))
+            inputs = [self._value(held, name) for name in step.inputs]
+            found: Any = step.function(step.attributes, *(_on_one_device(inputs) if step.computes else inputs))
             results = found if isinstance(found, tuple) else (found,)
             held.update((name, value) for name, value in zip(step.outputs, results, strict=False) if name)
             for name in done:
                 held.pop(name, None)
         return {name: self._required(held, name) for name in wanted}
+
+    def reads(self, given: Iterable[str], wanted: Sequence[str]) -> set[str]:
+        """Return the names of all tensors that the nodes between given and wanted tensors read; see `values`."""
+        return {name for step, _ in self._plan(given, wanted) for name in step.inputs if name}
 
     def _value(self, held: Mapping[str, Tensor], name: str) -> Tensor | None:
         return self._required(held, name) if name else None

@@ -14,8 +14,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from infoq_onnx.training import kernels
 
 
 class FakeQuantize(torch.autograd.Function):
@@ -26,7 +29,10 @@ class FakeQuantize(torch.autograd.Function):
         """Quantize x with a step and a zero point, both scalars; codes reach from 0 to `largest`."""
         context.save_for_backward(x, step, zero_point)
         context.largest = largest
-        return _codes(x, step, zero_point).clamp_(0, largest).sub_(zero_point).mul_(step)
+        if _on_cpu(x):
+            values = kernels.quantized(_flat(x), *_numbers(step, zero_point), largest)
+            return torch.from_numpy(values).reshape(x.shape)
+        return _codes(_precise(x), step, zero_point).clamp_(0, largest).sub_(zero_point).mul_(step)
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -34,6 +40,15 @@ class FakeQuantize(torch.autograd.Function):
         (gradient,) = gradients
         x, step, zero_point = context.saved_tensors
         largest: int = context.largest
+        if _on_cpu(x):
+            found = kernels.gradients(_flat(x), *_numbers(step, zero_point), largest, _flat(gradient))
+            return (
+                torch.from_numpy(found[0]).reshape(x.shape),
+                step.new_tensor(found[1]),
+                step.new_tensor(found[2]),
+                None,
+            )
+        given, x = x, _precise(x)
         codes = _codes(x, step, zero_point)
         inside = (codes >= 0) & (codes <= largest)
         of_x = gradient * inside
@@ -48,7 +63,24 @@ class FakeQuantize(torch.autograd.Function):
         if context.needs_input_grad[2]:
             outside = torch.sum(gradient, dtype=torch.float64) - torch.sum(of_x, dtype=torch.float64)
             of_zero_point = (-step * outside).to(zero_point.dtype)
-        return of_x, of_step, of_zero_point, None
+        return of_x.to(given.dtype), of_step, of_zero_point, None
+
+
+def _on_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype == torch.float32
+
+
+def _flat(x: Tensor) -> Any:
+    return x.detach().contiguous().reshape(-1).numpy()
+
+
+def _numbers(step: Tensor, zero_point: Tensor) -> tuple[np.float32, np.float32]:
+    return np.float32(step.item()), np.float32(zero_point.item())
+
+
+def _precise(x: Tensor) -> Tensor:
+    """Return values of half precision in float32: a bfloat16 cannot tell all codes apart."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def _codes(x: Tensor, step: Tensor, zero_point: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -85,7 +85,7 @@ class Student(torch.nn.Module):
         inserted = insert_quantizers(of.graph, of.network, of.placement, quantizers)
         self._owners = _Owners(of, bits)
         graph, grids = _with_fake_quantizers(inserted, self._owners)
-        self.network = GraphModule(graph, {**OPERATORS, _FAKE_QUANTIZE: _fake_quantize})
+        self.network = GraphModule(graph, {**OPERATORS, _FAKE_QUANTIZE: _fake_quantize}, batch=of.graph.batch)
         self.steps, self.zero_points = torch.nn.ModuleDict(), torch.nn.ModuleDict()
         self._sharing = _values_of(of, grids)
         self._limits = _step_limits(of, bits, self._owners)
@@ -117,10 +117,17 @@ class Student(torch.nn.Module):
         logits: Tensor = self.network(images, self.constants())
         return logits
 
-    def constants(self) -> dict[str, Tensor]:
-        """Return all quantized constants by name, as functions of what learns."""
+    def constants(self, names: Container[str] | None = None) -> dict[str, Tensor]:
+        """Return quantized constants by name, as functions of what learns.
+
+        Parameters
+        ----------
+        names : the constants to return; None: all
+        """
         given: dict[str, Tensor] = {}
         for key, grid in self._grids.items():
+            if names is not None and _scale(key) not in names:
+                continue
             largest = (1 << grid.bits) - 1
             given[_scale(key)] = scaled_gradient(
                 self.steps[escaped(key)](), gradient_scale(self._sharing[key], largest)
@@ -128,6 +135,8 @@ class Student(torch.nn.Module):
             zero = self.zero_points[escaped(key)]()
             given[_zero_point(key)] = straight_through(zero, zero.detach().round().clamp(0, largest))
         for layer in self._layers:
+            if names is not None and layer.weight not in names:
+                continue
             name = escaped(layer.name)
             weight: WeightQuantizer = self.weights[name]  # type: ignore[assignment]
             given[str(layer.weight)] = weight.values()
@@ -138,8 +147,22 @@ class Student(torch.nn.Module):
                 on_grid = torch.where(units > 0, codes, torch.zeros_like(codes)).float() * units.float()
                 given[str(layer.bias)] = straight_through(bias, on_grid)
         for name, value in self.affine.items():
-            given[self._affine_names[name]] = value()
+            if names is None or self._affine_names[name] in names:
+                given[self._affine_names[name]] = value()
         return given
+
+    def parameters_of(self, names: Container[str]) -> list[torch.nn.Parameter]:
+        """Return what learns of the constants of these names."""
+        modules: list[torch.nn.Module] = []
+        for key in self._grids:
+            if _scale(key) in names:
+                modules += [self.steps[escaped(key)], self.zero_points[escaped(key)]]
+        for layer in self._layers:
+            if layer.weight in names:
+                modules.append(self.weights[escaped(layer.name)])
+                modules += [self.biases[escaped(layer.name)]] if escaped(layer.name) in self.biases else []
+        modules += [value for name, value in self.affine.items() if self._affine_names[name] in names]
+        return [one for module in modules for one in module.parameters()]
 
     @torch.no_grad()
     def limit(self) -> None:

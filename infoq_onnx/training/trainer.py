@@ -42,9 +42,30 @@ class Outcome:
     after: HeldOut
     """The best student, on the same images."""
     steps: int
-    """Number of updates that were made."""
+    """Number of updates that were made, or of blocks that were trained."""
     best_step: int
-    """Number of updates after which the student was best; 0 if training improved nothing."""
+    """That after which the student was best; 0 if training improved nothing."""
+
+
+@dataclass
+class State:
+    """How far a training has come."""
+
+    step: int
+    """Number of updates, or of blocks."""
+    best_step: int
+    """That of the best state so far."""
+    waited: int
+    """Number of comparisons since then."""
+    before: HeldOut
+    best: HeldOut
+    kept: dict[str, Tensor]
+    """The best values so far."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """What the training has led to so far."""
+        return Outcome(self.before, self.best, self.step, self.best_step)
 
 
 class Trainer:
@@ -98,39 +119,22 @@ class Trainer:
         ----------
         save_best : called whenever a better state was found; the student holds it at that time
         """
-        settings, began = self._settings, time.monotonic()
-        step, best_step, waited = 0, 0, 0
-        found = checkpoint.load(self._path, self.fingerprint)
-        if found is None:
-            before = best = self.evaluate()
-            kept = self._values()
-        else:
-            step, best_step, waited = (int(found.state[name]) for name in ("step", "best_step", "waited"))
-            before, best = HeldOut(**found.state["before"]), HeldOut(**found.state["best"])
-            kept = self._restored(found)
-            self._reporter.note(f"training goes on after step {step} of {self._total}")
+        began, settings = time.monotonic(), self._settings
+        state = self._begun()
+        if state.step:
+            self._reporter.note(f"training goes on after step {state.step} of {self._total}")
         network = distributed.wrapped(self._student, self._device)
-        while step < self._total and waited < settings.patience:
-            if settings.max_seconds is not None:
-                late = time.monotonic() - began > settings.max_seconds
-                if distributed.any_of(late, self._device):
-                    break
-            self._update(network, step)
-            step += 1
-            done = step == self._total
-            if step % self._steps_per_epoch == 0 or done:
-                now, waited = self.evaluate(), waited + 1
-                if now.loss < best.loss:
-                    best, best_step, waited, kept = now, step, 0, self._values()
-                    if save_best is not None and distributed.is_first():
-                        save_best(Outcome(before, best, step, best_step))
-            if (step % settings.checkpoint_steps == 0 or done) and distributed.is_first():
-                self._save(step, best_step, waited, before, best, kept)
-            self._reporter.progress("training", _told(best), step, self._total)
-        if step < self._total:
-            self._reporter.progress("training", _told(best), self._total, self._total)
-        self._set(kept)
-        return Outcome(before, best, step, best_step)
+        self._tell(state, self._total)
+        while state.step < self._total and state.waited < settings.patience and not self._is_late(began):
+            self._update(network, state.step)
+            state.step += 1
+            done = state.step == self._total
+            if state.step % self._steps_per_epoch == 0 or done:
+                self._compare(state, save_best)
+            if state.step % settings.checkpoint_steps == 0 or done:
+                self._save(state)
+            self._tell(state, self._total)
+        return self._ended(state, self._total)
 
     @torch.no_grad()
     def evaluate(self) -> HeldOut:
@@ -138,7 +142,7 @@ class Trainer:
         divergence = same = right = cross = 0.0
         given = self._student.constants()
         for first, (images, targets) in enumerate(zip(self._batches(self._held_out), self._targets, strict=True)):
-            logits = self._student.network(images, given)
+            logits: Tensor = self._student.network(images, given)
             divergence += float(_divergence(logits, targets, "sum"))
             same += float((logits.argmax(1) == targets.argmax(1)).sum())
             if (labels := self._held_out.labels) is not None:
@@ -154,14 +158,16 @@ class Trainer:
 
     def _update(self, network: torch.nn.Module, step: int) -> None:
         settings = self._settings
-        rate = _rate(step, self._total, settings.warmup)
+        rate = share_of_rate(step, self._total, settings.warmup)
         for group in self._optimizer.param_groups:
             group["lr"] = settings.rate * rate
         positions = self._positions(step)
-        torch.manual_seed(settings.seed * 1_000_003 + step)
-        images = torch.from_numpy(next(self._images.part(positions).batches(len(positions)))).to(self._device)
+        images = torch.from_numpy(next(self._images.part(positions).batches(len(positions))))
         if self._augment is not None:
-            images = self._augment(images)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(settings.seed * 1_000_003 + step)
+                images = self._augment(images)
+        images = images.to(self._device)
         targets = self._teacher_logits(images)
         mixed = settings.precision == "mixed"
         with torch.autocast(self._device.type, torch.bfloat16, enabled=mixed):
@@ -200,23 +206,61 @@ class Trainer:
         for name, one in self._parameters.items():
             one.copy_(values[name])
 
-    def _save(
-        self, step: int, best_step: int, waited: int, before: HeldOut, best: HeldOut, kept: dict[str, Tensor]
-    ) -> None:
+    def _begun(self) -> State:
+        """Return the state of the last checkpoint, or that before training."""
+        found = checkpoint.load(self._path, self.fingerprint)
+        if found is None:
+            now = self.evaluate()
+            return State(0, 0, 0, now, now, self._values())
+        step, best_step, waited = (int(found.state[name]) for name in ("step", "best_step", "waited"))
+        before, best = HeldOut(**found.state["before"]), HeldOut(**found.state["best"])
+        return State(step, best_step, waited, before, best, self._restored(found))
+
+    def _is_late(self, began: float) -> bool:
+        """Whether the time for training is over."""
+        limit = self._settings.max_seconds
+        return limit is not None and distributed.any_of(time.monotonic() - began > limit, self._device)
+
+    def _compare(self, state: State, save_best: Callable[[Outcome], object] | None) -> None:
+        """Keep the student if it is the best one so far."""
+        now = self.evaluate()
+        state.waited += 1
+        if now.loss < state.best.loss:
+            state.best, state.best_step, state.waited, state.kept = now, state.step, 0, self._values()
+            if save_best is not None and distributed.is_first():
+                save_best(state.outcome)
+
+    def _tell(self, state: State, total: int) -> None:
+        best = state.best
+        accuracy = "" if best.accuracy is None else f", accuracy {100 * best.accuracy:.1f} %"
+        told = f"held out: divergence {best.divergence:.4f}, agreement {100 * best.agreement:.1f} %{accuracy}"
+        self._reporter.progress("training", told, state.step, total)
+
+    def _ended(self, state: State, total: int) -> Outcome:
+        """Give the student its best values."""
+        outcome = state.outcome
+        state.step = total
+        self._tell(state, total)
+        self._set(state.kept)
+        return outcome
+
+    def _save(self, state: State) -> None:
+        if not distributed.is_first():
+            return
         tensors: dict[str, Tensor] = {f"now/{name}": one for name, one in self._parameters.items()}
-        tensors |= {f"best/{name}": one for name, one in kept.items()}
+        tensors |= {f"best/{name}": one for name, one in state.kept.items()}
         for name, one in self._parameters.items():
             for key, value in self._optimizer.state.get(one, {}).items():
                 tensors[f"optimizer/{key}/{name}"] = torch.as_tensor(value)
-        state: dict[str, Any] = {
+        told: dict[str, Any] = {
             "fingerprint": self.fingerprint,
-            "step": step,
-            "best_step": best_step,
-            "waited": waited,
-            "before": vars(before),
-            "best": vars(best),
+            "step": state.step,
+            "best_step": state.best_step,
+            "waited": state.waited,
+            "before": vars(state.before),
+            "best": vars(state.best),
         }
-        checkpoint.save(self._path, tensors, state)
+        checkpoint.save(self._path, tensors, told)
 
     def _restored(self, found: checkpoint.Checkpoint) -> dict[str, Tensor]:
         """Take over a checkpoint, and return the best values so far."""
@@ -245,7 +289,7 @@ def _optimizer(student: Student, settings: FinetuneSettings) -> torch.optim.Opti
     return torch.optim.AdamW(groups, settings.rate)
 
 
-def _rate(step: int, total: int, warmup: float) -> float:
+def share_of_rate(step: int, total: int, warmup: float) -> float:
     """Return the learning rate of a step as a share: linear warm-up, then half a cosine down to 0."""
     first = max(1, round(warmup * total))
     if step < first:
@@ -259,8 +303,3 @@ def _divergence(logits: Tensor, targets: Tensor, reduction: str) -> Tensor:
         torch.log_softmax(logits.double(), 1), torch.log_softmax(targets.double(), 1), reduction="sum", log_target=True
     )
     return summed / len(logits) if reduction == "mean" else summed
-
-
-def _told(best: HeldOut) -> str:
-    accuracy = "" if best.accuracy is None else f", accuracy {100 * best.accuracy:.1f} %"
-    return f"held out: divergence {best.divergence:.4f}, agreement {100 * best.agreement:.1f} %{accuracy}"

@@ -35,7 +35,17 @@ from tests.pipeline.cases import QUICK, Case, data_for, saved  # noqa: E402
 from tests.prepared import is_one_line  # noqa: E402
 
 FAST: dict[str, Any] = {"epochs": 3, "batch": 16, "learning_rate": 0.01, "augment": "none", "device": "cpu"}
-_LONGER: dict[str, dict[str, Any]] = {"scales": {}, "lsq": {"epochs": 10, "learning_rate": 0.003}}
+_LONGER: dict[str, dict[str, Any]] = {
+    "scales": {},
+    "lsq": {"epochs": 10, "learning_rate": 0.003},
+    "reconstruct": {"epochs": 10},
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> None:
+    """Small networks train fastest on one thread, above all beside other tests."""
+    torch.set_num_threads(1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +75,7 @@ def tuned(start: Start, output: Path, **changes: Any) -> Allocation:
     return result.compressed.allocation
 
 
-@pytest.mark.parametrize("mode", ["scales", "lsq"])
+@pytest.mark.parametrize("mode", ["scales", "lsq", "reconstruct"])
 def test_the_written_model_is_better_and_otherwise_the_same(mode: str, start: Start, tmp_path: Path) -> None:
     found = tuned(start, tmp_path / "out.onnx", mode=mode, **_LONGER[mode])
     written = read(Allocation, (tmp_path / "out.json").read_text())
@@ -228,6 +238,7 @@ def one_image(start: Start, folder: Path) -> dict[str, Any]:
         ({"storage": "none"}, SettingsError, "`storage` none: choose"),
         ({"mode": "all"}, SettingsError, "`mode` 'all'"),
         ({"device": "tpu9"}, SettingsError, "`device` tpu9"),
+        ({"mode": "reconstruct", "labels": 0.5}, SettingsError, "reconstruct uses no labels"),
         ({"samples": 1}, SettingsError, "`samples` 1: give 2 or more"),
         ({"seed": -1}, SettingsError, "`seed` -1"),
         ({"output": "small.txt"}, SettingsError, "must end in .onnx"),

@@ -103,3 +103,20 @@ def test_an_operator_that_is_not_there_is_named() -> None:
     with pytest.raises(ModelError) as error:
         GraphModule(graph)
     assert is_one_line(error.value, "NonMaxSuppression")
+
+
+def test_any_number_of_images_through_a_fixed_batch() -> None:
+    graph = graph_of(SMALL["fixed batch"]())
+    size = graph.batch
+    assert size is not None
+    shape = tuple(dim.dim_value for dim in graph.model.graph.input[0].type.tensor_type.shape.dim[1:])
+    values = images(shape, 2 * size)
+    session = open_session(graph.model, optimize=False)
+    expected = np.concatenate(
+        [session.run([graph.output], {graph.input: part})[0] for part in (values[:size], values[size:])]
+    )
+    module = GraphModule(graph, batch=size)
+    for count in (1, size, size + 1, 2 * size):
+        with torch.no_grad():
+            found = module(torch.from_numpy(values[:count])).numpy()
+        np.testing.assert_allclose(found, expected[:count], rtol=1e-4, atol=1e-5)

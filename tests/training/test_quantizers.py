@@ -106,3 +106,21 @@ def test_gradients_of_weights_and_their_steps() -> None:
         assert float(latent.grad[index]) == float(inside)
         code = min(max(round(value / 0.5), -4), 3)
         assert float(step.grad) == pytest.approx(code - (value / 0.5 if inside else 0), abs=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3,), (70001,), (4, 5, 6, 7), (0,)])
+def test_kernels_compute_what_torch_computes(shape: tuple[int, ...]) -> None:
+    """In float64, the function uses torch's operations instead."""
+    random = torch.Generator().manual_seed(0)
+    x = (3 * torch.randn(shape, generator=random)).requires_grad_()
+    weights = torch.randn(shape, generator=random)
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        values = x.detach().to(dtype).requires_grad_()
+        step = torch.tensor(0.25, dtype=dtype, requires_grad=True)
+        zero = torch.tensor(3.0, dtype=dtype, requires_grad=True)
+        y = FakeQuantize.apply(values.transpose(0, -1), step, zero, 15)
+        (y * weights.to(dtype).transpose(0, -1)).sum().backward()
+        found.append([one.detach().double() for one in (y, values.grad, step.grad, zero.grad)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)

@@ -16,6 +16,8 @@ from infoq_onnx.schema import FinetuneSettings  # noqa: E402
 from infoq_onnx.simulate.simulation import layer_codes  # noqa: E402
 from infoq_onnx.torch_graph.graph_module import GraphModule  # noqa: E402
 from infoq_onnx.training import checkpoint, distributed  # noqa: E402
+from infoq_onnx.training.blocks import blocks_of  # noqa: E402
+from infoq_onnx.training.reconstruction import Reconstructor  # noqa: E402
 from infoq_onnx.training.student import Student  # noqa: E402
 from infoq_onnx.training.trainer import Outcome, Trainer  # noqa: E402
 from tests.prepared import dataset_of, images, is_one_line, small  # noqa: E402
@@ -32,8 +34,8 @@ class Stopping(Silent):
         self.after, self.notes = after, list[str]()
 
     def progress(self, stage: str, detail: str, done: int, total: int, share: float | None = None) -> None:
-        del stage, detail, total, share
-        if done == self.after:
+        del detail, total, share
+        if done == self.after and stage == "training":
             raise KeyboardInterrupt
 
     def note(self, text: str) -> None:
@@ -48,8 +50,9 @@ def trainer(
     student = Student(ready.quantizable, bits, layer_codes(ready.quantizable, bits), settings.mode)
     shape = ready.network.input_shape
     train, held_out = dataset_of(images(shape, 64, seed=5)), dataset_of(images(shape, 40, seed=6))
-    teacher = GraphModule(ready.graph)
-    return student, Trainer(student, teacher, train, held_out, settings, path, "", reporter or Stopping())
+    teacher = GraphModule(ready.graph, batch=ready.graph.batch)
+    way = Reconstructor if settings.mode == "reconstruct" else Trainer
+    return student, way(student, teacher, train, held_out, settings, path, "", reporter or Stopping())
 
 
 @pytest.mark.parametrize("mode", ["scales", "lsq"])
@@ -66,6 +69,36 @@ def test_training_improves_the_student(mode: str, optimizer: str, tmp_path: Path
     assert training.evaluate() == outcome.after
     now = {name: held.weight for name, held in student.export().codes.items()}
     assert any((now[name] != codes[name]).any() for name in codes) == (mode == "lsq")
+
+
+@pytest.mark.parametrize("name", ["residual", "attention", "fixed batch"])
+def test_blocks_learn_their_outputs(name: str, tmp_path: Path) -> None:
+    settings = dataclasses.replace(SETTINGS, mode="reconstruct", epochs=8)
+    student, training = trainer(tmp_path / "checkpoint", settings, name=name)
+    outcome = training.run()
+    assert outcome.after.divergence < 0.9 * outcome.before.divergence
+    assert outcome.steps == len(blocks_of(student.of.graph, student.of.network))
+    assert training.evaluate() == outcome.after
+
+
+def test_stopped_blocks_go_on(tmp_path: Path) -> None:
+    settings = dataclasses.replace(SETTINGS, mode="reconstruct")
+    whole, training = trainer(tmp_path / "whole", settings)
+    expected = training.run()
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path / "stopped", settings, Stopping(2))[1].run()
+    listener = Stopping()
+    student, again = trainer(tmp_path / "stopped", settings, listener)
+    assert again.run() == expected
+    assert listener.notes == [f"training goes on after block 2 of {expected.steps}"]
+    for (name, one), (_, other) in zip(whole.named_parameters(), student.named_parameters(), strict=True):
+        assert torch.equal(one, other), name
+
+
+def test_a_fixed_batch(tmp_path: Path) -> None:
+    """Of images that are no multiple of the model's batch."""
+    outcome = trainer(tmp_path / "checkpoint", dataclasses.replace(SETTINGS, batch=10), name="fixed batch")[1].run()
+    assert outcome.after.divergence < outcome.before.divergence
 
 
 def test_divergence_is_that_of_the_predictions(tmp_path: Path) -> None:
