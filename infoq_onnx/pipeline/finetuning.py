@@ -292,13 +292,13 @@ def _trained(
     teacher = GraphModule(start.of.graph, batch=start.of.graph.batch)
     identity = f"{start.model_sha256} {images.sha256} {held_out.sha256}"
     way = Reconstructor if settings.mode == "reconstruct" else Trainer
-    trainer = way(student, teacher, images, held_out, settings, start.checkpoint, identity, reporter)
     check = images.part(np.arange(min(CHECKED_IMAGES["qdq"], len(images))))
 
     def write(outcome: Outcome) -> Verification:
         return _write(start, student, _record(start, settings, images, outcome), check)
 
     with _memory_errors():
+        trainer = way(student, teacher, images, held_out, settings, start.checkpoint, identity, reporter)
         outcome = trainer.run(write if export_best else None)
     if not distributed.is_first():
         return None
@@ -328,7 +328,7 @@ def _trained(
 def _record(start: _Start, settings: FinetuneSettings, images: Dataset, outcome: Outcome) -> Allocation:
     training = Training(
         mode=settings.mode,
-        settings_sha256=hashlib.sha256(repr(settings).encode()).hexdigest(),
+        settings_sha256=hashlib.sha256(settings.identity.encode()).hexdigest(),
         seed=settings.seed,
         images=len(images),
         images_sha256=images.sha256,

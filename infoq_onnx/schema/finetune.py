@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 FinetuneMode = Literal["scales", "lsq", "reconstruct"]
@@ -59,6 +59,11 @@ class FinetuneSettings:
     """Time after which training ends; None: no limit."""
 
     @property
+    def identity(self) -> str:
+        """All settings that the result depends on, as text."""
+        return repr(replace(self, device="", checkpoint_steps=1, max_seconds=None))
+
+    @property
     def rate(self) -> float:
         """`learning_rate`, or its default."""
         return _RATES[self.mode] if self.learning_rate is None else self.learning_rate
@@ -86,7 +91,7 @@ class Training:
 
     mode: FinetuneMode
     settings_sha256: str
-    """Hash of all settings."""
+    """Hash of all settings that the result depends on."""
     seed: int
     images: int
     """Number of images that were trained with."""

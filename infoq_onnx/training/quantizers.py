@@ -111,15 +111,21 @@ class _Replaced(torch.autograd.Function):
         return gradients[0], None
 
 
+def fake_quantize(x: Tensor, step: Tensor, zero_point: Tensor, largest: int) -> Tensor:
+    """Quantize x to unsigned codes from 0 to `largest` and back; step and zero point are scalars."""
+    found: Tensor = FakeQuantize.apply(x, step, zero_point, largest)  # type: ignore[no-untyped-call,unused-ignore]
+    return found
+
+
 def scaled_gradient(x: Tensor, factor: float) -> Tensor:
     """Return x; its gradient is multiplied by a factor."""
-    found: Tensor = _ScaledGradient.apply(x, factor)
+    found: Tensor = _ScaledGradient.apply(x, factor)  # type: ignore[no-untyped-call,unused-ignore]
     return found
 
 
 def straight_through(x: Tensor, value: Tensor) -> Tensor:
     """Return `value`, with the gradient going to x as if it were x."""
-    found: Tensor = _Replaced.apply(x, value)
+    found: Tensor = _Replaced.apply(x, value)  # type: ignore[no-untyped-call,unused-ignore]
     return found
 
 

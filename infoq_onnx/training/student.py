@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Container, Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import onnx
@@ -29,8 +28,8 @@ from infoq_onnx.torch_graph.operators import OPERATORS
 from infoq_onnx.training import learned
 from infoq_onnx.training.learned import Learned
 from infoq_onnx.training.quantizers import (
-    FakeQuantize,
     codes_of,
+    fake_quantize,
     gradient_scale,
     quantize_weight,
     scaled_gradient,
@@ -343,9 +342,7 @@ def _with_fake_quantizers(model: onnx.ModelProto, owners: _Owners) -> tuple[Grap
 
 
 def _fake_quantize(attributes: Attributes, x: Tensor, step: Tensor, zero_point: Tensor) -> Tensor:
-    found: Any = FakeQuantize.apply(x, step, zero_point, attributes.get("largest", 255))
-    values: Tensor = found
-    return values
+    return fake_quantize(x, step, zero_point, attributes.get("largest", 255))
 
 
 def _values_of(of: Quantizable, grids: Mapping[str, Quantizer]) -> dict[str, int]:

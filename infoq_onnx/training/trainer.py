@@ -104,7 +104,7 @@ class Trainer:
         self._student, self._teacher = student.to(self._device), teacher.to(self._device)
         self._images, self._held_out = images, held_out
         self._augment = augmentation(settings.augment, images.layout)
-        self.fingerprint = hashlib.sha256(f"{fingerprint} {settings}".encode()).hexdigest()
+        self.fingerprint = hashlib.sha256(f"{fingerprint} {settings.identity}".encode()).hexdigest()
         self._batch = min(settings.batch, len(images))
         self._steps_per_epoch = max(1, len(images) // self._batch)
         self._total = settings.epochs * self._steps_per_epoch
@@ -134,6 +134,9 @@ class Trainer:
             if state.step % settings.checkpoint_steps == 0 or done:
                 self._save(state)
             self._tell(state, self._total)
+        if state.step % self._steps_per_epoch and state.step < self._total:
+            # the time is over within an epoch, whose updates are not to be lost
+            self._compare(state, save_best)
         return self._ended(state, self._total)
 
     @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +172,23 @@ def test_training_ends_without_gain_and_at_the_limit(tmp_path: Path) -> None:
     assert outcome.before == outcome.after
     short = dataclasses.replace(SETTINGS, max_seconds=1e-9)
     assert trainer(tmp_path / "short", short)[1].run().steps == 0
+
+
+def test_the_updates_of_a_broken_epoch_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, training = trainer(tmp_path / "checkpoint", dataclasses.replace(SETTINGS, epochs=40, max_seconds=60.0))
+    begun = time.monotonic()
+    seconds = iter(range(1000))
+    # ten seconds a look at the clock: six updates of four an epoch
+    monkeypatch.setattr("time.monotonic", lambda: begun + 10 * next(seconds))
+    outcome = training.run()
+    assert outcome.steps == 6
+    assert outcome.best_step in (4, 6)
+
+
+def test_where_and_how_long_is_no_matter_for_a_checkpoint(tmp_path: Path) -> None:
+    expected = trainer(tmp_path / "checkpoint")[1].run()
+    other = dataclasses.replace(SETTINGS, max_seconds=1e6, checkpoint_steps=7)
+    assert trainer(tmp_path / "checkpoint", other, Stopping(1))[1].run() == expected
 
 
 def test_the_best_state_is_handed_out(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ class _Round(torch.autograd.Function):
 
 def straight_through_round(x: Tensor) -> Tensor:
     """Round half to even, with a gradient of 1."""
-    rounded: Tensor = _Round.apply(x)
+    rounded: Tensor = _Round.apply(x)  # type: ignore[no-untyped-call,unused-ignore]
     return rounded
 
 
