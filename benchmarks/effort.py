@@ -58,14 +58,14 @@ Positions = npt.NDArray[np.int64]
 BITS = (2, 3, 4, 5, 6, 7)
 WIDTHS = ((2, 3, 4, 5, 6, 7), (2, 3, 4, 6), (2, 3, 4))
 IMAGES = (32, 64, 128, 256, 512)
-INFOQ_DRAWS = 3
-"""Number of draws with InfoQ's criterion, whose trials take much longer."""
 BUDGETS = {
     "weights 8×": (("compression", "8"), True),
     "weights 12×": (("compression", "12"), True),
     "BitOps 5/5": (("bitops", "uniform:5/5"), False),
     "BitOps 4/4": (("bitops", "uniform:4/4"), False),
 }
+_DEFAULT = "kl-pooled (normal effort)"
+_SAME_DRAWS = "kl-pooled (normal effort, InfoQ's draws)"
 WEIGHT_BUDGETS = {f"weights {times}×": (("compression", str(times)), True) for times in (6, 8, 10, 12)}
 
 
@@ -84,13 +84,15 @@ class Case:
     weight_only: bool = False
     infoq: tuple[int, ...] = ()
     """Numbers of images with which InfoQ's criterion is tried, too."""
+    infoq_draws: int = 3
+    """Number of draws with InfoQ's criterion, whose trials are run anew for each."""
 
 
 CASES = {
-    "cifar10_resnet20": Case("cifar10", "imagenet", 1000, 1024, draws=6, infoq=(64,)),
+    "cifar10_resnet20": Case("cifar10", "imagenet", 1000, 1024, draws=6, infoq=(64,), infoq_draws=6),
     "mobilenetv1_025": Case("imagenet", "tf", 200, 600),
     "mobilenetv2": Case("imagenet", "tf", 200, 256, infoq=(64,)),
-    "squeezenet1_1": Case("imagenet", "imagenet", 200, 256, infoq=(64,)),
+    "squeezenet1_1": Case("imagenet", "imagenet", 200, 256, draws=8, infoq=(64,)),
     "vit_tiny": Case("imagenet", "tf", 200, 192, weight_only=True, infoq=(64,)),
 }
 
@@ -275,11 +277,14 @@ class Network:
             for way, widths in (("kl", BITS), *(("kl-pooled", widths) for widths in WIDTHS)):
                 drawn = [(images, self.scores(tried[:images], way, widths)) for tried in self.tried]
                 yield self._row(way, widths, drawn, full, references)
+        draws = self.case.infoq_draws
+        if self.case.infoq and len(self.tried) > draws:
+            yield self._row(_SAME_DRAWS, SPARSE_BITS, settled[:draws], full, references[:draws])
         for images in self.case.infoq:
-            shuffled = [np.random.default_rng(0).permutation(others)[:images] for others in self.others[:INFOQ_DRAWS]]
+            shuffled = [np.random.default_rng(0).permutation(others)[:images] for others in self.others[:draws]]
             references = [self.by_infoq(others, "infoq", BITS) for others in shuffled]
             for way, widths in (("infoq", BITS), ("infoq-pooled", BITS), ("infoq-pooled", (2, 3, 4))):
-                drawn = [(images, self.by_infoq(tried[:images], way, widths)) for tried in self.tried[:INFOQ_DRAWS]]
+                drawn = [(images, self.by_infoq(tried[:images], way, widths)) for tried in self.tried[:draws]]
                 yield self._row(way, widths, drawn, full, references)
 
     def _row(
@@ -291,10 +296,16 @@ class Network:
         references: list[Array],
     ) -> str:
         """Compare the scores of each draw with its reference, and their bits with those of full effort in that draw."""
-        agreements = [self.agreement(one, other) for (_, one), other in zip(drawn, references, strict=True)]
-        rho, spread = np.mean(agreements, axis=0)
         images = float(np.mean([count for count, _ in drawn]))
         share = images * len(widths) / (self.half * len(BITS))
+        begun = (way, f"{images:.0f}", ", ".join(map(str, widths)), f"{100 * share:.1f} %")
+        if missing := sum(not scores.any() for _, scores in drawn):
+            # where observers hold no information, no unit has a score, and no bits can be chosen
+            told = f"no scores in {missing} of {len(drawn)} draws"
+            return f"| {' | '.join((*begun, told, *['–'] * (3 + len(self.budgets))))} |"
+        agreements = [self.agreement(one, other) for (_, one), other in zip(drawn, references, strict=True)]
+        # the reference of a draw may lack scores, too
+        rho, spread = np.nanmean(agreements, axis=0)
         cells, moved = [], []
         ratios = np.empty((len(self.budgets), len(drawn)))
         for row, budget in zip(ratios, self.budgets, strict=True):
@@ -306,10 +317,7 @@ class Network:
             kl, same = np.mean(values, axis=0)
             cells.append(f"{kl:.4f} ± {np.std([kl for kl, _ in values], ddof=1):.4f}, {100 * same:.1f} %")
         head = (
-            way,
-            f"{images:.0f}",
-            ", ".join(map(str, widths)),
-            f"{100 * share:.1f} %",
+            *begun,
             f"{rho:.2f}",
             f"{spread:.2f}",
             f"{np.exp(ratios.mean()):.2f} ± {np.exp(ratios.mean(axis=0)).std(ddof=1):.2f}",
@@ -363,6 +371,31 @@ def rows_of(shared: Path, work: Path, name: str) -> list[str]:
     return path.read_text().splitlines()
 
 
+def verdict(rows: Sequence[str], case: Case, budgets: Sequence[str]) -> str:
+    """State where the default criterion is within one standard error of others at about the same work, draw by draw."""
+    cells = {row[0]: row for row in reversed([row.strip("| ").split(" | ") for row in rows]) if "±" in row[-1]}
+    same = _SAME_DRAWS if _SAME_DRAWS in cells else _DEFAULT
+    rivals = {
+        "kl (as much work)": (_DEFAULT, case.draws),
+        **dict.fromkeys(("infoq", "infoq-pooled"), (same, case.infoq_draws)),
+    }
+    near, others = [], []
+    for column, budget in enumerate(budgets, start=-len(budgets)):
+        worse = []
+        for name, (default, draws) in rivals.items():
+            if name in cells:
+                (own, own_spread), (least, spread) = (
+                    [float(part) for part in cells[one][column].split(",")[0].split(" ± ")] for one in (default, name)
+                )
+                errors = (own - least) / (float(np.hypot(own_spread, spread)) / draws**0.5 or 1.0)
+                if errors > 1:
+                    worse.append(f"{budget}, where {name} has {least:.4f}, {errors:.1f} standard errors less")
+        others += worse
+        near += [] if worse else [budget]
+    told = "At about the same work, no criterion is more than one standard error better than the default at: "
+    return told + f"{', '.join(near)}." + (f" Better at {'; '.join(others)}." if others else "")
+
+
 def main() -> None:
     """Measure and write the page."""
     parser = models_parser(__doc__, CASES)
@@ -391,6 +424,9 @@ def main() -> None:
         "draw ± standard deviation over the draws",
         "- *moved*: units whose bits differ between two draws, mean over pairs of draws and budgets",
         "",
+        "The larger networks have fewer images: each trial runs on all of them, at all bit-widths. Where none of a "
+        "draw's observers holds information, no unit has a score by InfoQ.",
+        "",
         "Weights are rounded one layer at a time. `allocate` compensates for errors of earlier layers, and so loses "
         "less.",
     ]
@@ -401,11 +437,14 @@ def main() -> None:
             "",
             f"## {name}",
             "",
-            f"Ranges and rounding use {case.rounding} images; {case.draws} draws divide {case.trials} others.",
+            f"Ranges and rounding use {case.rounding} images; {case.draws} draws divide {case.trials} others. InfoQ's "
+            f"trials are run for {case.infoq_draws} of them.",
             "",
             f"| scores | images | bit-widths | work | correlation | spread | × full | moved | {' | '.join(budgets)} |",
             "|---" * (8 + len(budgets)) + "|",
-            *rows_of(arguments.shared.resolve(), arguments.work.resolve(), name),
+            *(rows := rows_of(arguments.shared.resolve(), arguments.work.resolve(), name)),
+            "",
+            verdict(rows, case, list(budgets)),
         ]
         arguments.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
