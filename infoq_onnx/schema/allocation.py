@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from infoq_onnx.schema.bits import Bits
 from infoq_onnx.schema.finetune import Training
+from infoq_onnx.schema.json_form import OMITTED
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Allocation:
     """Number of images that gptq rounded with; 0 for nearest, which uses none."""
     samples_sha256: str = ""
     """Hash of the contents of these images."""
-    training: Training | None = None
+    training: Training | None = field(default=None, metadata={OMITTED: True})
     """How weights, step sizes and biases were fine-tuned afterwards; None: not at all."""
 
     @property

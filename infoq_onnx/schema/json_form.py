@@ -11,6 +11,9 @@ from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
 
+OMITTED = "omitted"
+"""Metadata of a field that is left out of the JSON while it is None, as small files and older versions want."""
+
 
 def to_json(value: Any, *, compact: bool = False) -> str:
     """Serialise a dataclass as JSON with sorted keys. Equal values give the same bytes.
@@ -24,9 +27,13 @@ def to_json(value: Any, *, compact: bool = False) -> str:
     -------
     str
     """
+    fields = dataclasses.asdict(value)
+    for field in dataclasses.fields(value):
+        if field.metadata.get(OMITTED) and fields[field.name] is None:
+            del fields[field.name]
     if compact:
-        return json.dumps(dataclasses.asdict(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return json.dumps(dataclasses.asdict(value), sort_keys=True, indent=1, allow_nan=False) + "\n"
+        return json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return json.dumps(fields, sort_keys=True, indent=1, allow_nan=False) + "\n"
 
 
 class UnknownField(ValueError):  # noqa: N818 - a kind of ValueError, told apart where files are read
