@@ -22,7 +22,7 @@ from typing import Any
 from memory_use import Memory
 from page import given, is_finished, models_parser, versions
 
-LSQ = ("--mode", "lsq", "--epochs", "20", "--learning-rate", "0.003")
+LSQ = ("--mode", "lsq", "--epochs", "20")
 
 
 @dataclass(frozen=True)

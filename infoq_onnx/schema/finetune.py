@@ -10,7 +10,7 @@ FinetuneMode = Literal["scales", "lsq", "reconstruct"]
 FINETUNE_MODES: tuple[FinetuneMode, ...] = get_args(FinetuneMode)
 Augmentation = Literal["none", "crop", "flip-crop"]
 AUGMENTATIONS: tuple[Augmentation, ...] = get_args(Augmentation)
-_RATES: Mapping[FinetuneMode, float] = {"scales": 3e-3, "lsq": 3e-3, "reconstruct": 3e-3}
+_RATES: Mapping[FinetuneMode, float] = {"scales": 5e-4, "lsq": 5e-4, "reconstruct": 5e-4}
 
 
 def counted(mode: FinetuneMode) -> str:
