@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, helper
 
 from infoq_onnx.emit.storage import DOMAIN
@@ -23,14 +21,15 @@ from infoq_onnx.simulate.quantizers.quantizable import Quantizable
 from infoq_onnx.simulate.simulation import LayerCodes
 
 
-def read_codes(path: Path, of: Quantizable, bits: Bits) -> dict[str, LayerCodes]:
+def read_codes(model: onnx.ModelProto, of: Quantizable, bits: Bits, name: str) -> dict[str, LayerCodes]:
     """Read the codes of every layer from a Q/DQ model that `allocate` wrote, in any storage.
 
     Parameters
     ----------
-    path : the file
+    model : the model
     of : the network that it was made of
     bits : bit-width of every unit
+    name : name of its file in messages
 
     Returns
     -------
@@ -40,20 +39,16 @@ def read_codes(path: Path, of: Quantizable, bits: Bits) -> dict[str, LayerCodes]
     Raises
     ------
     ModelError
-        The file cannot be read, or is not the emitted model of this network at these bits.
+        It is not the emitted model of this network at these bits.
     """
-    try:
-        model = onnx.load(path)
-    except (OSError, DecodeError, ValueError) as error:
-        raise ModelError(f"cannot read {path}: {error}; run allocate again") from error
     try:
         return _Reader(model).codes(of, bits)
     except (KeyError, IndexError, ValueError) as error:
         raise ModelError(
-            f"{path} is not the model of this allocation as infoq-onnx wrote it ({error}); run allocate again"
+            f"{name} is not the model of this allocation as infoq-onnx wrote it ({error}); run allocate again"
         ) from error
     except ORT_ERRORS as error:
-        raise ModelError(f"onnxruntime cannot run {path} ({first_line(error)}); run allocate again") from error
+        raise ModelError(f"onnxruntime cannot run {name} ({first_line(error)}); run allocate again") from error
 
 
 class _Reader:

@@ -36,6 +36,9 @@ CHECKED_IMAGES = {"qdq": 128, "qonnx": 8}
 ALLOCATION_KEY = "infoq_onnx.allocation"
 """Metadata of a written model: its allocation, as JSON."""
 
+BUDGET_KEY = "infoq_onnx.budget"
+"""Metadata of a written model: the label of its budget."""
+
 
 @dataclass(frozen=True)
 class Emission:
@@ -55,7 +58,7 @@ class Emission:
         """Build the model of an allocation."""
         metadata = {
             "infoq_onnx.version": importlib.metadata.version("infoq-onnx"),
-            "infoq_onnx.budget": self.label,
+            BUDGET_KEY: self.label,
             ALLOCATION_KEY: to_json(allocation, compact=True),
             PREPROCESSING_KEY: to_json(self.preprocessing or preprocess.AS_IS, compact=True),
         }

@@ -34,7 +34,7 @@ from infoq_onnx.errors import (
 )
 from infoq_onnx.files import require_writable, sha256_of
 from infoq_onnx.graph.external import model_bytes
-from infoq_onnx.pipeline.emitting import CHECKED_IMAGES, Emission, require_replaceable
+from infoq_onnx.pipeline.emitting import BUDGET_KEY, CHECKED_IMAGES, Emission, require_replaceable
 from infoq_onnx.pipeline.resolving import load_network
 from infoq_onnx.preparation import PreparedModel, load_samples, report_samples
 from infoq_onnx.reporter import Reporter, Silent
@@ -59,7 +59,6 @@ if TYPE_CHECKING:
     from infoq_onnx.training.student import Student
     from infoq_onnx.training.trainer import Outcome
 
-_BUDGET_KEY = "infoq_onnx.budget"
 _LEAST_IMAGES = 2
 
 
@@ -192,7 +191,7 @@ def _load(
     *,
     force: bool,
 ) -> _Start:
-    emitted, allocation = _read_allocation(given)
+    emitted, written, allocation = _read_allocation(given)
     folder = Path(analysis) if analysis is not None else find_analysis()
     found, measurement = read_analysis(folder), current(folder)
     if sha256_of(measurement.analysis) != allocation.analysis_sha256:
@@ -209,15 +208,15 @@ def _load(
         raise SettingsError(f"{setting('output')} {path} is the model that training begins with; choose another name")
     require_writable(path)
     of = Quantizable(prepared.graph, prepared.network, prepared.placement, grids)
-    codes = read_codes(emitted, of, allocation.bits)
-    label = next((entry.value for entry in onnx.load(emitted).metadata_props if entry.key == _BUDGET_KEY), "")
+    codes = read_codes(written, of, allocation.bits, str(emitted))
+    label = next((entry.value for entry in written.metadata_props if entry.key == BUDGET_KEY), "")
     emission = Emission(of, storage or "packed", label, found.calibration.preprocessing)
     reporter.note(f"training begins with {emitted}")
     return _Start(allocation, sha256_of(emitted), found, prepared, of, codes, emission, path)
 
 
-def _read_allocation(given: Path) -> tuple[Path, Allocation]:
-    """Return the emitted model and its allocation, of which either is given."""
+def _read_allocation(given: Path) -> tuple[Path, onnx.ModelProto, Allocation]:
+    """Return the file of the emitted model, the model, and its allocation. Either file is given."""
     emitted, file = given.with_suffix(".onnx"), given.with_suffix(".json")
     for path in (file, emitted):
         if not path.is_file():
@@ -233,12 +232,12 @@ def _read_allocation(given: Path) -> tuple[Path, Allocation]:
     if allocation.training is not None:
         raise ModelError(f"{given} is fine-tuned already; give the allocation that its training began with")
     try:
-        formats = {node.op_type for node in onnx.load(emitted).graph.node}
+        model = onnx.load(emitted)
     except (OSError, ValueError, DecodeError) as error:
         raise ModelError(f"cannot read {emitted} ({error}); run allocate again") from error
-    if "Quant" in formats:
+    if any(node.op_type == "Quant" for node in model.graph.node):
         raise ModelError(f"{emitted} has Quant nodes; run allocate with {setting('file_format')} qdq")
-    return emitted, allocation
+    return emitted, model, allocation
 
 
 def _images(
@@ -345,8 +344,9 @@ def _write(start: _Start, student: Student, allocation: Allocation, check: Datas
     exported = student.export()
     codes = dict(exported.codes)
     if TARGETS[allocation.target]:
+        exact = meeting_at_8_bits(exported.of, allocation.bits)
         for layer in exported.of.network.layers:
-            if layer.name in codes and layer.name in meeting_at_8_bits(exported.of, allocation.bits):
+            if layer.name in exact:
                 held = fitting(layer, codes[layer.name].rounded)
                 codes[layer.name] = with_bias(layer, held, exported.of.grids, allocation.activation_bits)
     emission = dataclasses.replace(start.emission, of=exported.of)

@@ -7,20 +7,16 @@ by value, so that it does not rely on the errors of the blocks before it.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from infoq_onnx.data.dataset import Dataset
-from infoq_onnx.reporter import Reporter
-from infoq_onnx.schema import FinetuneSettings
-from infoq_onnx.torch_graph.graph_module import GraphModule
 from infoq_onnx.training.blocks import Block, blocks_of
-from infoq_onnx.training.student import Student
 from infoq_onnx.training.trainer import Outcome, Trainer, share_of_rate
 
 _KEPT_BYTES = 1 << 30
@@ -30,25 +26,17 @@ _DROPPED = 0.5
 
 
 class Reconstructor(Trainer):
-    """Trains a student block by block; the parameters are those of `Trainer`."""
+    """Trains a student block by block, with images as they are; the parameters are those of `Trainer`."""
 
-    def __init__(
-        self,
-        student: Student,
-        teacher: GraphModule,
-        images: Dataset,
-        held_out: Dataset,
-        settings: FinetuneSettings,
-        path: Path,
-        fingerprint: str,
-        reporter: Reporter,
-    ) -> None:
-        super().__init__(student, teacher, images, held_out, settings, path, fingerprint, reporter)
-        graph, network = student.of.graph, student.of.network
-        self._blocks = blocks_of(graph, network)
-        self._elements = {name: graph.elements(name) for block in self._blocks for name in (block.start, block.end)}
-        fixed = graph.batch
-        self._batch = min(settings.batch, len(images)) if fixed is None else fixed
+    @functools.cached_property
+    def _blocks(self) -> tuple[Block, ...]:
+        of = self._student.of
+        return blocks_of(of.graph, of.network)
+
+    @property
+    def _fixed(self) -> int | None:
+        """Fixed batch of the graph."""
+        return self._student.of.graph.batch
 
     def run(self, save_best: Callable[[Outcome], object] | None = None) -> Outcome:
         """Train all blocks, from the last checkpoint if there is one; see `Trainer.run`."""
@@ -76,12 +64,13 @@ class Reconstructor(Trainer):
         own, floats, targets = self._activations(block)
         scale = 1.0 / max(float(targets.double().var()), 1e-30)
         optimizer = torch.optim.AdamW(parameters, settings.rate, weight_decay=0.0)
-        steps = max(1, len(own) // self._batch)
+        batch = self._fixed or self._batch
+        steps = max(1, len(own) // batch)
         total = settings.epochs * steps
         for step in range(total):
             epoch, part = divmod(step, steps)
             order = np.random.default_rng([settings.seed, index, epoch]).permutation(len(own))
-            positions = torch.from_numpy(order[part * self._batch : (part + 1) * self._batch])
+            positions = torch.from_numpy(order[part * batch : (part + 1) * batch])
             random = torch.Generator().manual_seed((settings.seed * 1_000_003 + index) * 1_000_003 + step)
             dropped = torch.rand(own[positions].shape, generator=random) < _DROPPED
             inputs = torch.where(dropped, floats[positions], own[positions]).to(self._device)
@@ -99,8 +88,9 @@ class Reconstructor(Trainer):
     @torch.no_grad()
     def _activations(self, block: Block) -> tuple[Tensor, Tensor, Tensor]:
         """Return a block's inputs in the student and in the float network, and its outputs in the float network."""
-        size = 4 * (2 * self._elements[block.start] + self._elements[block.end])
-        count = min(len(self._images), max(self._batch, _KEPT_BYTES // size))
+        graph = self._student.of.graph
+        size = 4 * (2 * graph.elements(block.start) + graph.elements(block.end))
+        count = min(len(self._images), max(self._fixed or self._batch, _KEPT_BYTES // size))
         chosen = np.sort(np.random.default_rng(self._settings.seed).permutation(len(self._images))[:count])
         own, floats, targets = [], [], []
         constants = self._student.constants()
@@ -114,7 +104,6 @@ class Reconstructor(Trainer):
 
     def _whole_batches(self, dataset: Dataset) -> Iterator[Tensor]:
         """Yield batches on the device; of a graph with a fixed batch, whole ones only."""
-        fixed = self._student.of.graph.batch
-        for batch in dataset.batches(fixed or 64):
-            if fixed is None or len(batch) == fixed:
+        for batch in dataset.batches(self._fixed or 64):
+            if self._fixed is None or len(batch) == self._fixed:
                 yield torch.from_numpy(batch).to(self._device)

@@ -25,9 +25,9 @@ from infoq_onnx import pipeline
 from infoq_onnx.analyses import current
 from infoq_onnx.emit.storage import STORAGES, Storage, Stored, packed
 from infoq_onnx.quantize.codes import RoundedWeight
-from infoq_onnx.reporter import Silent
 from infoq_onnx.simulate.rounding import sequential
 from tests.cli.conftest import moved
+from tests.cli.situations_finetune import FINETUNING
 from tests.execute.workers import ends
 from tests.networks import Builder, mlp, residual_convnet
 
@@ -338,51 +338,6 @@ def without_information(place: Place) -> None:
     pipeline.analyze(place.folder / "model.onnx", place.folder / "data.npz", **settings)
 
 
-def allocated(place: Place) -> None:
-    analysis, output = place.folder / "model.infoq", place.folder / "small.onnx"
-    pipeline.allocate(analysis, uniform_bits=(2, 2), rounding="nearest", output=output)
-
-
-def allocated_elsewhere(place: Place) -> None:
-    allocated(place)
-    without_information(place)
-
-
-def another_model_beside(place: Place) -> None:
-    allocated(place)
-    shutil.copy(place.folder / "model.onnx", place.folder / "small.onnx")
-
-
-def finetuned(place: Place) -> None:
-    allocated(place)
-    done = pipeline.finetune("small.json", "data.npz", learning_rate=0.01, device="cpu")
-    assert done is not None
-
-
-def without_torch(place: Place) -> None:
-    allocated(place)
-    place.monkeypatch.setitem(sys.modules, "torch", None)
-
-
-def unlabelled(place: Place) -> None:
-    allocated(place)
-    with np.load(place.folder / "data.npz") as arrays:
-        np.savez(place.folder / "unlabelled.npz", x=arrays["x"])
-
-
-def training_stopped(place: Place) -> None:
-    allocated(place)
-
-    class Stopping(Silent):
-        def progress(self, stage: str, detail: str, done: int, total: int, share: float | None = None) -> None:
-            del detail, total, share
-            if stage == "training" and done == 2:
-                raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        pipeline.finetune("small.json", "data.npz", checkpoint_steps=1, device="cpu", reporter=Stopping())
-
-
 def damaged_scores(place: Place) -> None:
     current(place.folder / "model.infoq").scores_by("kl-pooled").write_text("")
 
@@ -614,16 +569,7 @@ SITUATIONS: dict[str, Callable[[Place], None]] = {
     "the disk is full after the model": full_disk_for_json,
     "the model written does not compute what was simulated": disagreement,
     "an allocation that is not there": nothing,
-    "an allocation of another analysis": allocated_elsewhere,
-    "another model beside the allocation": another_model_beside,
-    "a model that is fine-tuned already": finetuned,
-    "PyTorch is not installed": without_torch,
-    "labels that no image has": unlabelled,
-    "a learning rate that is too large": allocated,
-    "a time that is none": allocated,
-    "a device that is not there": allocated,
-    "training improves nothing": allocated,
-    "a checkpoint of another training": training_stopped,
+    **FINETUNING,
     "no such model": nothing,
     "no model at all": text_file,
     "images, and a model that does not know its preprocessing": some_images,

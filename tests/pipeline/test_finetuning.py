@@ -116,7 +116,7 @@ def test_codes_are_read_from_every_storage(storage: str, start: Start, tmp_path:
     allocation = decide_bits(request)
     expected = round_weights(request, allocation)
     allocate(start.analysis, settings, output=path)
-    found = read_codes(path, request.quantizable, allocation.bits)
+    found = read_codes(onnx.load(path), request.quantizable, allocation.bits, str(path))
     assert found.keys() == expected.keys()
     for name, held in expected.items():
         np.testing.assert_array_equal(found[name].weight, held.weight)
